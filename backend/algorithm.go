@@ -1,0 +1,190 @@
+package backend
+
+import "crypto"
+
+// Algorithm is a name as the field writes it. The table in Algorithms is the only one in the program.
+type Algorithm string
+
+const (
+	AES128GCM        Algorithm = "AES-128-GCM"
+	AES192GCM        Algorithm = "AES-192-GCM"
+	AES256GCM        Algorithm = "AES-256-GCM"
+	ChaCha20Poly1305 Algorithm = "ChaCha20-Poly1305"
+	AES256KWP        Algorithm = "AES-256-KWP"
+	HMACSHA256       Algorithm = "HMAC-SHA256"
+	HMACSHA384       Algorithm = "HMAC-SHA384"
+	HMACSHA512       Algorithm = "HMAC-SHA512"
+	RSA2048          Algorithm = "RSA-2048"
+	RSA3072          Algorithm = "RSA-3072"
+	RSA4096          Algorithm = "RSA-4096"
+	ECDSAP256        Algorithm = "ECDSA-P256"
+	ECDSAP384        Algorithm = "ECDSA-P384"
+	ECDSAP521        Algorithm = "ECDSA-P521"
+	Ed25519          Algorithm = "Ed25519"
+	Ed448            Algorithm = "Ed448"
+	ECDHP256         Algorithm = "ECDH-P256"
+	ECDHP384         Algorithm = "ECDH-P384"
+	ECDHP521         Algorithm = "ECDH-P521"
+	X25519           Algorithm = "X25519"
+	X448             Algorithm = "X448"
+)
+
+// Purpose is the one use of a key (SP 800-57 part 1, section 5.2: a key has one).
+type Purpose string
+
+const (
+	PurposeEncryption Purpose = "encryption"
+	PurposeWrapping   Purpose = "wrapping"
+	PurposeSigning    Purpose = "signing"
+	PurposeMAC        Purpose = "mac"
+	PurposeAgreement  Purpose = "agreement"
+)
+
+// Operation is something a key does for a caller: the words of policies, metrics and the audit log.
+type Operation string
+
+const (
+	OpEncrypt   Operation = "encrypt"
+	OpDecrypt   Operation = "decrypt"
+	OpRewrap    Operation = "rewrap"
+	OpDataKey   Operation = "data-key"
+	OpWrap      Operation = "wrap"
+	OpUnwrap    Operation = "unwrap"
+	OpSign      Operation = "sign"
+	OpVerify    Operation = "verify"
+	OpMAC       Operation = "mac"
+	OpVerifyMAC Operation = "verify-mac"
+	OpDerive    Operation = "derive"
+	OpExport    Operation = "export"
+)
+
+// Padding names an RSA signature scheme.
+type Padding string
+
+const (
+	PaddingPSS      Padding = "pss"
+	PaddingPKCS1v15 Padding = "pkcs1v15"
+)
+
+// Family groups algorithms that share code.
+type Family string
+
+const (
+	FamilyAEAD  Family = "aead"
+	FamilyKWP   Family = "kwp"
+	FamilyHMAC  Family = "hmac"
+	FamilyRSA   Family = "rsa"
+	FamilyECDSA Family = "ecdsa"
+	FamilyEdDSA Family = "eddsa"
+	FamilyECDH  Family = "ecdh" // NIST curves, X25519 and X448
+)
+
+// AlgorithmInfo is one row of the table.
+type AlgorithmInfo struct {
+	Name         Algorithm
+	ID           uint16 // on the wire in envelopes and refs; never reused
+	Family       Family
+	Purposes     []Purpose   // the first is the default
+	KeyBits      int         // size of the secret or modulus or curve
+	KeySize      int         // bytes of raw symmetric material; 0 for asymmetric keys
+	NonceSize    int         // AEAD only, bytes
+	TagSize      int         // AEAD and HMAC, bytes
+	Hash         crypto.Hash // the default hash of signatures, the hash of HMAC
+	Standard     string
+	PostQuantum  bool
+	SecurityBits int // classical strength, SP 800-57 part 1 table 2
+}
+
+// Symmetric reports whether the key has no public part.
+func (a AlgorithmInfo) Symmetric() bool { return a.KeySize > 0 }
+
+// Allows reports whether a key of this algorithm can have the purpose.
+func (a AlgorithmInfo) Allows(p Purpose) bool {
+	for _, q := range a.Purposes {
+		if q == p {
+			return true
+		}
+	}
+	return false
+}
+
+func enc(name Algorithm, id uint16, size, bits int, standard string) AlgorithmInfo {
+	return AlgorithmInfo{Name: name, ID: id, Family: FamilyAEAD, Purposes: []Purpose{PurposeEncryption}, KeyBits: size * 8,
+		KeySize: size, NonceSize: 12, TagSize: 16, Standard: standard, SecurityBits: bits}
+}
+
+func hmac(name Algorithm, id uint16, h crypto.Hash) AlgorithmInfo {
+	n := h.Size()
+	return AlgorithmInfo{Name: name, ID: id, Family: FamilyHMAC, Purposes: []Purpose{PurposeMAC}, KeyBits: n * 8,
+		KeySize: n, TagSize: n, Hash: h, Standard: "RFC 2104, FIPS 198-1", SecurityBits: min(n*8, 256)}
+}
+
+func asym(name Algorithm, id uint16, f Family, bits, strength int, h crypto.Hash, standard string, p ...Purpose) AlgorithmInfo {
+	return AlgorithmInfo{Name: name, ID: id, Family: f, Purposes: p, KeyBits: bits, Hash: h, Standard: standard, SecurityBits: strength}
+}
+
+// table is read-only. The order is that of the documentation.
+var table = []AlgorithmInfo{
+	enc(AES128GCM, 0x0001, 16, 128, "SP 800-38D"),
+	enc(AES192GCM, 0x0002, 24, 192, "SP 800-38D"),
+	enc(AES256GCM, 0x0003, 32, 256, "SP 800-38D"),
+	enc(ChaCha20Poly1305, 0x0004, 32, 256, "RFC 8439"),
+	{Name: AES256KWP, ID: 0x0010, Family: FamilyKWP, Purposes: []Purpose{PurposeWrapping}, KeyBits: 256, KeySize: 32,
+		Standard: "RFC 5649, SP 800-38F", SecurityBits: 256},
+	hmac(HMACSHA256, 0x0020, crypto.SHA256),
+	hmac(HMACSHA384, 0x0021, crypto.SHA384),
+	hmac(HMACSHA512, 0x0022, crypto.SHA512),
+	asym(RSA2048, 0x0030, FamilyRSA, 2048, 112, crypto.SHA256, "RFC 8017", PurposeSigning, PurposeEncryption),
+	asym(RSA3072, 0x0031, FamilyRSA, 3072, 128, crypto.SHA256, "RFC 8017", PurposeSigning, PurposeEncryption),
+	asym(RSA4096, 0x0032, FamilyRSA, 4096, 140, crypto.SHA256, "RFC 8017", PurposeSigning, PurposeEncryption),
+	asym(ECDSAP256, 0x0040, FamilyECDSA, 256, 128, crypto.SHA256, "FIPS 186-5", PurposeSigning),
+	asym(ECDSAP384, 0x0041, FamilyECDSA, 384, 192, crypto.SHA384, "FIPS 186-5", PurposeSigning),
+	asym(ECDSAP521, 0x0042, FamilyECDSA, 521, 256, crypto.SHA512, "FIPS 186-5", PurposeSigning),
+	asym(Ed25519, 0x0050, FamilyEdDSA, 255, 128, 0, "RFC 8032", PurposeSigning),
+	asym(Ed448, 0x0051, FamilyEdDSA, 448, 224, 0, "RFC 8032", PurposeSigning),
+	asym(ECDHP256, 0x0060, FamilyECDH, 256, 128, 0, "SP 800-56A", PurposeAgreement),
+	asym(ECDHP384, 0x0061, FamilyECDH, 384, 192, 0, "SP 800-56A", PurposeAgreement),
+	asym(ECDHP521, 0x0062, FamilyECDH, 521, 256, 0, "SP 800-56A", PurposeAgreement),
+	asym(X25519, 0x0063, FamilyECDH, 255, 128, 0, "RFC 7748", PurposeAgreement),
+	asym(X448, 0x0064, FamilyECDH, 448, 224, 0, "RFC 7748", PurposeAgreement),
+}
+
+// Algorithms gives a copy of the table.
+func Algorithms() []AlgorithmInfo { return append([]AlgorithmInfo(nil), table...) }
+
+// Lookup finds an algorithm by its name, exactly as written.
+func Lookup(name Algorithm) (AlgorithmInfo, bool) {
+	for i := range table {
+		if table[i].Name == name {
+			return table[i], true
+		}
+	}
+	return AlgorithmInfo{}, false
+}
+
+// LookupID finds an algorithm by its number in envelopes.
+func LookupID(id uint16) (AlgorithmInfo, bool) {
+	for i := range table {
+		if table[i].ID == id {
+			return table[i], true
+		}
+	}
+	return AlgorithmInfo{}, false
+}
+
+// OperationsOf says what a key of the algorithm and purpose can do for a caller, export aside.
+func OperationsOf(a AlgorithmInfo, p Purpose) []Operation {
+	switch p {
+	case PurposeEncryption:
+		return []Operation{OpEncrypt, OpDecrypt, OpRewrap, OpDataKey, OpWrap, OpUnwrap}
+	case PurposeWrapping:
+		return []Operation{OpWrap, OpUnwrap, OpDataKey}
+	case PurposeSigning:
+		return []Operation{OpSign, OpVerify}
+	case PurposeMAC:
+		return []Operation{OpMAC, OpVerifyMAC}
+	case PurposeAgreement:
+		return []Operation{OpDerive}
+	}
+	return nil
+}

@@ -1,0 +1,193 @@
+// Package backend is what a device that keeps keys looks like to the rest of the program: a small core interface,
+// optional capabilities on the key handle, and the one algorithm table.
+//
+// A backend trusts its caller to have authenticated, authorized and recorded the request: only package keys calls it.
+// The caller trusts the backend to say truthfully where a key lives (Custody) and what it can do (Info).
+//
+// Errors: a backend answers with fault.Error values. fault.Unsupported: not among its capabilities.
+// fault.KeyMaterial: the Ref does not open, is corrupted, or belongs to another root, device, tenant, key or version.
+// fault.BackendUnavailable: the device cannot be reached now, or the backend is closed. fault.Locked: the root is not open.
+// fault.Timeout: the context ended first. fault.DecryptionFailed: for every way in which opening caller's data fails.
+package backend
+
+import (
+	"context"
+	"crypto"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/secret"
+)
+
+// Custody says where a private operation happens and who can see the material. It is always shown, never flattered.
+type Custody string
+
+const (
+	CustodyDevice   Custody = "device"   // generated and used inside the device, not extractable
+	CustodySealed   Custody = "sealed"   // sealed by a key that never leaves the device; opened in this process for use
+	CustodySoftware Custody = "software" // sealed by the software root
+)
+
+// Backend is an opened device. All methods are safe for concurrent use. After Close every method and every handle
+// answers fault.BackendUnavailable; Close waits for calls under way and ends every goroutine of the backend.
+type Backend interface {
+	// Info describes the backend. It is fixed once the backend is open.
+	Info() Info
+	// Generate makes new key material. It is durable, as far as the device keeps anything, when it returns.
+	// It is never retried. s.KeyID and s.Version must not have been used before with this backend if the device keeps objects.
+	Generate(ctx context.Context, s Spec) (Ref, error)
+	// Load gives a handle for use. It is cheap enough for every operation: the backend caches what is worth caching.
+	// The stored public key is compared with the device's. Handles must be closed.
+	Load(ctx context.Context, r Ref) (Key, error)
+	// Destroy erases what the device keeps of the key. It is idempotent: what is gone already is no error.
+	// With Info().KeepsObjects false it only drops cached material; the Ref's bytes are the caller's to erase.
+	Destroy(ctx context.Context, r Ref) error
+	Close() error
+}
+
+// Info is what a backend is and can do.
+type Info struct {
+	Kind         string       // "software", "hsm", "tpm"
+	Name         string       // the configured name; it may change between starts
+	ID           string       // the device's own identity, the same under any configured name: what key records keep
+	Custody      []Custody    // what it can give, strongest first; the first is the default
+	Capabilities []Capability // one for each algorithm it can generate; everything else answers fault.Unsupported
+	KeepsObjects bool         // true: key material lives in the device and Destroy erases it; false: the Ref is all there is
+	Quirks       []string     // what an operator should know, in words
+}
+
+// Capability is what a backend can do with one algorithm.
+type Capability struct {
+	Algorithm  Algorithm
+	Custody    Custody
+	Operations []Operation
+	Import     bool
+}
+
+// Can gives the capability for an algorithm.
+func (i Info) Can(a Algorithm) (Capability, bool) {
+	for _, c := range i.Capabilities {
+		if c.Algorithm == a {
+			return c, true
+		}
+	}
+	return Capability{}, false
+}
+
+// Spec says which key version material is for. Tenant, KeyID, Version and Algorithm are bound to the material: a Ref
+// does not load under any other.
+type Spec struct {
+	Tenant     uuid.UUID
+	KeyID      uuid.UUID
+	Version    uint32
+	Algorithm  Algorithm
+	Purpose    Purpose
+	Custody    Custody // "" is the backend's default for the algorithm
+	Exportable bool    // whether the policy may ever allow an export; bound when the material is made
+}
+
+// Ref is what the store keeps of a key version: enough for the backend to find or open the material, no secrets in clear.
+type Ref struct {
+	Spec   Spec
+	Public []byte // SPKI DER (RFC 5280 section 4.1.2.7), nil for symmetric keys
+	Blob   []byte // opaque; its first byte is the blob's format version
+}
+
+// Key is a loaded key version. What it can do beyond this is found by asserting one of the capability interfaces below;
+// a handle implements exactly the operations in the backend's capability list for its algorithm. Safe for concurrent use.
+type Key interface {
+	// Public is the public key, nil for symmetric keys: *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey,
+	// *ecdh.PublicKey (X25519 and the ECDH curves), or circl's ed448.PublicKey and keyenc.X448PublicKey.
+	Public() crypto.PublicKey
+	// Close ends the use of this handle. A second Close does nothing.
+	Close() error
+}
+
+// AEAD encrypts with a nonce that the backend picks.
+type AEAD interface {
+	Key
+	// Seal appends nonce ‖ ciphertext ‖ tag to dst (sizes in the algorithm table) and returns the result.
+	Seal(ctx context.Context, dst, plaintext, aad []byte) ([]byte, error)
+	// Open appends the plaintext of a Seal result to dst. Every failure of the data is fault.DecryptionFailed.
+	Open(ctx context.Context, dst, sealed, aad []byte) ([]byte, error)
+}
+
+// Signer signs. Input is the digest by opts.Hash for RSA and ECDSA (its size must be the hash's), the message itself for
+// Ed25519 and Ed448 (opts.Hash zero). ECDSA signatures are r ‖ s (IEEE P1363), both of the field's size.
+type Signer interface {
+	Key
+	Sign(ctx context.Context, input []byte, opts SignOpts) ([]byte, error)
+}
+
+// SignOpts are the choices of a signature. The zero value fits Ed25519 and Ed448.
+type SignOpts struct {
+	Hash    crypto.Hash
+	Padding Padding // RSA only: PaddingPKCS1v15 or PaddingPSS (salt as long as the hash, MGF1 with the same hash)
+}
+
+// Decrypter opens RSA-OAEP ciphertexts (RFC 8017 section 7.1, MGF1 with the same hash). Every failure of the data is
+// fault.DecryptionFailed.
+type Decrypter interface {
+	Key
+	Decrypt(ctx context.Context, ciphertext []byte, opts OAEPOpts) (secret.Bytes, error)
+}
+
+// OAEPOpts are hash and label of RSA-OAEP.
+type OAEPOpts struct {
+	Hash  crypto.Hash
+	Label []byte
+}
+
+// MACer computes the full-length tag of a message (RFC 2104).
+type MACer interface {
+	Key
+	MAC(ctx context.Context, message []byte) ([]byte, error)
+}
+
+// Agreer computes a raw shared secret with a peer's public key (SP 800-56A section 5.7.1.2, RFC 7748 section 6). Invalid, off-curve
+// and all-zero results are fault.BadField. peer is SPKI DER of the same curve.
+type Agreer interface {
+	Key
+	Agree(ctx context.Context, peer []byte) (secret.Bytes, error)
+}
+
+// Wrapper wraps key material by AES-KWP (RFC 5649). Unwrap fails with fault.DecryptionFailed.
+type Wrapper interface {
+	Key
+	Wrap(ctx context.Context, material []byte) ([]byte, error)
+	Unwrap(ctx context.Context, wrapped []byte) (secret.Bytes, error)
+}
+
+// Exporter gives out the key's material, wrapped to an RSA public key in the RSA_AES_KEY_WRAP form of PKCS#11 2.40
+// section 2.1.21: RSA-OAEP(fresh AES-256 key) ‖ AES-KWP(material), material being PKCS#8 or raw symmetric bytes. Handles have it
+// only when Spec.Exportable was set when the material was made.
+type Exporter interface {
+	Key
+	Export(ctx context.Context, to crypto.PublicKey, hash crypto.Hash) ([]byte, error)
+}
+
+// Importer is a backend that takes keys made elsewhere.
+type Importer interface {
+	// Import takes raw symmetric bytes, or PKCS#8 DER (RFC 5958) for asymmetric keys. Material that is not a key of the
+	// algorithm is fault.BadImport. It does not keep or wipe material: that is the caller's.
+	Import(ctx context.Context, s Spec, material []byte) (Ref, error)
+	// ImportWrapped opens an RSA_AES_KEY_WRAP blob by the RSA key of with and imports what is in it, inside the device
+	// where the device can.
+	ImportWrapped(ctx context.Context, s Spec, with Ref, hash crypto.Hash, wrapped []byte) (Ref, error)
+}
+
+// Sealer protects bytes at rest under a key that stays in the backend.
+type Sealer interface {
+	Seal(ctx context.Context, plaintext, binding []byte) ([]byte, error)
+	Open(ctx context.Context, sealed, binding []byte) (secret.Bytes, error)
+}
+
+// Randomer fills p from the device's generator.
+type Randomer interface {
+	Random(ctx context.Context, p []byte) error
+}
+
+// Pinger proves by a real operation that the device works.
+type Pinger interface {
+	Ping(ctx context.Context) error
+}

@@ -1,0 +1,41 @@
+// Package root keeps the one secret of a deployment: 256 random bits from which the sealing key of the software backend,
+// the pepper of API keys and the backup key are derived by HKDF-SHA-256 (RFC 5869), a label each. The root itself encrypts
+// nothing. It lies in the store only inside slots, as in LUKS: any one slot opens it.
+package root
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/audit"
+)
+
+// Kind is the kind of a slot.
+type Kind string
+
+const (
+	KindPassphrase Kind = "passphrase" // Argon2id (RFC 9106)
+	KindKeyFile    Kind = "key-file"
+	KindShamir     Kind = "shamir" // M of N shares
+)
+
+// Slot is one way to open the root.
+type Slot struct {
+	ID        uuid.UUID
+	Kind      Kind
+	Label     string
+	Params    []byte // JSON: what the kind needs to know in clear (salt, costs, M and N)
+	Sealed    []byte // the root, sealed under the slot's key
+	CreatedAt time.Time
+}
+
+// Store keeps the slots. The methods that change something prepare a Change for the audit log to carry out.
+type Store interface {
+	Slots(ctx context.Context) ([]*Slot, error)
+	InsertSlot(s *Slot) audit.Change
+	// DeleteSlot fails with fault.SlotNotFound, or with fault.LastSlot when it is the only one: both decided inside the
+	// transaction.
+	DeleteSlot(id uuid.UUID) audit.Change
+}

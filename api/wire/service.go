@@ -1,0 +1,131 @@
+package wire
+
+import "time"
+
+// Backend is what a backend is and can do.
+type Backend struct {
+	Name         string       `json:"name"`
+	Kind         string       `json:"kind"`
+	ID           string       `json:"id"`
+	Default      bool         `json:"default"`
+	State        string       `json:"state"` // available, or the error code of the last probe
+	Custody      []string     `json:"custody"`
+	KeepsObjects bool         `json:"keeps_objects"`
+	Capabilities []Capability `json:"capabilities"`
+	Quirks       []string     `json:"quirks"`
+}
+
+// Capability is what a backend can do with one algorithm.
+type Capability struct {
+	Algorithm    string   `json:"algorithm"`
+	Standard     string   `json:"standard"`
+	Custody      string   `json:"custody"`
+	Operations   []string `json:"operations"`
+	Import       bool     `json:"import"`
+	PostQuantum  bool     `json:"post_quantum"`
+	SecurityBits int      `json:"security_bits"`
+}
+
+// CreateAPIKey is POST /api-keys. The scopes must be among the caller's own.
+type CreateAPIKey struct {
+	Name      string     `json:"name"`
+	Scopes    []string   `json:"scopes"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+}
+
+// APIKey is a record; Key is shown once, in the answer to its creation.
+type APIKey struct {
+	ID        string     `json:"id"`
+	Name      string     `json:"name"`
+	Prefix    string     `json:"prefix"`
+	Scopes    []string   `json:"scopes"`
+	CreatedAt time.Time  `json:"created_at"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	RevokedAt *time.Time `json:"revoked_at,omitempty"`
+	Key       string     `json:"key,omitempty"`
+}
+
+// Me is GET /me.
+type Me struct {
+	ID     string   `json:"id"`
+	Name   string   `json:"name"`
+	Tenant string   `json:"tenant"`
+	Scopes []string `json:"scopes"`
+}
+
+// AuditEntry is an entry of the log with its index. Leaf is the exact bytes that are hashed into the tree.
+type AuditEntry struct {
+	Index      uint64    `json:"index"`
+	Time       time.Time `json:"time"`
+	Principal  string    `json:"principal"`
+	Action     string    `json:"action"`
+	KeyID      string    `json:"key_id,omitempty"`
+	KeyVersion uint32    `json:"key_version,omitempty"`
+	Resource   string    `json:"resource,omitempty"`
+	Outcome    string    `json:"outcome"`
+	Items      int       `json:"items,omitempty"`
+	Failed     []int     `json:"failed,omitempty"`
+	LatencyUS  int64     `json:"latency_us"`
+	RequestID  string    `json:"request_id,omitempty"`
+	Detail     string    `json:"detail,omitempty"`
+}
+
+// Checkpoint is GET /audit/checkpoint: a C2SP tlog-checkpoint, and the verifier key in note form.
+type Checkpoint struct {
+	Checkpoint  string `json:"checkpoint"`
+	VerifierKey string `json:"verifier_key"`
+	Size        uint64 `json:"size"`
+}
+
+// Proof is GET /audit/entries/{n}/proof: an RFC 6962 inclusion proof in the tree of the checkpoint.
+type Proof struct {
+	Index      uint64   `json:"index"`
+	Leaf       []byte   `json:"leaf"`
+	LeafHash   []byte   `json:"leaf_hash"`
+	Hashes     [][]byte `json:"hashes"`
+	Checkpoint string   `json:"checkpoint"`
+}
+
+// Health is GET /health and GET /ready.
+type Health struct {
+	Status  string `json:"status"` // ok, locked, unavailable
+	Version string `json:"version"`
+}
+
+// Slot is one way to open the root.
+type Slot struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"`
+	Label     string    `json:"label"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// AddSlot is POST /root/slots. Exactly what the kind needs: passphrase, key_file (base64 of the key file's 32 bytes), or
+// shares and threshold, whose shares are shown once in the answer.
+type AddSlot struct {
+	Kind       string `json:"kind"`
+	Label      string `json:"label,omitempty"`
+	Passphrase string `json:"passphrase,omitempty"`
+	KeyFile    []byte `json:"key_file,omitempty"`
+	Shares     int    `json:"shares,omitempty"`
+	Threshold  int    `json:"threshold,omitempty"`
+}
+
+// AddedSlot is its answer.
+type AddedSlot struct {
+	Slot
+	Shares []string `json:"shares,omitempty"`
+}
+
+// Unlock is POST /unlock, the one call that needs no credential: what it carries is one. Shares may come one call at a time.
+type Unlock struct {
+	Passphrase string   `json:"passphrase,omitempty"`
+	KeyFile    []byte   `json:"key_file,omitempty"`
+	Shares     []string `json:"shares,omitempty"`
+}
+
+// Unlocked is its answer: how many shares are still missing while the service stays locked.
+type Unlocked struct {
+	Locked        bool `json:"locked"`
+	SharesMissing int  `json:"shares_missing,omitempty"`
+}

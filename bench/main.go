@@ -1,0 +1,70 @@
+// Command bench measures a running service over HTTP and ends in a table: closed loop at 1, 16 and 64 connections, open loop
+// at a fixed rate, batches, key creation, memory, and the same with a million keys in the store. Beside the service it
+// measures, in the same run and in turns, the floor: a bare Gin handler that does the same AEAD and JSON and nothing
+// else. Any address that speaks Vault's transit API can be measured with the same work (-transit).
+//
+// All traffic stays on this machine. Ratios within one run are what counts: absolute figures are those of the machine.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+)
+
+// settings of a run; the defaults are those of `make bench`.
+type settings struct {
+	binary   string
+	duration time.Duration
+	rounds   int
+	keys     uint64
+	out      string
+	transit  string
+	token    string
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "floor" {
+		if err := serveFloor(); err != nil {
+			fail(err)
+		}
+		return
+	}
+	var s settings
+	flag.StringVar(&s.binary, "binary", "bin/keywright", "the service's binary")
+	flag.DurationVar(&s.duration, "duration", 4*time.Second, "length of one measurement")
+	flag.IntVar(&s.rounds, "rounds", 3, "measurements of each kind; the median counts")
+	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out")
+	flag.StringVar(&s.out, "out", "bench/out", "folder for table and plots")
+	flag.StringVar(&s.transit, "transit", "", "address of a service with Vault's transit API to measure beside (loopback only)")
+	token := flag.String("transit-token-file", "", "file with its token")
+	flag.Parse()
+	if *token != "" {
+		b, err := os.ReadFile(*token)
+		if err != nil {
+			fail(err)
+		}
+		s.token = string(trimSpace(b))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := bench(ctx, s); err != nil {
+		stop()
+		fail(err)
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, "bench:", err)
+	os.Exit(1)
+}
+
+func trimSpace(b []byte) []byte {
+	for len(b) > 0 && (b[len(b)-1] == '\n' || b[len(b)-1] == '\r' || b[len(b)-1] == ' ') {
+		b = b[:len(b)-1]
+	}
+	return b
+}

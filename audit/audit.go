@@ -85,20 +85,24 @@ type Store interface {
 	// Commit carries out one batch in one durable transaction. Each item's changes are applied together or, when one
 	// fails, not at all: then Item.Err is set and the others go on. It then calls extend with the head as stored and the
 	// surviving items in order; extend sets their Index and returns the new head and nodes; entries, nodes and head are
-	// stored. When Commit returns nil all of it is durable; when it returns an error nothing of it is. One Commit runs
-	// at a time in a store, over all nodes.
-	Commit(ctx context.Context, batch []*Item, extend func(Head, []*Item) (Head, []Node)) error
+	// stored. An error of extend ends the transaction and is what Commit returns; extend may be called again when the
+	// store repeats its transaction. When Commit returns nil all of it is durable; when it returns an error nothing of
+	// it is. One Commit runs at a time in a store, over all nodes. The items are reused once Commit has returned: the
+	// store keeps copies.
+	Commit(ctx context.Context, batch []*Item, extend func(Head, []*Item) (Head, []Node, error)) error
 	// AuditHead gives the head as stored.
 	AuditHead(ctx context.Context) (Head, error)
-	// AuditEntries gives up to limit entries from index from upward. Fewer only at the end of the log.
+	// AuditEntries gives up to limit entries from index from upward, in order and without a gap. Fewer only at the end
+	// of the log, none beyond it.
 	AuditEntries(ctx context.Context, from uint64, limit int) ([]Stored, error)
-	// AuditSearch gives up to limit matching entries below index before, newest first, and the index from which the
-	// search goes on (0: done). It looks at a bounded number of entries a call, so it may give fewer than limit, even none,
-	// and still not be done.
+	// AuditSearch gives up to limit matching entries below index before (math.MaxInt64: from the newest), newest first,
+	// and the index below which the search goes on (0: done). It looks at a bounded number of entries a call, so it may
+	// give fewer than limit, even none, and still not be done.
 	AuditSearch(ctx context.Context, f Filter, before uint64, limit int) (found []Stored, next uint64, err error)
-	// AuditHashes gives n leaf hashes from index from.
+	// AuditHashes gives n leaf hashes from index from. Fewer only at the end of the log.
 	AuditHashes(ctx context.Context, from uint64, n int) ([][32]byte, error)
-	// AuditNodes gives the hashes of the named nodes (Hash of the arguments is ignored), in the order asked.
+	// AuditNodes gives the hashes of the named nodes (Hash of the arguments is ignored), in the order asked. A node that
+	// is not stored is an error.
 	AuditNodes(ctx context.Context, nodes []Node) ([][32]byte, error)
 	// SaveCheckpoint keeps a signed checkpoint; Checkpoint gives the newest one kept, nil when there is none.
 	SaveCheckpoint(ctx context.Context, size uint64, note []byte) error
@@ -111,5 +115,7 @@ type Recorder interface {
 	// the changes comes back as the store made it (a fault.Error, such as Conflict or NameTaken) and nothing is stored.
 	// When the log cannot be written the error is fault.AuditUnavailable, and the caller must not release its result.
 	// When ctx ends while the record is under way the error is fault.Timeout: the record may or may not become durable.
+	// When too many wait it is fault.Overloaded, and after Close fault.Unavailable: nothing is stored then. The entry is
+	// copied; e.Time is set when it was zero.
 	Record(ctx context.Context, e *Entry, changes ...Change) (uint64, error)
 }

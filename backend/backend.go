@@ -7,7 +7,8 @@
 // Errors: a backend answers with fault.Error values. fault.Unsupported: not among its capabilities.
 // fault.KeyMaterial: the Ref does not open, is corrupted, or belongs to another root, device, tenant, key or version.
 // fault.BackendUnavailable: the device cannot be reached now, or the backend is closed. fault.Locked: the root is not open.
-// fault.Timeout: the context ended first. fault.DecryptionFailed: for every way in which opening caller's data fails.
+// fault.Timeout: the context ended first, by deadline or cancellation; a context that has ended before the call always gives
+// this, with nothing done. fault.DecryptionFailed: for every way in which opening caller's data fails, always with the same message.
 package backend
 
 import (
@@ -28,16 +29,20 @@ const (
 	CustodySoftware Custody = "software" // sealed by the software root
 )
 
-// Backend is an opened device. All methods are safe for concurrent use. After Close every method and every handle
-// answers fault.BackendUnavailable; Close waits for calls under way and ends every goroutine of the backend.
+// Backend is an opened device. All methods are safe for concurrent use. After Close every method but Info and Close, and every
+// method of a handle but Public and Close, answers fault.BackendUnavailable; Close waits for calls under way, ends every goroutine
+// of the backend, and does nothing the second time.
 type Backend interface {
 	// Info describes the backend. It is fixed once the backend is open.
 	Info() Info
 	// Generate makes new key material. It is durable, as far as the device keeps anything, when it returns.
-	// It is never retried. s.KeyID and s.Version must not have been used before with this backend if the device keeps objects.
+	// It is never retried. s.KeyID and s.Version must not have been used before with this backend if the device keeps objects:
+	// then fault.Conflict, and the object that is there stays untouched. The Ref's Spec is s with its custody filled in.
+	// An algorithm, purpose, custody or export that is not among the capabilities is fault.Unsupported.
 	Generate(ctx context.Context, s Spec) (Ref, error)
 	// Load gives a handle for use. It is cheap enough for every operation: the backend caches what is worth caching.
-	// The stored public key is compared with the device's. Handles must be closed.
+	// The whole Spec is bound to the blob and the stored public key is compared with the device's: a Ref with any part of it
+	// changed is fault.KeyMaterial, and so is one whose object is gone. Handles must be closed.
 	Load(ctx context.Context, r Ref) (Key, error)
 	// Destroy erases what the device keeps of the key. It is idempotent: what is gone already is no error.
 	// With Info().KeepsObjects false it only drops cached material; the Ref's bytes are the caller's to erase.
@@ -94,7 +99,9 @@ type Ref struct {
 }
 
 // Key is a loaded key version. What it can do beyond this is found by asserting one of the capability interfaces below;
-// a handle implements exactly the operations in the backend's capability list for its algorithm. Safe for concurrent use.
+// a handle implements exactly those of its purpose in the backend's capability list for its algorithm: AEAD and Decrypter for
+// PurposeEncryption, Wrapper for PurposeWrapping, Signer, MACer, Agreer for theirs. Safe for concurrent use.
+// After its Close a handle answers fault.BackendUnavailable or goes on working until the backend closes; it never panics.
 type Key interface {
 	// Public is the public key, nil for symmetric keys: *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey,
 	// *ecdh.PublicKey (X25519 and the ECDH curves), or circl's ed448.PublicKey and keyenc.X448PublicKey.
@@ -113,7 +120,9 @@ type AEAD interface {
 }
 
 // Signer signs. Input is the digest by opts.Hash for RSA and ECDSA (its size must be the hash's), the message itself for
-// Ed25519 and Ed448 (opts.Hash zero). ECDSA signatures are r ‖ s (IEEE P1363), both of the field's size.
+// Ed25519 and Ed448 (opts.Hash zero). ECDSA signatures are r ‖ s (IEEE P1363), both of the field's size. The hashes are SHA-256,
+// SHA-384 and SHA-512. Another hash, or a padding that the algorithm does not have, is fault.BadField; an input that is not as
+// long as its hash is fault.BadSize.
 type Signer interface {
 	Key
 	Sign(ctx context.Context, input []byte, opts SignOpts) ([]byte, error)
@@ -125,8 +134,8 @@ type SignOpts struct {
 	Padding Padding // RSA only: PaddingPKCS1v15 or PaddingPSS (salt as long as the hash, MGF1 with the same hash)
 }
 
-// Decrypter opens RSA-OAEP ciphertexts (RFC 8017 section 7.1, MGF1 with the same hash). Every failure of the data is
-// fault.DecryptionFailed.
+// Decrypter opens RSA-OAEP ciphertexts (RFC 8017 section 7.1, MGF1 with the same hash: SHA-1, SHA-256, SHA-384 or SHA-512; another
+// is fault.BadField). Every failure of the data is fault.DecryptionFailed.
 type Decrypter interface {
 	Key
 	Decrypt(ctx context.Context, ciphertext []byte, opts OAEPOpts) (secret.Bytes, error)
@@ -151,7 +160,8 @@ type Agreer interface {
 	Agree(ctx context.Context, peer []byte) (secret.Bytes, error)
 }
 
-// Wrapper wraps key material by AES-KWP (RFC 5649). Unwrap fails with fault.DecryptionFailed.
+// Wrapper wraps key material of 1 to 4096 bytes by AES-KWP (RFC 5649); another length is fault.BadSize. Every failure of the data
+// given to Unwrap is fault.DecryptionFailed.
 type Wrapper interface {
 	Key
 	Wrap(ctx context.Context, material []byte) ([]byte, error)
@@ -160,7 +170,8 @@ type Wrapper interface {
 
 // Exporter gives out the key's material, wrapped to an RSA public key in the RSA_AES_KEY_WRAP form of PKCS#11 2.40
 // section 2.1.21: RSA-OAEP(fresh AES-256 key) ‖ AES-KWP(material), material being PKCS#8 or raw symmetric bytes. Handles have it
-// only when Spec.Exportable was set when the material was made.
+// only when Spec.Exportable was set when the material was made. A hash or key that does not fit is fault.BadField; the hashes are
+// those of Decrypter.
 type Exporter interface {
 	Key
 	Export(ctx context.Context, to crypto.PublicKey, hash crypto.Hash) ([]byte, error)
@@ -171,12 +182,13 @@ type Importer interface {
 	// Import takes raw symmetric bytes, or PKCS#8 DER (RFC 5958) for asymmetric keys. Material that is not a key of the
 	// algorithm is fault.BadImport. It does not keep or wipe material: that is the caller's.
 	Import(ctx context.Context, s Spec, material []byte) (Ref, error)
-	// ImportWrapped opens an RSA_AES_KEY_WRAP blob by the RSA key of with and imports what is in it, inside the device
-	// where the device can.
+	// ImportWrapped opens an RSA_AES_KEY_WRAP blob by the RSA key of with (an encryption key) and imports what is in it, inside
+	// the device where the device can. A blob that does not open is fault.BadImport, and why is not said.
 	ImportWrapped(ctx context.Context, s Spec, with Ref, hash crypto.Hash, wrapped []byte) (Ref, error)
 }
 
-// Sealer protects bytes at rest under a key that stays in the backend.
+// Sealer protects bytes at rest under a key that stays in the backend. What does not open, for whatever reason, is
+// fault.KeyMaterial.
 type Sealer interface {
 	Seal(ctx context.Context, plaintext, binding []byte) ([]byte, error)
 	Open(ctx context.Context, sealed, binding []byte) (secret.Bytes, error)

@@ -1,0 +1,132 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/keywright/keywright/api/wire"
+)
+
+// Backends lists the backends that the node has open.
+func (c *Client) Backends(ctx context.Context) iter.Seq2[wire.Backend, error] {
+	return all(func(cursor string) (*wire.List[wire.Backend], error) {
+		return page[wire.Backend](ctx, c, "/backends", nil, cursor, 0)
+	})
+}
+
+// Backend shows what a backend can do, and how it is.
+func (c *Client) Backend(ctx context.Context, name string) (*wire.Backend, error) {
+	if name == "" {
+		return nil, errors.New("client: no backend is named")
+	}
+	return do[wire.Backend](ctx, c, call{method: http.MethodGet, path: "/backends/" + url.PathEscape(name), repeat: idempotent})
+}
+
+// CreateAPIKey makes an API key; the answer is the only time that its Key is shown. Repeated under one Idempotency-Key.
+func (c *Client) CreateAPIKey(ctx context.Context, r wire.CreateAPIKey) (*wire.APIKey, error) {
+	return do[wire.APIKey](ctx, c, call{method: http.MethodPost, path: "/api-keys", body: r, repeat: keyed})
+}
+
+// APIKeys goes through the tenant's API keys.
+func (c *Client) APIKeys(ctx context.Context) iter.Seq2[wire.APIKey, error] {
+	return all(func(cursor string) (*wire.List[wire.APIKey], error) {
+		return page[wire.APIKey](ctx, c, "/api-keys", nil, cursor, 0)
+	})
+}
+
+// RevokeAPIKey ends an API key at once, by id.
+func (c *Client) RevokeAPIKey(ctx context.Context, id string) (*wire.APIKey, error) {
+	if id == "" {
+		return nil, errors.New("client: no API key is named")
+	}
+	return do[wire.APIKey](ctx, c, call{method: http.MethodDelete, path: "/api-keys/" + url.PathEscape(id), repeat: idempotent})
+}
+
+// Me says who the service takes the caller for.
+func (c *Client) Me(ctx context.Context) (*wire.Me, error) {
+	return do[wire.Me](ctx, c, call{method: http.MethodGet, path: "/me", repeat: idempotent})
+}
+
+// AuditFilter selects entries; zero fields select all. From ≤ time < To.
+type AuditFilter struct {
+	Key       string // id or name
+	Principal string
+	Action    string
+	Outcome   string
+	From, To  time.Time
+}
+
+// AuditPage gives one page of entries, newest first. A page may be empty and still have a cursor: the service looks at a
+// bounded number of entries a call.
+func (c *Client) AuditPage(ctx context.Context, f AuditFilter, cursor string, limit int) (*wire.List[wire.AuditEntry], error) {
+	q := make(url.Values)
+	set(q, "key", f.Key)
+	set(q, "principal", f.Principal)
+	set(q, "action", f.Action)
+	set(q, "outcome", f.Outcome)
+	if !f.From.IsZero() {
+		q.Set("from", f.From.UTC().Format(time.RFC3339Nano))
+	}
+	if !f.To.IsZero() {
+		q.Set("to", f.To.UTC().Format(time.RFC3339Nano))
+	}
+	return page[wire.AuditEntry](ctx, c, "/audit", q, cursor, limit)
+}
+
+// Audit goes through the entries of the filter, newest first.
+func (c *Client) Audit(ctx context.Context, f AuditFilter) iter.Seq2[wire.AuditEntry, error] {
+	return all(func(cursor string) (*wire.List[wire.AuditEntry], error) { return c.AuditPage(ctx, f, cursor, 1000) })
+}
+
+// AuditCheckpoint gives a signed checkpoint of the log as it is now.
+func (c *Client) AuditCheckpoint(ctx context.Context) (*wire.Checkpoint, error) {
+	return do[wire.Checkpoint](ctx, c, call{method: http.MethodGet, path: "/audit/checkpoint", repeat: idempotent})
+}
+
+// AuditProof gives an entry with the proof that it is in the log (RFC 6962 section 2.1.1).
+func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, error) {
+	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})
+}
+
+// Health says whether the service is up. A service that is locked or unavailable answers with that status, which is no
+// error here: what it says is the answer.
+func (c *Client) Health(ctx context.Context) (*wire.Health, error) { return c.status(ctx, "/health") }
+
+// Ready says whether the service would carry out operations now.
+func (c *Client) Ready(ctx context.Context) (*wire.Health, error) { return c.status(ctx, "/ready") }
+
+func (c *Client) status(ctx context.Context, path string) (*wire.Health, error) {
+	return do[wire.Health](ctx, c, call{method: http.MethodGet, path: path, repeat: never})
+}
+
+// Unlock brings what opens the root. It needs no API key: what it carries is a credential. Shares may come one call at a time.
+func (c *Client) Unlock(ctx context.Context, r wire.Unlock) (*wire.Unlocked, error) {
+	return do[wire.Unlocked](ctx, c, call{method: http.MethodPost, path: "/unlock", body: r, repeat: never})
+}
+
+// RootSlots lists the ways to open the root.
+func (c *Client) RootSlots(ctx context.Context) iter.Seq2[wire.Slot, error] {
+	return all(func(cursor string) (*wire.List[wire.Slot], error) {
+		return page[wire.Slot](ctx, c, "/root/slots", nil, cursor, 0)
+	})
+}
+
+// AddRootSlot adds a way to open the root. The shares of a Shamir slot are shown in this answer only, so that it is never
+// repeated by itself.
+func (c *Client) AddRootSlot(ctx context.Context, r wire.AddSlot) (*wire.AddedSlot, error) {
+	return do[wire.AddedSlot](ctx, c, call{method: http.MethodPost, path: "/root/slots", body: r, repeat: never})
+}
+
+// RemoveRootSlot takes a way away. The last one stays.
+func (c *Client) RemoveRootSlot(ctx context.Context, id string) error {
+	if id == "" {
+		return errors.New("client: no slot is named")
+	}
+	_, err := do[wire.Empty](ctx, c, call{method: http.MethodDelete, path: "/root/slots/" + url.PathEscape(id), repeat: never})
+	return err
+}

@@ -1,0 +1,67 @@
+# Keywright. `make run` builds, starts and shows the service; `make test` installs what the tests need and runs them all.
+
+GO       ?= go
+BIN      := bin
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+DATA     ?= .run/data
+LISTEN   ?= 127.0.0.1:8200
+LINT     := .tools/golangci-lint-2.15.0
+FUZZTIME ?= 10s
+KILLS    ?= 200
+
+export CGO_ENABLED := 1
+export GOFLAGS     := -buildvcs=false
+
+.PHONY: all build run stop test unit crash lint bench bench-quick fuzz clean
+
+all: build
+
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/keywright ./cmd/keywright
+
+# Starts the embedded default on $(LISTEN), runs the tour against it and leaves it running.
+run: build
+	deploy/run.sh '$(BIN)/keywright' '$(DATA)' '$(LISTEN)'
+
+# Ends what `make run` left running. The data stays.
+stop:
+	deploy/run.sh --stop '$(DATA)'
+
+# Everything, on a machine that has Go, gcc, make and Debian.
+test:
+	softhsm-test/install.sh
+	$(MAKE) lint unit crash
+
+unit:
+	$(GO) test -race -timeout 10m ./...
+
+# The real binary under load, killed without warning $(KILLS) times; every acknowledged effect must be there afterwards.
+crash: build
+	$(GO) test -timeout 20m -count=1 ./softhsm-test -kills $(KILLS)
+
+lint: $(LINT)
+	$(LINT) run ./...
+
+$(LINT):
+	mkdir -p .tools
+	GOBIN=$(CURDIR)/.tools $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	mv .tools/golangci-lint $(LINT)
+
+# Ends in a table; docs/benchmarks.md says how to read it. About ten minutes, most of them to create a million keys.
+bench: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright
+
+bench-quick: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -duration 2s -rounds 1 -keys 0
+
+# Every fuzz target in turn, $(FUZZTIME) each.
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+clean:
+	rm -rf $(BIN) .tools bench/out

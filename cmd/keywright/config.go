@@ -1,0 +1,163 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/file"
+	"github.com/knadh/koanf/v2"
+)
+
+// config is everything that `keywright serve` can be told; the flags of the command override the file. The zero value of
+// every field is usable. Fields that are not named here are refused.
+type config struct {
+	// Data is the folder for what has no path of its own. Required.
+	Data string `koanf:"data"`
+	// Listen is HOST:PORT of the API. Default 127.0.0.1:8200. Plain HTTP is refused on anything but loopback.
+	Listen string `koanf:"listen"`
+	// MetricsListen is HOST:PORT of /metrics. Default: the port after Listen's on loopback. "off": none.
+	MetricsListen string `koanf:"metrics_listen"`
+	// Store is the store's URI. Default sqlite:DATA/keywright.db.
+	Store string `koanf:"store"`
+	// OwnerKeyFile is where the first start writes the owner's API key. Default DATA/owner.key.
+	OwnerKeyFile string          `koanf:"owner_key_file"`
+	TLS          tlsConfig       `koanf:"tls"`
+	Root         rootConfig      `koanf:"root"`
+	Backends     []backendConfig `koanf:"backends"`
+	Log          logConfig       `koanf:"log"`
+	Cache        cacheConfig     `koanf:"cache"`
+	Limits       limitsConfig    `koanf:"limits"`
+}
+
+// tlsConfig names a PEM certificate chain and its key. Both or neither.
+type tlsConfig struct {
+	CertFile string `koanf:"cert_file"`
+	KeyFile  string `koanf:"key_file"`
+}
+
+// rootConfig says what opens the root at start. With neither the service starts locked, and `keywright unlock` opens it.
+// At the very first start what stands here makes the first slot.
+type rootConfig struct {
+	KeyFile        string `koanf:"key_file"`        // made by `keywright root new-key-file`; readable by its owner alone
+	PassphraseFile string `koanf:"passphrase_file"` // its first line; readable by its owner alone (a systemd credential is)
+}
+
+// backendConfig is a backend by name and URI ("software:").
+type backendConfig struct {
+	Name string `koanf:"name"`
+	URI  string `koanf:"uri"`
+}
+
+// logConfig: Level is debug, info (default), warn or error; Format is text (default) or json.
+type logConfig struct {
+	Level  string `koanf:"level"`
+	Format string `koanf:"format"`
+}
+
+// cacheConfig bounds what stays in memory.
+type cacheConfig struct {
+	Records     int           `koanf:"records"`      // key records. Default 16384.
+	Material    int           `koanf:"material"`     // opened keys. Default 4096; -1: none.
+	MaterialTTL time.Duration `koanf:"material_ttl"` // how long an opened key may stay. Default 5m.
+}
+
+// limitsConfig bounds the server.
+type limitsConfig struct {
+	Connections int `koanf:"connections"` // open at once; beyond it the longest idle is closed. Default 4096.
+}
+
+// loadConfig reads a YAML file.
+func loadConfig(path string) (config, error) {
+	var c config
+	k := koanf.New(".")
+	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
+		return c, fmt.Errorf("reading configuration: %w", err)
+	}
+	err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		Result: &c, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
+		DecodeHook: mapstructure.StringToTimeDurationHookFunc(),
+	}})
+	if err != nil {
+		return c, fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// complete fills in the defaults and refuses what cannot be right.
+func (c *config) complete(dev bool) error {
+	if c.Data == "" {
+		return errors.New("no data folder: give --data DIR, or data: in the configuration")
+	}
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:8200"
+	}
+	if c.Store == "" {
+		c.Store = "sqlite:" + filepath.Join(c.Data, "keywright.db")
+	}
+	if c.OwnerKeyFile == "" {
+		c.OwnerKeyFile = filepath.Join(c.Data, "owner.key")
+	}
+	if len(c.Backends) == 0 {
+		c.Backends = []backendConfig{{Name: "software", URI: "software:"}}
+	}
+	seen := map[string]bool{}
+	for _, b := range c.Backends {
+		scheme, _, ok := strings.Cut(b.URI, ":")
+		switch {
+		case b.Name == "" || !ok:
+			return errors.New("a backend needs a name and a URI, as in software=software:")
+		case seen[b.Name]:
+			return fmt.Errorf("two backends are named %s", b.Name)
+		case scheme != "software":
+			return fmt.Errorf("backend %s: this build opens software: only", b.Name)
+		case b.URI != "software:":
+			return fmt.Errorf("backend %s: software: takes nothing behind the colon", b.Name)
+		case len(seen) > 0:
+			return errors.New("a software backend stands for the one root, so there can be only one")
+		}
+		seen[b.Name] = true
+	}
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		return errors.New("tls needs both cert_file and key_file")
+	}
+	if c.Root.KeyFile != "" && c.Root.PassphraseFile != "" {
+		return errors.New("root: give key_file or passphrase_file, not both; more slots are added while running")
+	}
+	if !dev && c.TLS.CertFile == "" {
+		if err := loopback(c.Listen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loopback refuses an address that others can reach.
+func loopback(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("listen address: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
+		return nil
+	}
+	return fmt.Errorf("refusing plain HTTP on %s: it is not loopback; configure tls.cert_file and tls.key_file", host)
+}
+
+// ownerOnly refuses a file of secrets that others can read.
+func ownerOnly(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if st.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it", path, st.Mode().Perm())
+	}
+	return nil
+}

@@ -79,7 +79,9 @@ func Parse(b []byte) (Envelope, error) {
 }
 
 // Size is the exact size in bytes of an envelope with this header, so that its buffer can be made once.
-func (h *Header) Size(nonceSize, bodySize int) int { return fixedSize + len(h.KEM) + nonceSize + bodySize }
+func (h *Header) Size(nonceSize, bodySize int) int {
+	return fixedSize + len(h.KEM) + nonceSize + bodySize
+}
 
 // AppendHeader appends everything that stands before the nonce. What belongs behind it is nonce ‖ ciphertext ‖ tag in one
 // piece, which is what backend.AEAD.Seal appends: header and sealed bytes go into one buffer without a copy.

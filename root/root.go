@@ -33,8 +33,12 @@ type Slot struct {
 
 // Store keeps the slots. The methods that change something prepare a Change for the audit log to carry out.
 type Store interface {
+	// Slots gives all slots, oldest first.
 	Slots(ctx context.Context) ([]*Slot, error)
 	InsertSlot(s *Slot) audit.Change
+	// InsertFirstSlot adds a slot to a store that has none, else fault.Conflict: decided inside the transaction, so that
+	// two nodes that start on an empty store at once cannot make two roots.
+	InsertFirstSlot(s *Slot) audit.Change
 	// DeleteSlot fails with fault.SlotNotFound, or with fault.LastSlot when it is the only one: both decided inside the
 	// transaction.
 	DeleteSlot(id uuid.UUID) audit.Change

@@ -37,6 +37,7 @@ type call struct {
 	body   any // nil: none
 	repeat repeat
 	bare   bool // the answer is the value itself, without the envelope
+	status int  // a status outside 2xx that may carry the answer all the same
 }
 
 type idempotencyKey struct{}
@@ -198,7 +199,11 @@ func (c *Client) once(ctx context.Context, k call, header http.Header, body []by
 		return nil, fmt.Errorf("%w: it is too large", ErrResponse)
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return nil, failure(resp, answer)
+		e := failure(resp, answer)
+		if resp.StatusCode == k.status && e.Code == "" && isJSON(resp) {
+			return answer, nil
+		}
+		return nil, e
 	}
 	return answer, nil
 }
@@ -208,8 +213,7 @@ func (c *Client) once(ctx context.Context, k call, header http.Header, body []by
 func failure(resp *http.Response, answer []byte) *Error {
 	e := &Error{Status: resp.StatusCode, RequestID: visible(resp.Header.Get("X-Request-ID"), 128), RetryAfter: retryAfter(resp.Header.Get("Retry-After"))}
 	var r wire.ErrorResponse
-	media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	if err == nil && media == "application/json" && json.Unmarshal(answer, &r, jsontext.AllowDuplicateNames(true)) == nil && r.Error.Code != "" {
+	if isJSON(resp) && json.Unmarshal(answer, &r, jsontext.AllowDuplicateNames(true)) == nil && r.Error.Code != "" {
 		e.Code, e.Message = visible(r.Error.Code, 64), visible(r.Error.Message, 1024)
 		if r.RequestID != "" {
 			e.RequestID = visible(r.RequestID, 128)
@@ -221,6 +225,11 @@ func failure(resp *http.Response, answer []byte) *Error {
 		e.Message = "unexpected answer"
 	}
 	return e
+}
+
+func isJSON(resp *http.Response) bool {
+	media, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	return err == nil && media == "application/json"
 }
 
 // visible bounds a text from outside and takes what could steer a terminal out of it.

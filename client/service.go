@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"net/http"
 	"net/url"
@@ -93,15 +94,19 @@ func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, err
 	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})
 }
 
-// Health says whether the service is up. A service that is locked or unavailable answers with that status, which is no
-// error here: what it says is the answer.
+// Health says whether the service is up. A service that is locked or unavailable says so in its answer, which is no error
+// here, whatever its HTTP status.
 func (c *Client) Health(ctx context.Context) (*wire.Health, error) { return c.status(ctx, "/health") }
 
-// Ready says whether the service would carry out operations now.
+// Ready says whether the service would carry out operations now, in the same way.
 func (c *Client) Ready(ctx context.Context) (*wire.Health, error) { return c.status(ctx, "/ready") }
 
 func (c *Client) status(ctx context.Context, path string) (*wire.Health, error) {
-	return do[wire.Health](ctx, c, call{method: http.MethodGet, path: path, repeat: never})
+	h, err := do[wire.Health](ctx, c, call{method: http.MethodGet, path: path, repeat: never, status: http.StatusServiceUnavailable})
+	if err == nil && h.Status == "" {
+		return nil, fmt.Errorf("%w: no status", ErrResponse)
+	}
+	return h, err
 }
 
 // Unlock brings what opens the root. It needs no API key: what it carries is a credential. Shares may come one call at a time.

@@ -38,15 +38,29 @@ func Create(path string, replace bool, write func(io.Writer) error) (err error) 
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("writing to disk: %w", err)
 	}
-	if replace {
-		err = os.Rename(f.Name(), path)
-	} else if err = os.Link(f.Name(), path); err == nil { // rename would replace; link never does
-		err = os.Remove(f.Name())
-	}
-	if err != nil {
+	if err := place(f.Name(), path, replace); err != nil {
 		return fmt.Errorf("putting the file in its place: %w", err)
 	}
 	return syncDir(dir)
+}
+
+// place gives the finished file its name. Rename would replace what is there and link never does; where the file system has
+// no links, a look before the rename must do.
+func place(from, to string, replace bool) error {
+	if replace {
+		return os.Rename(from, to)
+	}
+	err := os.Link(from, to)
+	if err == nil {
+		return os.Remove(from)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if _, serr := os.Lstat(to); !errors.Is(serr, fs.ErrNotExist) {
+		return errors.Join(err, serr)
+	}
+	return os.Rename(from, to)
 }
 
 // clean removes the temporary file; that it is closed or gone already is fine.

@@ -1,0 +1,147 @@
+package root
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/secret"
+)
+
+// KeyFileSize is the size in bytes of the secret in a key file.
+const KeyFileSize = 32
+
+const keyFilePrefix = "keywright-root-key:v1:"
+
+// ErrKeyFilePermissions says that a key file can be read by others than its owner.
+var ErrKeyFilePermissions = errors.New("the key file must be readable by its owner alone (chmod 600)")
+
+// keyFileParams has nothing to say but the version of the format.
+type keyFileParams struct {
+	Version int `json:"v"`
+}
+
+// FormatKeyFile gives the text of a key file: one line, keywright-root-key:v1: and the secret in standard padded base64.
+func FormatKeyFile(key secret.Bytes) ([]byte, error) {
+	if len(key) != KeyFileSize {
+		return nil, fault.New(fault.BadSize, fmt.Sprintf("the secret of a key file has %d bytes", KeyFileSize))
+	}
+	b := make([]byte, 0, len(keyFilePrefix)+base64.StdEncoding.EncodedLen(KeyFileSize)+1)
+	b = append(b, keyFilePrefix...)
+	b = base64.StdEncoding.AppendEncode(b, key)
+	return append(b, '\n'), nil
+}
+
+// ParseKeyFile reads the text of a key file. One line feed at the end may be there or not; nothing else is allowed around it.
+// Every failure is the same fault.BadEncoding.
+func ParseKeyFile(text []byte) (secret.Bytes, error) {
+	malformed := fault.New(fault.BadEncoding, "the key file is not of the form "+keyFilePrefix+"<base64>")
+	if n := len(text); n > 0 && text[n-1] == '\n' {
+		text = text[:n-1]
+	}
+	enc := base64.StdEncoding.Strict()
+	if len(text) != len(keyFilePrefix)+enc.EncodedLen(KeyFileSize) || string(text[:len(keyFilePrefix)]) != keyFilePrefix {
+		return nil, malformed
+	}
+	// DecodedLen counts the padding as data, so the buffer is one byte too long and cut; line breaks inside, which the
+	// decoder would skip, make the result too short.
+	key := make(secret.Bytes, enc.DecodedLen(enc.EncodedLen(KeyFileSize)))
+	n, err := enc.Decode(key, text[len(keyFilePrefix):])
+	if err != nil || n != KeyFileSize {
+		key.Wipe()
+		return nil, malformed
+	}
+	return key[:n:n], nil
+}
+
+// NewKeyFile makes a fresh secret and writes it to a new file, readable by its owner alone and durable when this returns.
+// It never overwrites: the error is fs.ErrExist then.
+func NewKeyFile(path string) (secret.Bytes, error) {
+	key := make(secret.Bytes, KeyFileSize)
+	rand.Read(key) // never fails (crypto/rand, since Go 1.24)
+	text, err := FormatKeyFile(key)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(text)
+	if err := writeNew(path, text); err != nil {
+		key.Wipe()
+		return nil, fmt.Errorf("writing a key file: %w", err)
+	}
+	return key, nil
+}
+
+func writeNew(path string, text []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path)) // half a key file is worse than none
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync() // the name too must survive a crash
+}
+
+// LoadKeyFile reads a key file. It refuses one that its group or others may read or write (ErrKeyFilePermissions), and
+// anything that is not a regular file.
+func LoadKeyFile(path string) (secret.Bytes, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading a key file: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat() // of the open file: what is checked is what is read
+	if err != nil {
+		return nil, fmt.Errorf("reading a key file: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("reading a key file: %w: not a regular file", fs.ErrInvalid)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s: %w; its mode is %04o", path, ErrKeyFilePermissions, info.Mode().Perm())
+	}
+	text := make([]byte, 256) // more than a key file has
+	defer clear(text)
+	n, err := io.ReadFull(f, text)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("reading a key file: %w", err)
+	}
+	return ParseKeyFile(text[:n])
+}
+
+func makeKeyFile(s *Slot, key, root secret.Bytes) error {
+	if len(key) != KeyFileSize {
+		return fault.New(fault.BadSize, fmt.Sprintf("the secret of a key file has %d bytes", KeyFileSize))
+	}
+	var err error
+	if s.Params, err = encodeParams(&keyFileParams{Version: slotVersion}); err != nil {
+		return err
+	}
+	return s.seal(key, root)
+}
+
+func readKeyFileParams(b []byte) error {
+	p := new(keyFileParams)
+	if err := decodeParams(b, p); err != nil {
+		return err
+	}
+	if p.Version != slotVersion {
+		return fault.New(fault.KeyMaterial, "the parameters of a key-file slot are not of a known form")
+	}
+	return nil
+}

@@ -29,7 +29,7 @@ func Scopes() []Scope {
 	return []Scope{ScopeKeysRead, ScopeKeysWrite, ScopeEncryptionWrite, ScopeAuditRead, ScopeSettingsWrite}
 }
 
-// Principal is an authenticated caller.
+// Principal is an authenticated caller. Values are shared between calls: nobody changes them.
 type Principal struct {
 	ID     string // "api-key:<uuid>", as it stands in the audit log
 	Tenant uuid.UUID

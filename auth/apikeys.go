@@ -1,0 +1,283 @@
+package auth
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/idempotency"
+)
+
+// Actions of this package in the audit log.
+const (
+	ActionCreate = "api-key.create"
+	ActionRevoke = "api-key.revoke"
+)
+
+// MaxName bounds the name of an API key, in bytes of printable UTF-8.
+const MaxName = 128
+
+// CreateRequest asks for an API key.
+type CreateRequest struct {
+	Name      string
+	Scopes    []Scope   // at least one, all of them the creator's own
+	ExpiresAt time.Time // zero: never
+	Brand     string    // "": DefaultBrand
+}
+
+// CreateAPIKey makes a key in the creator's tenant and gives its record and, this once, the key itself. It needs scope
+// settings:write. Errors: fault.BadName, BadField, Forbidden (a scope that the creator lacks), IdempotencyConflict.
+// The same token with the same request gives the same key again for idempotency.TTL. Allowed or denied, it is recorded.
+func (s *Service) CreateAPIKey(ctx context.Context, creator *Principal, r CreateRequest, requestID string, t idempotency.Token) (*APIKey, string, error) {
+	if creator == nil {
+		return nil, "", errUnauthenticated
+	}
+	start := time.Now()
+	k, presented, err := s.create(ctx, creator, r, requestID, t, start)
+	if err != nil {
+		return nil, "", s.denied(ctx, start, &audit.Entry{Tenant: creator.Tenant, Principal: creator.ID, Action: ActionCreate, RequestID: requestID}, err)
+	}
+	return k, presented, nil
+}
+
+func (s *Service) create(ctx context.Context, creator *Principal, r CreateRequest, requestID string, t idempotency.Token, start time.Time) (*APIKey, string, error) {
+	if err := Authorize(creator, ScopeSettingsWrite); err != nil {
+		return nil, "", err
+	}
+	k, err := s.check(creator, r)
+	if err != nil {
+		return nil, "", err
+	}
+	for try := 0; ; try++ {
+		made, presented, err := s.replay(ctx, creator, t, requestID, start)
+		if made != nil || err != nil {
+			return made, presented, err
+		}
+		presented, changes, err := s.prepare(k, t)
+		if err != nil {
+			return nil, "", err
+		}
+		err = s.record(ctx, start, &audit.Entry{Tenant: k.Tenant, Principal: creator.ID, Action: ActionCreate,
+			Resource: k.PrincipalID(), RequestID: requestID}, nil, changes...)
+		if fault.Has(err, fault.Conflict) && try == 0 {
+			continue // somebody with the same token was faster, or the prefix is taken: both end with a second look
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		return k, presented, nil
+	}
+}
+
+// check makes the record of a request, all but the secret.
+func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
+	if err := checkName(r.Name); err != nil {
+		return nil, err
+	}
+	if r.Brand == "" {
+		r.Brand = DefaultBrand
+	}
+	if !knownBrand(r.Brand) {
+		return nil, fault.New(fault.BadField, "the brand is one of "+strings.Join(Brands(), ", "))
+	}
+	if len(r.Scopes) == 0 {
+		return nil, fault.New(fault.MissingField, "an API key needs at least one scope")
+	}
+	for i, q := range r.Scopes {
+		if !slices.Contains(Scopes(), q) || slices.Contains(r.Scopes[:i], q) {
+			return nil, fault.New(fault.BadField, "a scope is unknown or named twice")
+		}
+	}
+	for _, q := range r.Scopes {
+		if !creator.Has(q) {
+			return nil, fault.New(fault.Forbidden, "an API key cannot have a scope that its creator lacks")
+		}
+	}
+	now := s.now().UTC()
+	if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
+		return nil, fault.New(fault.BadField, "the expiry of an API key lies in the future")
+	}
+	k := &APIKey{Tenant: creator.Tenant, Name: r.Name, Brand: r.Brand, CreatedAt: now, CreatedBy: creator.ID}
+	if !r.ExpiresAt.IsZero() {
+		k.ExpiresAt = r.ExpiresAt.UTC()
+	}
+	for _, q := range Scopes() { // in the order of the documentation
+		if slices.Contains(r.Scopes, q) {
+			k.Scopes = append(k.Scopes, q)
+		}
+	}
+	return k, nil
+}
+
+func checkName(name string) error {
+	bad := fault.New(fault.BadName, fmt.Sprintf("the name of an API key has 1 to %d bytes of printable text", MaxName))
+	if name == "" || len(name) > MaxName || !utf8.ValidString(name) || strings.TrimSpace(name) != name {
+		return bad
+	}
+	for _, r := range name {
+		if !unicode.IsPrint(r) {
+			return bad
+		}
+	}
+	return nil
+}
+
+// prepare gives k an identity and a secret, and the changes that store it.
+func (s *Service) prepare(k *APIKey, t idempotency.Token) (presented string, changes []audit.Change, err error) {
+	if k.ID, err = uuid.NewV7(); err != nil {
+		return "", nil, fmt.Errorf("making an id: %w", err)
+	}
+	k.Prefix, presented = newToken(k.Brand)
+	if k.MAC, err = s.mac(presented); err != nil {
+		return "", nil, err
+	}
+	changes = append(changes, s.store.InsertAPIKey(k))
+	if t.Key != "" {
+		r, err := s.remember(k, presented, t)
+		if err != nil {
+			return "", nil, err
+		}
+		changes = append(changes, s.idem.InsertIdempotency(r))
+	}
+	return presented, changes, nil
+}
+
+// RevokeAPIKey ends a key of the caller's tenant: at once on this node, within Recheck on others. It needs scope
+// settings:write. A second revocation changes nothing and is no error. fault.APIKeyNotFound. Allowed or denied, it is
+// recorded.
+func (s *Service) RevokeAPIKey(ctx context.Context, caller *Principal, id uuid.UUID, requestID string) error {
+	if caller == nil {
+		return errUnauthenticated
+	}
+	start := time.Now()
+	e := audit.Entry{Tenant: caller.Tenant, Principal: caller.ID, Action: ActionRevoke, Resource: "api-key:" + id.String(), RequestID: requestID}
+	err := Authorize(caller, ScopeSettingsWrite)
+	if err == nil {
+		_, err = s.store.APIKey(ctx, caller.Tenant, id)
+	}
+	if err == nil {
+		ok := e
+		err = s.record(ctx, start, &ok, nil, s.store.RevokeAPIKey(caller.Tenant, id, s.now().UTC()))
+		// Also after an error: the record may have become durable although nobody can say so.
+		s.cache.revoke(id)
+	}
+	if err != nil {
+		return s.denied(ctx, start, &e, err)
+	}
+	return nil
+}
+
+// APIKey gives a record of the caller's tenant. It needs scope settings:write. fault.APIKeyNotFound.
+func (s *Service) APIKey(ctx context.Context, caller *Principal, id uuid.UUID) (*APIKey, error) {
+	if err := Authorize(caller, ScopeSettingsWrite); err != nil {
+		return nil, err
+	}
+	return s.store.APIKey(ctx, caller.Tenant, id)
+}
+
+// APIKeys lists the records of the caller's tenant by id, which is the order of their creation, 1 to 1000 a page (0: 100).
+// next is "" on the last page. It needs scope settings:write. fault.BadCursor, fault.BadQuery.
+func (s *Service) APIKeys(ctx context.Context, caller *Principal, cursor string, limit int) (page []*APIKey, next string, err error) {
+	if err := Authorize(caller, ScopeSettingsWrite); err != nil {
+		return nil, "", err
+	}
+	if limit == 0 {
+		limit = 100
+	}
+	if limit < 1 || limit > 1000 {
+		return nil, "", fault.New(fault.BadQuery, "the limit is 1 to 1000")
+	}
+	var after uuid.UUID
+	if cursor != "" {
+		b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+		if err != nil || len(b) != len(after) || base64.RawURLEncoding.EncodeToString(b) != cursor {
+			return nil, "", fault.New(fault.BadCursor, "the cursor was not made by this list")
+		}
+		after = uuid.UUID(b)
+	}
+	page, err = s.store.APIKeys(ctx, caller.Tenant, after, limit+1)
+	if err != nil {
+		return nil, "", fmt.Errorf("listing API keys: %w", err)
+	}
+	if len(page) > limit {
+		page = page[:limit]
+		next = base64.RawURLEncoding.EncodeToString(page[limit-1].ID[:])
+	}
+	return page, next, nil
+}
+
+// Bootstrap makes the first key of a tenant, with every scope: the owner's. fault.Conflict when the tenant has a key already.
+// save, when not nil, is given the key before it is recorded, and must keep it durably: a crash in between leaves a key that
+// is not valid, and the next Bootstrap makes another, but never a valid key that nobody has.
+func (s *Service) Bootstrap(ctx context.Context, tenant uuid.UUID, save func(presented string) error) (*APIKey, string, error) {
+	start := time.Now()
+	there, err := s.store.APIKeys(ctx, tenant, uuid.Nil, 1)
+	if err != nil {
+		return nil, "", fmt.Errorf("listing API keys: %w", err)
+	}
+	if len(there) > 0 {
+		return nil, "", fault.New(fault.Conflict, "the tenant has an API key already")
+	}
+	k, err := s.check(&Principal{ID: "system", Tenant: tenant, Scopes: Scopes()}, CreateRequest{Name: "owner", Scopes: Scopes()})
+	if err != nil {
+		return nil, "", err
+	}
+	presented, changes, err := s.prepare(k, idempotency.Token{})
+	if err != nil {
+		return nil, "", err
+	}
+	if save != nil {
+		if err := save(presented); err != nil {
+			return nil, "", fmt.Errorf("keeping the owner's API key: %w", err)
+		}
+	}
+	err = s.record(ctx, start, &audit.Entry{Tenant: tenant, Principal: "system", Action: ActionCreate, Resource: k.PrincipalID(), Detail: "owner"}, nil, changes...)
+	if err != nil {
+		return nil, "", err
+	}
+	return k, presented, nil
+}
+
+// errNotRecorded marks an error of the log itself, of which no entry can tell.
+type errNotRecorded struct{ error }
+
+func (e errNotRecorded) Unwrap() error { return e.error }
+
+// record makes an entry durable with its changes.
+func (s *Service) record(ctx context.Context, start time.Time, e *audit.Entry, cause error, changes ...audit.Change) error {
+	e.Outcome, e.Latency = "ok", time.Since(start)
+	if cause != nil {
+		e.Outcome = string(fault.CodeOf(cause))
+	}
+	_, err := s.recorder.Record(ctx, e, changes...)
+	if fault.Has(err, fault.AuditUnavailable) || fault.Has(err, fault.Timeout) {
+		return errNotRecorded{err}
+	}
+	return err
+}
+
+// denied records that an act failed with err and returns err, or that it could not be recorded.
+func (s *Service) denied(ctx context.Context, start time.Time, e *audit.Entry, err error) error {
+	var lost errNotRecorded
+	if errors.As(err, &lost) {
+		return lost.error
+	}
+	// The entry must be made although the caller may have gone.
+	if failed := s.record(context.WithoutCancel(ctx), start, e, err); failed != nil {
+		if errors.As(failed, &lost) {
+			return lost.error
+		}
+		return failed
+	}
+	return err
+}

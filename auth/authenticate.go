@@ -1,0 +1,129 @@
+package auth
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keywright/keywright/fault"
+)
+
+// Authenticate says who presents this API key. Malformed, unknown, expired and revoked keys are all the same
+// fault.Unauthenticated. fault.Locked while the root is not open. When the store is needed and fails, the error is the
+// store's, and nobody is let in on memory older than Recheck.
+//
+// A key that was presented within the last Recheck costs one HMAC and one look into memory.
+func (s *Service) Authenticate(ctx context.Context, presented string) (*Principal, error) {
+	if _, err := s.macs(); err != nil {
+		return nil, err
+	}
+	t, ok := parseToken(presented)
+	if !ok {
+		return nil, errUnauthenticated
+	}
+	m, err := s.mac(presented)
+	if err != nil {
+		return nil, err
+	}
+	if e := s.cache.get(&m); e != nil {
+		now := s.now()
+		if e.expired(now) {
+			return nil, errUnauthenticated
+		}
+		age := now.Sub(e.confirmed)
+		switch {
+		case age >= 0 && age < softRecheck:
+			return e.principal, nil
+		case age >= 0 && age < Recheck:
+			if e.looking.Swap(true) {
+				return e.principal, nil
+			}
+			p, err := s.confirm(ctx, t, &m)
+			if err != nil && !fault.Has(err, fault.Unauthenticated) && s.now().Sub(e.confirmed) < Recheck {
+				// The store could not say. The entry is good for the rest of its time; the next caller asks again.
+				e.looking.Store(false)
+				return s.still(&m, e)
+			}
+			return p, err
+		}
+	}
+	return s.confirm(ctx, t, &m)
+}
+
+// still gives the entry's principal if the entry was not revoked meanwhile.
+func (s *Service) still(m *mac, e *entry) (*Principal, error) {
+	if s.cache.get(m) != e {
+		return nil, errUnauthenticated
+	}
+	return e.principal, nil
+}
+
+func (e *entry) expired(now time.Time) bool { return !e.expires.IsZero() && !now.Before(e.expires) }
+
+// confirm asks the store, once for all who ask at the same time.
+func (s *Service) confirm(ctx context.Context, t token, m *mac) (*Principal, error) {
+	for {
+		f, mine := s.cache.join(m)
+		if mine {
+			s.fly(ctx, t, m, f)
+		} else {
+			select {
+			case <-f.done:
+			case <-ctx.Done():
+				return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", ctx.Err())
+			}
+			// The one who asked may have gone away, or a key been revoked since the answer: ask again.
+			if (f.err != nil && !fault.Has(f.err, fault.Unauthenticated) && ctx.Err() == nil && isContext(f.err)) ||
+				s.cache.generation.Load() != f.generation {
+				continue
+			}
+		}
+		if f.err != nil {
+			return nil, f.err
+		}
+		if f.entry.expired(s.now()) {
+			return nil, errUnauthenticated
+		}
+		return f.entry.principal, nil
+	}
+}
+
+func isContext(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || fault.Has(err, fault.Timeout)
+}
+
+// fly asks the store and lands, whatever happens: those who wait must not wait for ever.
+func (s *Service) fly(ctx context.Context, t token, m *mac, f *flight) {
+	var e *entry
+	err := error(fault.New(fault.Internal, "the check of a credential did not end"))
+	defer func() { s.cache.land(m, f, e, err) }()
+	e, err = s.look(ctx, t, m)
+}
+
+// look reads the record and compares. A prefix that nobody has costs a comparison too.
+func (s *Service) look(ctx context.Context, t token, m *mac) (*entry, error) {
+	now := s.now()
+	k, err := s.store.APIKeyByPrefix(ctx, t.brand, t.prefix)
+	known := err == nil
+	switch {
+	case fault.Has(err, fault.APIKeyNotFound):
+		k = new(APIKey)
+	case err != nil:
+		return nil, fmt.Errorf("reading an API key: %w", err)
+	}
+	same := subtle.ConstantTimeCompare(k.MAC[:], m[:]) == 1
+	if !known || !same || !k.RevokedAt.IsZero() || (!k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt)) {
+		return nil, errUnauthenticated
+	}
+	return &entry{principal: k.principal(), id: k.ID, expires: k.ExpiresAt, confirmed: now}, nil
+}
+
+// principal is who a key speaks for.
+func (k *APIKey) principal() *Principal {
+	return &Principal{ID: k.PrincipalID(), Tenant: k.Tenant, Name: k.Name, Scopes: append([]Scope(nil), k.Scopes...)}
+}
+
+// PrincipalID is the key's name in the audit log: "api-key:<id>".
+func (k *APIKey) PrincipalID() string { return "api-key:" + k.ID.String() }

@@ -1,0 +1,86 @@
+package auth
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/envelope"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/idempotency"
+)
+
+// replay gives what the same call made before: nil when there was none. fault.IdempotencyConflict when the token was used
+// for another request. That a key was shown again is recorded.
+func (s *Service) replay(ctx context.Context, creator *Principal, t idempotency.Token, requestID string, start time.Time) (*APIKey, string, error) {
+	if t.Key == "" {
+		return nil, "", nil
+	}
+	if s.idem == nil {
+		return nil, "", fault.New(fault.Internal, "there is no store for idempotency records")
+	}
+	r, err := s.idem.Idempotency(ctx, creator.Tenant, t.Key, s.now().UTC())
+	if err != nil {
+		return nil, "", fmt.Errorf("reading an idempotency record: %w", err)
+	}
+	if r == nil {
+		return nil, "", nil
+	}
+	if r.Request != t.Request {
+		return nil, "", fault.New(fault.IdempotencyConflict, "the Idempotency-Key was used before with another request")
+	}
+	k, err := s.store.APIKey(ctx, creator.Tenant, r.Resource)
+	if err != nil {
+		return nil, "", fmt.Errorf("reading an API key: %w", err)
+	}
+	// The answer of another caller, with other rights, is not for this one.
+	if k.CreatedBy != creator.ID {
+		return nil, "", fault.New(fault.IdempotencyConflict, "the Idempotency-Key was used before by another caller")
+	}
+	key, err := s.derive(LabelIdempotency)
+	if err != nil {
+		return nil, "", err
+	}
+	defer key.Wipe()
+	presented, err := envelope.OpenSoftware(key, r.Sealed, replayBinding(creator.Tenant, t.Key, k.ID))
+	if err != nil {
+		return nil, "", fmt.Errorf("opening an idempotency record: %w", err)
+	}
+	defer presented.Wipe()
+	err = s.record(ctx, start, &audit.Entry{Tenant: k.Tenant, Principal: creator.ID, Action: ActionCreate,
+		Resource: k.PrincipalID(), RequestID: requestID, Detail: "replayed"}, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	return k, string(presented), nil
+}
+
+// remember makes the record by which the same call is answered again. The key is sealed: the record must not be a place
+// where keys lie in clear.
+func (s *Service) remember(k *APIKey, presented string, t idempotency.Token) (*idempotency.Record, error) {
+	key, err := s.derive(LabelIdempotency)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	clearText := []byte(presented)
+	defer clear(clearText)
+	sealed, err := envelope.SealSoftware(key, clearText, replayBinding(k.Tenant, t.Key, k.ID))
+	if err != nil {
+		return nil, err
+	}
+	return &idempotency.Record{Tenant: k.Tenant, Key: t.Key, Request: t.Request, Resource: k.ID, Sealed: sealed, CreatedAt: k.CreatedAt}, nil
+}
+
+// replayBinding is what a sealed answer is bound to: a label, the tenant, the token (length-prefixed) and the key's id.
+func replayBinding(tenant uuid.UUID, token string, id uuid.UUID) []byte {
+	b := []byte("api-key\x00")
+	b = append(b, tenant[:]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(len(token)))
+	b = append(b, token...)
+	return append(b, id[:]...)
+}

@@ -1,0 +1,143 @@
+package auth
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/secret"
+)
+
+// Labels of the keys that this package derives from the root.
+const (
+	LabelPepper      = "keywright/v1/api-key-pepper"
+	LabelIdempotency = "keywright/v1/idempotency"
+)
+
+// Recheck is the longest time for which a cached key is accepted without looking into the store: so long can a key that
+// another node revoked still work here. A key revoked on this node stops at once.
+const Recheck = time.Second
+
+// softRecheck is when one of the callers of a busy key goes and looks, while the others are still answered from the cache.
+const softRecheck = Recheck / 2
+
+// DefaultCacheSize is the number of API keys whose owners are remembered.
+const DefaultCacheSize = 16384
+
+// Options of a Service. Derive is required, and Idempotency for creating calls that carry a token.
+type Options struct {
+	Derive      func(label string) (secret.Bytes, error) // root.Keeper.Derive
+	Idempotency idempotency.Store
+	Now         func() time.Time // time.Now when nil
+	CacheSize   int              // API keys; DefaultCacheSize when 0
+}
+
+// Service authenticates callers and keeps their API keys. It is safe for concurrent use, starts no goroutines and needs no
+// closing.
+type Service struct {
+	store    Store
+	recorder audit.Recorder
+	idem     idempotency.Store
+	derive   func(label string) (secret.Bytes, error)
+	now      func() time.Time
+
+	pepper   atomic.Pointer[sync.Pool] // of *macer, keyed with the pepper; nil until the root was open once
+	pepperMu sync.Mutex                // guards the making of pepper
+
+	cache *cache
+}
+
+// New makes a Service.
+func New(store Store, recorder audit.Recorder, o Options) *Service {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.CacheSize <= 0 {
+		o.CacheSize = DefaultCacheSize
+	}
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, now: o.Now, cache: newCache(o.CacheSize)}
+}
+
+// macer computes one MAC at a time, without allocating.
+type macer struct {
+	h  hash.Hash
+	in [maxToken]byte
+}
+
+type mac = [sha256.Size]byte
+
+// macs gives the pool of keyed macers. The pepper itself is wiped once they are keyed. fault.Locked while the root is not
+// open.
+func (s *Service) macs() (*sync.Pool, error) {
+	if p := s.pepper.Load(); p != nil {
+		return p, nil
+	}
+	s.pepperMu.Lock()
+	defer s.pepperMu.Unlock()
+	if p := s.pepper.Load(); p != nil {
+		return p, nil
+	}
+	key, err := s.derive(LabelPepper)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Wipe()
+	keyed, ok := hmac.New(sha256.New, key).(hash.Cloner)
+	if !ok {
+		return nil, fault.New(fault.Internal, "HMAC-SHA-256 cannot be cloned")
+	}
+	if _, err := keyed.Clone(); err != nil {
+		return nil, fmt.Errorf("keying the pepper's HMAC: %w", err)
+	}
+	p := &sync.Pool{New: func() any {
+		h, err := keyed.Clone()
+		if err != nil {
+			return nil // proven not to happen a few lines above; mac answers for it
+		}
+		return &macer{h: h}
+	}}
+	s.pepper.Store(p)
+	return p, nil
+}
+
+// mac computes HMAC-SHA-256 (RFC 2104) of a presented key under the pepper.
+func (s *Service) mac(presented string) (out mac, err error) {
+	pool, err := s.macs()
+	if err != nil {
+		return out, err
+	}
+	m, ok := pool.Get().(*macer)
+	if !ok {
+		return out, fault.New(fault.Internal, "HMAC-SHA-256 cannot be cloned")
+	}
+	n := copy(m.in[:], presented)
+	m.h.Reset()
+	m.h.Write(m.in[:n]) // never fails (hash.Hash)
+	m.h.Sum(out[:0])
+	clear(m.in[:n])
+	pool.Put(m)
+	return out, nil
+}
+
+var (
+	errUnauthenticated = fault.New(fault.Unauthenticated, "the credential is missing, malformed, unknown, expired or revoked")
+	errScope           = fault.New(fault.InsufficientScope, "the credential lacks the scope that this needs")
+)
+
+// Authorize gives fault.InsufficientScope unless the principal has the scope, fault.Unauthenticated without a principal.
+func Authorize(p *Principal, scope Scope) error {
+	if p == nil {
+		return errUnauthenticated
+	}
+	if !p.Has(scope) {
+		return errScope
+	}
+	return nil
+}

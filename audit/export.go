@@ -1,0 +1,197 @@
+package audit
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"strconv"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/keywright/keywright/fault"
+)
+
+// The lines of an export around its entries; docs/formats/audit.md has the layout.
+const (
+	exportHeader = "keywright-audit-export/v1"
+	blockMark    = '#' // begins the line after each block of entries; an entry begins with '{'
+)
+
+// Export writes the log up to a fresh checkpoint to w: the checkpoint, then every entry as the exact line that is hashed,
+// and after each 256 entries a proof that they are in the checkpoint's tree. VerifyExport checks it, offline. What is
+// written is checked on the way: the error is fault.StoreCorrupted, with the entries that do not fit, when the store no
+// longer holds what was recorded. An error leaves w with an export that does not verify. progress, when not nil, is called
+// with the number of entries written so far. The memory is constant; records go on meanwhile.
+func (l *Log) Export(ctx context.Context, w io.Writer, progress func(n uint64)) (Checkpoint, error) {
+	s, err := l.signedNow(ctx, func(*signedHead) bool { return false })
+	if err != nil {
+		return Checkpoint{}, err
+	}
+	return s.Checkpoint, l.exportTo(ctx, w, s, progress)
+}
+
+func (l *Log) exportTo(ctx context.Context, w io.Writer, s *signedHead, progress func(n uint64)) error {
+	out := bufio.NewWriterSize(w, 64<<10)
+	// bufio keeps the first error and gives it at every later write, so the one check at Flush sees them all.
+	fmt.Fprintf(out, "%s\n%s\n", exportHeader, s.note)
+	blocks, err := newBlockReader(ctx, l.store, s.Size)
+	if err != nil {
+		return err
+	}
+	const page = 16 * tile // entries read at once
+	for from := uint64(0); from < s.Size; from += page {
+		n := int(min(page, s.Size-from))
+		entries, err := l.store.AuditEntries(ctx, from, n)
+		if err != nil {
+			return fmt.Errorf("reading audit entries: %w", err)
+		}
+		if len(entries) != n {
+			return corrupted("the audit log lacks entries that its head counts")
+		}
+		for len(entries) > 0 {
+			block := entries[:min(tile, len(entries))]
+			entries = entries[len(block):]
+			if err := writeBlock(out, blocks, s, block); err != nil {
+				return err
+			}
+			if progress != nil {
+				progress(block[len(block)-1].Index + 1)
+			}
+		}
+	}
+	if err := out.Flush(); err != nil {
+		return fmt.Errorf("writing the audit export: %w", err)
+	}
+	return nil
+}
+
+func writeBlock(out *bufio.Writer, blocks *blockReader, s *signedHead, block []Stored) error {
+	first := block[0].Index
+	var head Head
+	for i, e := range block {
+		if e.Index != first+uint64(i) {
+			return corrupted("the store gives audit entries out of order")
+		}
+		head.add(LeafHash(e.Leaf), nil)
+		out.Write(e.Leaf) //nolint:errcheck // kept by bufio until Flush
+		out.WriteByte('\n')
+	}
+	proof, err := tlog.ProveRecord(int64(blockCount(s.Size)), int64(first/tile), blocks)
+	if err != nil {
+		_, err = proofHashes(proof, err)
+		return err
+	}
+	if tlog.CheckRecord(proof, int64(blockCount(s.Size)), s.Root, int64(first/tile), head.Root()) != nil {
+		return corrupted(fmt.Sprintf("entries %d to %d of the audit log are not those that were recorded",
+			first, first+uint64(len(block))-1))
+	}
+	if _, err := out.Write(blockLine(first/tile, proof)); err != nil {
+		return fmt.Errorf("writing the audit export: %w", err)
+	}
+	return nil
+}
+
+// blockCount is the number of blocks, of which the last may be short, in a tree of size leaves. A tree over the hashes of
+// its blocks has the same root as the tree itself: RFC 6962 §2.1 splits at powers of two, so every split of more than 256
+// leaves is one between blocks.
+func blockCount(size uint64) uint64 { return (size + tile - 1) / tile }
+
+// blockLine is the line that ends a block: its number and the audit path of its hash in the tree over the blocks.
+func blockLine(number uint64, proof tlog.RecordProof) []byte {
+	b := strconv.AppendUint([]byte{blockMark}, number, 10)
+	if len(proof) > 0 {
+		raw := make([]byte, 0, len(proof)*tlog.HashSize)
+		for _, h := range proof {
+			raw = append(raw, h[:]...)
+		}
+		b = base64.StdEncoding.AppendEncode(append(b, ' '), raw)
+	}
+	return append(b, '\n')
+}
+
+// blockReader gives tlog the hashes of the tree over the blocks: whole ones are nodes in the store, those over the short
+// last block are computed.
+type blockReader struct {
+	ctx   context.Context //nolint:containedctx // lives for one export; tlog's interface has no place for it
+	store Store
+	whole uint64             // blocks of 256 entries
+	edge  map[uint8][32]byte // by level, the subtree that ends with the short block
+}
+
+func newBlockReader(ctx context.Context, store Store, size uint64) (*blockReader, error) {
+	r := &blockReader{ctx: ctx, store: store, whole: size / tile, edge: map[uint8][32]byte{}}
+	if rest := int(size % tile); rest > 0 {
+		hashes, err := readHashes(ctx, store, size-uint64(rest), rest)
+		if err != nil {
+			return nil, err
+		}
+		var h Head
+		for _, x := range hashes {
+			h.add(x, nil)
+		}
+		r.edge[0] = h.Root()
+	}
+	return r, nil
+}
+
+func (r *blockReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	out := make([]tlog.Hash, len(indexes))
+	var nodes []Node
+	for i, x := range indexes {
+		level, n := tlog.SplitStoredHashIndex(x)
+		if (uint64(n)+1)<<level <= r.whole {
+			nodes = append(nodes, Node{Level: uint8(level) + NodeLevel, Index: uint64(n)})
+			continue
+		}
+		h, err := r.edgeHash(uint8(level), uint64(n))
+		if err != nil {
+			return nil, err
+		}
+		out[i] = h
+	}
+	if len(nodes) == 0 {
+		return out, nil
+	}
+	stored, err := r.nodes(nodes)
+	if err != nil {
+		return nil, err
+	}
+	for i, x := range indexes {
+		if level, n := tlog.SplitStoredHashIndex(x); (uint64(n)+1)<<level <= r.whole {
+			out[i], stored = stored[0], stored[1:]
+		}
+	}
+	return out, nil
+}
+
+func (r *blockReader) edgeHash(level uint8, n uint64) ([32]byte, error) {
+	if h, ok := r.edge[level]; ok {
+		return h, nil
+	}
+	if level == 0 {
+		return [32]byte{}, fault.New(fault.Internal, "the audit tree has no such block")
+	}
+	left, err := r.nodes([]Node{{Level: level - 1 + NodeLevel, Index: 2 * n}})
+	if err != nil {
+		return [32]byte{}, err
+	}
+	right, err := r.edgeHash(level-1, 2*n+1)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	r.edge[level] = nodeHash(left[0], right)
+	return r.edge[level], nil
+}
+
+func (r *blockReader) nodes(nodes []Node) ([][32]byte, error) {
+	stored, err := r.store.AuditNodes(r.ctx, nodes)
+	if err != nil {
+		return nil, fmt.Errorf("reading nodes of the audit tree: %w", err)
+	}
+	if len(stored) != len(nodes) {
+		return nil, corrupted("the audit tree lacks nodes")
+	}
+	return stored, nil
+}

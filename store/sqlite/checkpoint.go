@@ -1,0 +1,100 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/mattn/go-sqlite3"
+)
+
+const (
+	pageSize = 4096
+	// walLimit is the size, in bytes, beyond which the write-ahead log is begun anew.
+	walLimit = 16 << 20
+	// walStep is how much is written, by estimate, between two checkpoints.
+	walStep = 4 << 20
+)
+
+// checkpointer moves pages from the write-ahead log into the file, on a connection of its own, so that no Commit pays for
+// it. A passive checkpoint disturbs nobody, but under constant load it never sees the end of the log, which then grows
+// without bound. So when the log is long, a second one follows while the writer is held still: it finds little left to do,
+// and the next Commit begins the log anew.
+type checkpointer struct {
+	store   *Store
+	conn    *sqlite3.SQLiteConn
+	kick    chan struct{} // holds one: there is work
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+	written int // bytes since the last kick, by estimate; guarded by Store.turn
+}
+
+func startCheckpoints(s *Store) (*checkpointer, error) {
+	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(s.path), []string{"PRAGMA cache_size = -256", "PRAGMA mmap_size = 0"})
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &checkpointer{store: s, conn: conn, kick: make(chan struct{}, 1), cancel: cancel}
+	c.done.Add(1)
+	go c.loop(ctx)
+	return c, nil
+}
+
+// wrote says that a commit has written about n bytes. Called by whoever has the turn.
+func (c *checkpointer) wrote(n int) {
+	if c.written += n; c.written < walStep {
+		return
+	}
+	c.written = 0
+	select {
+	case c.kick <- struct{}{}:
+	default: // one is waiting already
+	}
+}
+
+func (c *checkpointer) loop(ctx context.Context) {
+	defer c.done.Done()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.kick:
+		}
+		// An error here loses nothing: the pages stay in the log and are moved next time, by the writer when the log
+		// becomes very long, or at Close, which reports it.
+		if pages, err := c.checkpoint(); err != nil || pages*pageSize < walLimit {
+			continue
+		}
+		select {
+		case c.store.turn <- struct{}{}:
+			_, _ = c.checkpoint() // as above
+			<-c.store.turn
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// checkpoint gives the length of the log in pages.
+func (c *checkpointer) checkpoint() (pages int64, err error) {
+	rows, err := c.conn.Query("PRAGMA wal_checkpoint(PASSIVE)", nil)
+	if err != nil {
+		return 0, err
+	}
+	row := make([]driver.Value, 3) // busy, pages in the log, pages moved
+	err = rows.Next(row)
+	if err = errors.Join(err, rows.Close()); err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	pages, _ = row[1].(int64) // not a number: the log cannot be measured, and is not long
+	return pages, nil
+}
+
+func (c *checkpointer) close() error {
+	c.cancel()
+	c.done.Wait()
+	return c.conn.Close()
+}

@@ -103,13 +103,13 @@ func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
 			return nil, fault.New(fault.Forbidden, "an API key cannot have a scope that its creator lacks")
 		}
 	}
-	now := s.now().UTC()
+	now := s.now().UTC().Truncate(time.Microsecond) // what every store keeps
 	if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
 		return nil, fault.New(fault.BadField, "the expiry of an API key lies in the future")
 	}
 	k := &APIKey{Tenant: creator.Tenant, Name: r.Name, Brand: r.Brand, CreatedAt: now, CreatedBy: creator.ID}
 	if !r.ExpiresAt.IsZero() {
-		k.ExpiresAt = r.ExpiresAt.UTC()
+		k.ExpiresAt = r.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}
 	for _, q := range Scopes() { // in the order of the documentation
 		if slices.Contains(r.Scopes, q) {
@@ -167,7 +167,7 @@ func (s *Service) RevokeAPIKey(ctx context.Context, caller *Principal, id uuid.U
 	}
 	if err == nil {
 		ok := e
-		err = s.record(ctx, start, &ok, nil, s.store.RevokeAPIKey(caller.Tenant, id, s.now().UTC()))
+		err = s.record(ctx, start, &ok, nil, s.store.RevokeAPIKey(caller.Tenant, id, s.now().UTC().Truncate(time.Microsecond)))
 		// Also after an error: the record may have become durable although nobody can say so.
 		s.cache.revoke(id)
 	}

@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"time"
 
@@ -27,6 +26,7 @@ func (s *Service) Authenticate(ctx context.Context, presented string) (*Principa
 	if err != nil {
 		return nil, err
 	}
+	generation := s.cache.generation.Load()
 	if e := s.cache.get(&m); e != nil {
 		now := s.now()
 		if e.expired(now) {
@@ -42,22 +42,17 @@ func (s *Service) Authenticate(ctx context.Context, presented string) (*Principa
 			}
 			p, err := s.confirm(ctx, t, &m)
 			if err != nil && !fault.Has(err, fault.Unauthenticated) && s.now().Sub(e.confirmed) < Recheck {
-				// The store could not say. The entry is good for the rest of its time; the next caller asks again.
+				// The store could not say. The entry is good for the rest of its time, unless a key was revoked meanwhile; the
+				// next caller asks again.
 				e.looking.Store(false)
-				return s.still(&m, e)
+				if s.cache.generation.Load() == generation {
+					return e.principal, nil
+				}
 			}
 			return p, err
 		}
 	}
 	return s.confirm(ctx, t, &m)
-}
-
-// still gives the entry's principal if the entry was not revoked meanwhile.
-func (s *Service) still(m *mac, e *entry) (*Principal, error) {
-	if s.cache.get(m) != e {
-		return nil, errUnauthenticated
-	}
-	return e.principal, nil
 }
 
 func (e *entry) expired(now time.Time) bool { return !e.expires.IsZero() && !now.Before(e.expires) }
@@ -74,9 +69,8 @@ func (s *Service) confirm(ctx context.Context, t token, m *mac) (*Principal, err
 			case <-ctx.Done():
 				return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", ctx.Err())
 			}
-			// The one who asked may have gone away, or a key been revoked since the answer: ask again.
-			if (f.err != nil && !fault.Has(f.err, fault.Unauthenticated) && ctx.Err() == nil && isContext(f.err)) ||
-				s.cache.generation.Load() != f.generation {
+			// The one who asked may have run out of time, or a key have been revoked since: ask again.
+			if (fault.Has(f.err, fault.Timeout) && ctx.Err() == nil) || s.cache.generation.Load() != f.generation {
 				continue
 			}
 		}
@@ -88,10 +82,6 @@ func (s *Service) confirm(ctx context.Context, t token, m *mac) (*Principal, err
 		}
 		return f.entry.principal, nil
 	}
-}
-
-func isContext(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || fault.Has(err, fault.Timeout)
 }
 
 // fly asks the store and lands, whatever happens: those who wait must not wait for ever.
@@ -110,6 +100,8 @@ func (s *Service) look(ctx context.Context, t token, m *mac) (*entry, error) {
 	switch {
 	case fault.Has(err, fault.APIKeyNotFound):
 		k = new(APIKey)
+	case err != nil && ctx.Err() != nil:
+		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
 	case err != nil:
 		return nil, fmt.Errorf("reading an API key: %w", err)
 	}

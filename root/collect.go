@@ -42,7 +42,7 @@ func wipeAll(shares []*share) {
 
 // joinShares checks the shares against the slots, keeps them, and opens the first slot that has enough. Without one, root
 // is nil and missing says how many shares the slot of the first share still needs. The caller holds the turn.
-func (k *Keeper) joinShares(ctx context.Context, who Caller, slots []*Slot, got []*share) (slot *Slot, root secret.Bytes, missing int, err error) {
+func (k *Keeper) joinShares(ctx context.Context, start time.Time, who Caller, slots []*Slot, got []*share) (slot *Slot, root secret.Bytes, missing int, err error) {
 	byID := make(map[uuid.UUID]*Slot, len(slots))
 	known := make(map[uuid.UUID]*shamirParams, len(slots))
 	for _, s := range slots {
@@ -90,7 +90,7 @@ func (k *Keeper) joinShares(ctx context.Context, who Caller, slots []*Slot, got 
 	first := got[0].slot
 	need := known[first].Threshold
 	detail := fmt.Sprintf("shares %d of %d", len(have[first]), need)
-	if err := k.record(ctx, who, ActionUnlock, first, detail, nil); err != nil {
+	if err := k.record(ctx, start, who, ActionUnlock, first, detail, nil); err != nil {
 		return nil, nil, 0, err
 	}
 	return nil, nil, need - len(have[first]), nil

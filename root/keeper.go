@@ -153,6 +153,7 @@ type Added struct {
 
 // Init makes a new root with its first slot and opens it. fault.Conflict when the store has a slot already.
 func (k *Keeper) Init(ctx context.Context, who Caller, n NewSlot) (*Added, error) {
+	start := time.Now()
 	var added *Added
 	err := k.alone(ctx, func() error {
 		if !k.Locked() {
@@ -170,14 +171,14 @@ func (k *Keeper) Init(ctx context.Context, who Caller, n NewSlot) (*Added, error
 		if added, err = k.make(n, fresh); err != nil {
 			return err
 		}
-		if err := k.record(ctx, who, ActionInit, added.Slot.ID, string(n.Kind), nil, k.store.InsertFirstSlot(added.Slot)); err != nil {
+		if err := k.record(ctx, start, who, ActionInit, added.Slot.ID, string(n.Kind), nil, k.store.InsertFirstSlot(added.Slot)); err != nil {
 			fresh.Wipe()
 			return err
 		}
 		return k.open(fresh)
 	})
 	if err != nil {
-		return nil, k.denied(ctx, who, ActionInit, uuid.Nil, kindWord(n.Kind), err)
+		return nil, k.denied(ctx, start, who, ActionInit, uuid.Nil, kindWord(n.Kind), err)
 	}
 	return added, nil
 }
@@ -187,6 +188,7 @@ func (k *Keeper) Slots(ctx context.Context) ([]*Slot, error) { return k.store.Sl
 
 // AddSlot makes one more way to open the root. fault.Locked while locked.
 func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, error) {
+	start := time.Now()
 	var added *Added
 	err := k.alone(ctx, func() error {
 		held, err := k.copyRoot()
@@ -204,10 +206,10 @@ func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, er
 		if added, err = k.make(n, held); err != nil {
 			return err
 		}
-		return k.record(ctx, who, ActionSlotAdd, added.Slot.ID, string(n.Kind), nil, k.store.InsertSlot(added.Slot))
+		return k.record(ctx, start, who, ActionSlotAdd, added.Slot.ID, string(n.Kind), nil, k.store.InsertSlot(added.Slot))
 	})
 	if err != nil {
-		return nil, k.denied(ctx, who, ActionSlotAdd, uuid.Nil, kindWord(n.Kind), err)
+		return nil, k.denied(ctx, start, who, ActionSlotAdd, uuid.Nil, kindWord(n.Kind), err)
 	}
 	return added, nil
 }
@@ -215,14 +217,15 @@ func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, er
 // RemoveSlot takes a slot away: fault.LastSlot when it is the only one, fault.SlotNotFound, fault.Locked while locked.
 // What the slot's secret opens is gone with it; whoever copied the store before still has both.
 func (k *Keeper) RemoveSlot(ctx context.Context, who Caller, id uuid.UUID) error {
+	start := time.Now()
 	err := k.alone(ctx, func() error {
 		if k.Locked() {
 			return errLocked
 		}
-		return k.record(ctx, who, ActionSlotRemove, id, "", nil, k.store.DeleteSlot(id))
+		return k.record(ctx, start, who, ActionSlotRemove, id, "", nil, k.store.DeleteSlot(id))
 	})
 	if err != nil {
-		return k.denied(ctx, who, ActionSlotRemove, id, "", err)
+		return k.denied(ctx, start, who, ActionSlotRemove, id, "", err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package root
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -59,8 +60,9 @@ func (e errRecorded) Unwrap() error { return e.error }
 
 // record writes an entry with its changes. cause is the error that the entry tells of, nil for success. A record that
 // could not be made is not tried again as a denial when it is the log that failed.
-func (k *Keeper) record(ctx context.Context, who Caller, action string, slot uuid.UUID, detail string, cause error, changes ...audit.Change) error {
-	e := &audit.Entry{Principal: who.Principal, Action: action, Outcome: "ok", RequestID: who.RequestID, Detail: detail}
+func (k *Keeper) record(ctx context.Context, start time.Time, who Caller, action string, slot uuid.UUID, detail string, cause error, changes ...audit.Change) error {
+	e := &audit.Entry{Principal: who.Principal, Action: action, Outcome: "ok", RequestID: who.RequestID, Detail: detail,
+		Latency: time.Since(start)}
 	if slot != uuid.Nil {
 		e.Resource = "slot:" + slot.String()
 	}
@@ -77,7 +79,7 @@ func (k *Keeper) record(ctx context.Context, who Caller, action string, slot uui
 }
 
 // denied records that an act failed with err and returns err, or what is more urgent: that the record could not be made.
-func (k *Keeper) denied(ctx context.Context, who Caller, action string, slot uuid.UUID, detail string, err error) error {
+func (k *Keeper) denied(ctx context.Context, start time.Time, who Caller, action string, slot uuid.UUID, detail string, err error) error {
 	var done errRecorded
 	if errors.As(err, &done) {
 		return done.error
@@ -87,7 +89,7 @@ func (k *Keeper) denied(ctx context.Context, who Caller, action string, slot uui
 	if fault.Has(err, fault.Overloaded) || fault.Has(err, fault.NotLocked) {
 		return err
 	}
-	if failed := k.record(ctx, who, action, slot, detail, err); failed != nil {
+	if failed := k.record(ctx, start, who, action, slot, detail, err); failed != nil {
 		if errors.As(failed, &done) {
 			return done.error
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -104,7 +105,7 @@ func (k *Keeper) make(n NewSlot, root secret.Bytes) (*Added, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a slot id: %w", err)
 	}
-	a := &Added{Slot: &Slot{ID: id, Kind: n.Kind, Label: n.Label, CreatedAt: k.now().UTC()}}
+	a := &Added{Slot: &Slot{ID: id, Kind: n.Kind, Label: n.Label, CreatedAt: k.now().UTC().Truncate(time.Microsecond)}}
 	switch n.Kind {
 	case KindPassphrase:
 		err = k.makePassphrase(a.Slot, n.Passphrase, root)

@@ -72,6 +72,7 @@ func (k *Keeper) UnlockKeyFile(ctx context.Context, who Caller, key secret.Bytes
 // Options.ShareWindow from the first of them. A call with a malformed share is fault.BadEncoding, one with a share of no slot
 // fault.WrongSecret; nothing of such a call is kept. Other errors are those of UnlockPassphrase.
 func (k *Keeper) UnlockShares(ctx context.Context, who Caller, texts []string) (missing int, err error) {
+	start := time.Now()
 	err = k.unlock(ctx, who, KindShamir, func(slots []*Slot) (*Slot, secret.Bytes, error) {
 		if len(texts) == 0 || len(texts) > MaxShares {
 			return nil, nil, fault.New(fault.BadSize, fmt.Sprintf("one call takes 1 to %d shares", MaxShares))
@@ -85,7 +86,7 @@ func (k *Keeper) UnlockShares(ctx context.Context, who Caller, texts []string) (
 			}
 			got = append(got, s)
 		}
-		slot, root, left, err := k.joinShares(ctx, who, slots, got)
+		slot, root, left, err := k.joinShares(ctx, start, who, slots, got)
 		missing = left
 		return slot, root, err
 	})
@@ -98,11 +99,12 @@ func (k *Keeper) unlock(ctx context.Context, who Caller, kind Kind, try func([]*
 	if !k.Locked() {
 		return errNotLocked
 	}
+	start := time.Now()
 	err := k.alone(ctx, func() error {
 		if !k.Locked() {
 			return errNotLocked
 		}
-		start := time.Now()
+		began := time.Now()
 		slots, err := k.store.Slots(ctx)
 		if err != nil {
 			return fmt.Errorf("reading the root slots: %w", err)
@@ -110,20 +112,20 @@ func (k *Keeper) unlock(ctx context.Context, who Caller, kind Kind, try func([]*
 		slot, root, err := try(slots)
 		if err != nil {
 			// Not cut short by the caller's going away: that would make guesses cheap again.
-			time.Sleep(failDelay - time.Since(start))
+			time.Sleep(failDelay - time.Since(began))
 			return err
 		}
 		if root == nil {
 			return nil
 		}
-		if err := k.record(ctx, who, ActionUnlock, slot.ID, string(kind), nil); err != nil {
+		if err := k.record(ctx, start, who, ActionUnlock, slot.ID, string(kind), nil); err != nil {
 			root.Wipe()
 			return err
 		}
 		return k.open(root)
 	})
 	if err != nil {
-		return k.denied(ctx, who, ActionUnlock, uuid.Nil, string(kind), err)
+		return k.denied(ctx, start, who, ActionUnlock, uuid.Nil, string(kind), err)
 	}
 	return nil
 }

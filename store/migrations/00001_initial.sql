@@ -142,3 +142,9 @@ CREATE TABLE audit_checkpoint (
     size BIGINT NOT NULL,
     note BYTEA NOT NULL
 );
+
+-- One row, written when the store is made: who this deployment is, for ever.
+CREATE TABLE deployment (
+    id   SMALLINT PRIMARY KEY CHECK (id = 1),
+    uuid BYTEA NOT NULL
+);

@@ -57,6 +57,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err := migrate(ctx, s.path, s.opts); err != nil {
 		return translate("migrating the store", err)
 	}
+	if err := s.identify(ctx); err != nil {
+		return err
+	}
 	s.read = sql.OpenDB(&connector{dsn: dsn(s.path), pragmas: readPragmas(s.opts)})
 	s.read.SetMaxOpenConns(s.opts.Readers)
 	s.read.SetMaxIdleConns(s.opts.Readers)

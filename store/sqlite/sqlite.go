@@ -19,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
@@ -61,7 +63,9 @@ type Store struct {
 	path string
 	opts Options
 	lock *os.File // PATH.lock, held by flock until Close
-	read *sql.DB
+
+	deployment uuid.UUID // fixed by Open
+	read       *sql.DB
 
 	mu     sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
 	closed bool         // guarded by mu

@@ -3,13 +3,15 @@ package sealed
 import (
 	"context"
 	"crypto"
-	"errors"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
 	"github.com/keywright/keywright/secret"
 )
+
+// maxWrap is the most material in bytes that backend.Wrapper takes. PKCS#8 of RSA-4096 has 2.4 KB.
+const maxWrap = 4096
 
 type kwpMaterial struct{ kwp *keyenc.KWP }
 
@@ -41,11 +43,14 @@ func (k *kwpKey) Wrap(ctx context.Context, material []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer k.end()
-	out, err := k.kwp.Wrap(material)
-	if errors.Is(err, keyenc.ErrSize) {
-		return nil, fault.New(fault.BadSize, "material to wrap must have at least one byte")
+	if len(material) == 0 || len(material) > maxWrap {
+		return nil, fault.New(fault.BadSize, "material to wrap must have 1 to 4096 bytes")
 	}
-	return out, err
+	out, err := k.kwp.Wrap(material)
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "wrapping", err)
+	}
+	return out, nil
 }
 
 func (k *kwpKey) Unwrap(ctx context.Context, wrapped []byte) (secret.Bytes, error) {
@@ -53,6 +58,9 @@ func (k *kwpKey) Unwrap(ctx context.Context, wrapped []byte) (secret.Bytes, erro
 		return nil, err
 	}
 	defer k.end()
+	if len(wrapped) > keyenc.KWPSize(maxWrap) {
+		return nil, errDecrypt
+	}
 	out, err := k.kwp.Unwrap(wrapped)
 	if err != nil {
 		return nil, errDecrypt

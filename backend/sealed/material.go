@@ -28,14 +28,11 @@ type material interface {
 	wipe()
 }
 
-// resolve checks a Spec against the table and the engine and fills in its defaults.
+// resolve checks a Spec against the table and the engine and fills in the custody.
 func (e *Engine) resolve(s backend.Spec) (backend.Spec, backend.AlgorithmInfo, error) {
 	info, ok := backend.Lookup(s.Algorithm)
 	if !ok || !supported(info) {
 		return s, info, errUnsupported
-	}
-	if s.Purpose == "" {
-		s.Purpose = info.Purposes[0]
 	}
 	if !info.Allows(s.Purpose) {
 		return s, info, errUnsupported
@@ -93,13 +90,17 @@ func (e *Engine) seal(ctx context.Context, s backend.Spec, info backend.Algorith
 	return r, nil
 }
 
-// open asks the sealer for the material of a Ref and checks that it is what the Ref says.
+// open asks the sealer for the material of a Ref and checks that it is what the Ref says. Whatever does not fit, the answer
+// is the same fault.KeyMaterial.
 func (e *Engine) open(ctx context.Context, r *backend.Ref) (*entry, error) {
 	s, info, err := e.resolve(r.Spec)
 	if err != nil || s != r.Spec || len(r.Blob) < 2 || r.Blob[0] != blobVersion || info.Symmetric() != (len(r.Public) == 0) {
 		return nil, errUnreadable // no Ref of this engine is like that
 	}
 	raw, err := e.sealer.Open(ctx, r.Blob[1:], binding(&s, info.ID, s.Custody, r.Public))
+	if fault.Has(err, fault.KeyMaterial) {
+		return nil, fault.Wrap(fault.KeyMaterial, errUnreadable.Message, err) // one answer for all; the cause is for the log
+	}
 	if err != nil {
 		return nil, err
 	}

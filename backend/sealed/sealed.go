@@ -60,7 +60,7 @@ type Options struct {
 var (
 	errClosed       = fault.New(fault.BackendUnavailable, "the backend is closed")
 	errHandleClosed = fault.New(fault.BackendUnavailable, "the key handle is closed")
-	errUnreadable   = fault.New(fault.KeyMaterial, "the stored key material does not fit its record")
+	errUnreadable   = fault.New(fault.KeyMaterial, "the stored key material does not open, or does not fit its record")
 	errDecrypt      = fault.New(fault.DecryptionFailed, "the ciphertext does not open")
 	errImport       = fault.New(fault.BadImport, "the material does not open, or is not a key of the algorithm")
 	errUnsupported  = fault.New(fault.Unsupported, "the backend cannot do this with this algorithm")

@@ -10,15 +10,13 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"sync"
-	"sync/atomic"
+	"io"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/backend/sealed"
-	"github.com/keywright/keywright/envelope"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/secret"
 )
@@ -26,9 +24,9 @@ import (
 // Label is what the sealing key is derived under.
 const Label = "keywright/v1/software-sealing"
 
-// ID is the device identity in key records. There is one software root in a deployment, so there is one software backend,
-// under whatever name.
-const ID = "software"
+// DefaultID is the device identity in key records: there is one software root in a deployment, so there is one software
+// backend, under whatever names it is opened.
+const DefaultID = "software"
 
 // keySize is the size of the sealing key in bytes.
 const keySize = 32
@@ -37,6 +35,8 @@ const keySize = 32
 type Options struct {
 	// Name is the configured name, for Info and the metrics.
 	Name string
+	// ID is the device identity; "" is DefaultID. It is for programs that open more than one root.
+	ID string
 	// Derive gives 32 bytes for a label, the same ones each time, out of the root; the backend wipes them. It answers
 	// fault.Locked while the root is not open. It is asked once, at the first use after that.
 	Derive func(label string) (secret.Bytes, error)
@@ -44,6 +44,8 @@ type Options struct {
 	Capacity int
 	TTL      time.Duration
 	Now      func() time.Time
+	// Rand is what key material is drawn from (see sealed.Options); nil is the operating system's generator.
+	Rand io.Reader
 	// Registerer takes the cache's metrics; nil for none.
 	Registerer prometheus.Registerer
 }
@@ -73,14 +75,17 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	if o.Name == "" || o.Derive == nil {
 		return nil, errors.New("software: a name and a root are required")
 	}
+	if o.ID == "" {
+		o.ID = DefaultID
+	}
 	s := &rootSealer{derive: o.Derive}
 	e, err := sealed.New(s, sealed.Options{Name: o.Name, Custody: backend.CustodySoftware, Capacity: o.Capacity, TTL: o.TTL,
-		Now: o.Now, Registerer: o.Registerer})
+		Now: o.Now, Rand: o.Rand, Registerer: o.Registerer})
 	if err != nil {
 		return nil, err
 	}
 	return &Backend{Engine: e, sealer: s, info: backend.Info{
-		Kind: "software", Name: o.Name, ID: ID,
+		Kind: "software", Name: o.Name, ID: o.ID,
 		Custody:      []backend.Custody{backend.CustodySoftware},
 		Capabilities: e.Capabilities(),
 		Quirks: []string{
@@ -125,84 +130,4 @@ func (b *Backend) Random(ctx context.Context, p []byte) error {
 
 func ended(ctx context.Context) error {
 	return fault.Wrap(fault.Timeout, "the deadline passed before the operation finished", context.Cause(ctx))
-}
-
-// callerBinding keeps what callers seal apart from key material: a blob of Backend.Seal never opens as a key, nor a key's
-// as a caller's, whatever the binding.
-func callerBinding(b []byte) []byte {
-	const domain = "keywright/v1/software-sealer\x00"
-	return append(append(make([]byte, 0, len(domain)+len(b)), domain...), b...)
-}
-
-// rootSealer seals with XChaCha20-Poly1305 under the derived key (envelope.SealerSoftware).
-type rootSealer struct {
-	derive func(string) (secret.Bytes, error)
-	closed atomic.Bool
-	mu     sync.RWMutex // guards key; read-held while it is used, so that it is not wiped from under a call
-	key    secret.Bytes // nil until first use
-}
-
-// use calls f with the sealing key.
-func (s *rootSealer) use(ctx context.Context, f func(key []byte) error) error {
-	if ctx.Err() != nil {
-		return ended(ctx)
-	}
-	s.mu.RLock()
-	for s.key == nil && !s.closed.Load() {
-		s.mu.RUnlock()
-		if err := s.fetch(); err != nil {
-			return err
-		}
-		s.mu.RLock()
-	}
-	defer s.mu.RUnlock()
-	if s.closed.Load() {
-		return errClosed
-	}
-	return f(s.key)
-}
-
-func (s *rootSealer) fetch() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed.Load() {
-		return errClosed
-	}
-	if s.key != nil {
-		return nil
-	}
-	key, err := s.derive(Label)
-	if err != nil {
-		return err
-	}
-	if len(key) != keySize {
-		key.Wipe()
-		return fault.New(fault.Internal, "the root derives a sealing key of the wrong size")
-	}
-	s.key = key
-	return nil
-}
-
-func (s *rootSealer) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed.Store(true)
-	s.key.Wipe()
-	s.key = nil
-}
-
-func (s *rootSealer) Seal(ctx context.Context, plaintext, binding []byte) (out []byte, err error) {
-	err = s.use(ctx, func(key []byte) error {
-		out, err = envelope.SealSoftware(key, plaintext, binding)
-		return err
-	})
-	return out, err
-}
-
-func (s *rootSealer) Open(ctx context.Context, blob, binding []byte) (out secret.Bytes, err error) {
-	err = s.use(ctx, func(key []byte) error {
-		out, err = envelope.OpenSoftware(key, blob, binding)
-		return err
-	})
-	return out, err
 }

@@ -1,0 +1,141 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/fault"
+)
+
+func wireEntry(f audit.Found) wire.AuditEntry {
+	e := f.Entry
+	w := wire.AuditEntry{Index: f.Index, Time: e.Time.UTC(), Principal: e.Principal, Action: e.Action,
+		KeyVersion: e.KeyVersion, Resource: e.Resource, Outcome: e.Outcome, Items: e.Items, Failed: e.Failed,
+		LatencyUS: e.Latency.Microseconds(), RequestID: e.RequestID, Detail: e.Detail}
+	if e.Key != uuid.Nil {
+		w.KeyID = e.Key.String()
+	}
+	return w
+}
+
+func (s *Server) searchAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.List[wire.AuditEntry], error) {
+	var none wire.List[wire.AuditEntry]
+	limit, cursor, err := c.page()
+	if err != nil {
+		return none, err
+	}
+	f := audit.Filter{Tenant: &c.principal.Tenant, Principal: c.query.Get("principal"), Action: c.query.Get("action"),
+		Outcome: c.query.Get("outcome")}
+	if f.From, err = c.time("from"); err != nil {
+		return none, err
+	}
+	if f.To, err = c.time("to"); err != nil {
+		return none, err
+	}
+	if key := c.query.Get("key"); key != "" {
+		id, err := uuid.Parse(key)
+		if err != nil || len(key) != 36 {
+			k, err := s.keys.Get(ctx, c.caller(), key)
+			if err != nil {
+				return none, err
+			}
+			id = k.ID
+		}
+		f.Key = &id
+	}
+	found, next, err := s.audit.List(ctx, f, cursor, limit)
+	if err != nil {
+		return none, err
+	}
+	out := wire.List[wire.AuditEntry]{Items: make([]wire.AuditEntry, len(found)), NextCursor: next}
+	for i := range found {
+		out.Items[i] = wireEntry(found[i])
+	}
+	return out, nil
+}
+
+func (s *Server) checkpoint(ctx context.Context, _ *call, _ *wire.Empty) (wire.Checkpoint, error) {
+	note, err := s.audit.Checkpoint(ctx)
+	if err != nil {
+		return wire.Checkpoint{}, err
+	}
+	key, err := s.audit.VerifierKey(ctx)
+	if err != nil {
+		return wire.Checkpoint{}, err
+	}
+	head, err := audit.OpenCheckpoint(note, key)
+	if err != nil {
+		return wire.Checkpoint{}, err
+	}
+	return wire.Checkpoint{Checkpoint: string(note), VerifierKey: key, Size: head.Size}, nil
+}
+
+// proof shows an entry of the caller's tenant only; the leaf itself is in the answer.
+func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof, error) {
+	const unknown = "The audit log has no such entry."
+	n, err := c.pathNumber("n", 63, fault.EntryNotFound, unknown)
+	if err != nil {
+		return wire.Proof{}, err
+	}
+	found, err := s.audit.Get(ctx, n)
+	if err != nil {
+		return wire.Proof{}, err
+	}
+	if found.Entry.Tenant != c.principal.Tenant {
+		return wire.Proof{}, fault.New(fault.EntryNotFound, unknown)
+	}
+	p, err := s.audit.Prove(ctx, n)
+	if err != nil {
+		return wire.Proof{}, err
+	}
+	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)),
+		Checkpoint: string(p.Checkpoint)}
+	for i := range p.Hashes {
+		out.Hashes[i] = p.Hashes[i][:]
+	}
+	return out, nil
+}
+
+// exportMedia is the form of an export: text, a line an entry.
+const exportMedia = "text/plain; charset=utf-8"
+
+// exportAudit streams the log. It holds the entries of every tenant, since a part of a Merkle tree's leaves proves nothing
+// about the whole: so it is for those who may change settings.
+func (s *Server) exportAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.Empty, error) {
+	// The first write sends the header: until then a failure can still be told by its status.
+	c.answer.stream = func(w http.ResponseWriter) error {
+		rc := http.NewResponseController(w)
+		out := &patient{w: w, rc: rc, limit: exportStall}
+		w.Header()["Content-Type"] = []string{exportMedia}
+		w.Header()["Content-Disposition"] = []string{`attachment; filename="keywright-audit.txt"`}
+		_, err := s.audit.Export(ctx, out, nil)
+		return err
+	}
+	return wire.Empty{}, nil
+}
+
+// exportStall is how long a reader of an export may take for one write.
+const exportStall = 30 * time.Second
+
+// patient gives each write its own deadline: a long export is fine, a reader that stands still is not.
+type patient struct {
+	w     io.Writer
+	rc    *http.ResponseController
+	limit time.Duration
+	began bool
+}
+
+func (p *patient) Write(b []byte) (int, error) {
+	p.began = true
+	if err := p.rc.SetWriteDeadline(time.Now().Add(p.limit)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return 0, err
+	}
+	return p.w.Write(b)
+}

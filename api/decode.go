@@ -1,0 +1,182 @@
+package api
+
+import (
+	"encoding/base64"
+	"errors"
+	"mime"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/keywright/keywright/fault"
+)
+
+// errEncoding marks a binary field that is not strict base64.
+var errEncoding = errors.New("not standard padded base64")
+
+// strictBase64 is RFC 4648 section 4 with section 3.5 enforced: the unused bits of the last character are zero.
+var strictBase64 = base64.StdEncoding.Strict()
+
+// decodeOptions makes the options of strict decoding. Binary fields are decoded into memory of the arena, so that they can
+// be wiped together once the call is over.
+func decodeOptions(a *arena) json.Options {
+	return json.JoinOptions(
+		json.RejectUnknownMembers(true),
+		json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, p *[]byte) error {
+			v, err := d.ReadValue()
+			if err != nil {
+				return err
+			}
+			b, err := a.base64(v)
+			if err != nil {
+				return err
+			}
+			*p = b
+			return nil
+		})),
+	)
+}
+
+// arena is memory for the binary fields of one request. The decoded fields never need more than the body has.
+type arena struct {
+	buf []byte
+}
+
+// base64 decodes a JSON value: a string of padded base64, or null for nil.
+func (a *arena) base64(v jsontext.Value) ([]byte, error) {
+	switch v.Kind() {
+	case 'n':
+		return nil, nil
+	case '"':
+	default:
+		return nil, &json.SemanticError{JSONKind: v.Kind(), GoType: reflect.TypeFor[[]byte]()}
+	}
+	text := v[1 : len(v)-1]
+	for _, c := range text {
+		// The decoder skips line breaks, and an escape is none of the alphabet however it is meant.
+		if c == '\\' || c == '\r' || c == '\n' {
+			return nil, errEncoding
+		}
+	}
+	n := strictBase64.DecodedLen(len(text))
+	if cap(a.buf)-len(a.buf) < n {
+		a.buf = make([]byte, 0, max(n, 1024))
+	}
+	dst := a.buf[len(a.buf) : len(a.buf)+n]
+	m, err := strictBase64.Decode(dst, text)
+	if err != nil {
+		clear(dst)
+		return nil, errEncoding
+	}
+	a.buf = a.buf[:len(a.buf)+m]
+	return dst[:m:m], nil
+}
+
+// reserve sees to it that a whole body's fields fit without another allocation.
+func (a *arena) reserve(n int) {
+	if cap(a.buf) < n {
+		a.buf = make([]byte, 0, n)
+	}
+}
+
+// wipe overwrites everything that was decoded.
+func (a *arena) wipe() {
+	clear(a.buf)
+	a.buf = a.buf[:0]
+}
+
+// decodeBody decodes a body into p, all of it or not at all.
+func decodeBody(body []byte, p any, o json.Options) error {
+	err := json.Unmarshal(body, p, o)
+	if err == nil {
+		return nil
+	}
+	return decodeFault(err)
+}
+
+// decodeFault says by its code and a pointer what was wrong with a body, never what stood there. The library's own text
+// holds values and is dropped: it does not go into the log either.
+func decodeFault(err error) error {
+	var syntax *jsontext.SyntacticError
+	var semantic *json.SemanticError
+	switch {
+	case errors.As(err, &semantic):
+		at := pointer(semantic.JSONPointer)
+		switch {
+		case errors.Is(semantic.Err, json.ErrUnknownName):
+			return fault.New(fault.UnknownField, "This request has no field"+at+".")
+		case errors.Is(semantic.Err, errEncoding):
+			return fault.New(fault.BadEncoding, "The field"+at+" must be standard padded base64.")
+		case semantic.Err != nil && semantic.GoType == reflect.TypeFor[time.Time]():
+			return fault.New(fault.BadField, "The field"+at+" must be a time in RFC 3339.")
+		case semantic.Err != nil && semantic.JSONKind == '0':
+			return fault.New(fault.BadField, "The field"+at+" must be a whole number within its range.")
+		}
+		return fault.New(fault.BadJSON, "The value"+at+" is not of the type that this request needs there.")
+	case errors.As(err, &syntax):
+		if errors.Is(syntax.Err, jsontext.ErrDuplicateName) {
+			return fault.New(fault.BadJSON, "The body has the same name twice"+pointer(syntax.JSONPointer)+".")
+		}
+		return fault.New(fault.BadJSON, "The body is not one valid JSON object (at byte "+strconv.FormatInt(syntax.ByteOffset, 10)+").")
+	}
+	return fault.New(fault.BadJSON, "The body is not one valid JSON object.")
+}
+
+// pointer writes a JSON pointer (RFC 6901) for a message, with a blank before it. A part that does not look like a name
+// is left out: it may be a value that slipped into the wrong place.
+func pointer(p jsontext.Pointer) string {
+	if p == "" {
+		return ""
+	}
+	var b strings.Builder
+	b.WriteByte(' ')
+	n := 0
+	for t := range p.Tokens() {
+		if n++; n > 8 {
+			b.WriteString("/…")
+			break
+		}
+		b.WriteByte('/')
+		if plainName(t) {
+			b.WriteString(t)
+		} else {
+			b.WriteByte('?')
+		}
+	}
+	return b.String()
+}
+
+func plainName(s string) bool {
+	if s == "" || len(s) > 40 {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// isJSON accepts application/json, with charset=utf-8 or no parameter.
+func isJSON(contentType string) bool {
+	if contentType == "application/json" { // what nearly everybody sends
+		return true
+	}
+	t, params, err := mime.ParseMediaType(contentType)
+	if err != nil || t != "application/json" {
+		return false
+	}
+	for k, v := range params {
+		if k != "charset" || !strings.EqualFold(v, "utf-8") {
+			return false
+		}
+	}
+	return true
+}

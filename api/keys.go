@@ -1,0 +1,212 @@
+package api
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keys"
+)
+
+// shownState hides that a version is being made: until its device has answered it is not to be used, which is what
+// pre-active says.
+func shownState(s keys.State) string {
+	if s == keys.StateCreating {
+		return string(keys.StatePreActive)
+	}
+	return string(s)
+}
+
+func optional(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// nextRotation is when the policy asks for a new version; zero when it does not, or the key has ended.
+func nextRotation(k *keys.Key) time.Time {
+	if k.Policy.RotationPeriod <= 0 || k.State != keys.StateActive {
+		return time.Time{}
+	}
+	last := k.RotatedAt
+	if last.IsZero() {
+		last = k.CreatedAt
+	}
+	return last.Add(k.Policy.RotationPeriod)
+}
+
+func (s *Server) wireKey(k *keys.Key) wire.Key {
+	labels := k.Labels
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	return wire.Key{
+		ID: k.ID.String(), Name: k.Name, Algorithm: string(k.Algorithm), Purpose: string(k.Purpose),
+		Backend: s.keys.BackendName(k.BackendID), Custody: string(k.Custody), Origin: string(k.Origin),
+		State: shownState(k.State), PrimaryVersion: k.PrimaryVersion, LatestVersion: k.LatestVersion,
+		MinDecryptVersion: k.MinDecrypt, MinEncryptVersion: k.MinEncrypt, Labels: labels, Policy: wirePolicy(k.Policy),
+		CreatedAt: k.CreatedAt.UTC(), UpdatedAt: k.UpdatedAt.UTC(), RotatedAt: optional(k.RotatedAt),
+		NextRotationAt: optional(nextRotation(k)), DeletionAt: optional(k.DeletionAt),
+	}
+}
+
+func wirePolicy(p keys.Policy) wire.Policy {
+	w := wire.Policy{Exportable: p.Exportable, DeletionProtection: p.DeletionProtection,
+		RequiredContext: p.RequiredContext, UsageLimit: p.UsageLimit}
+	for _, o := range p.Operations {
+		w.Operations = append(w.Operations, string(o))
+	}
+	if p.RotationPeriod > 0 {
+		w.RotationPeriod = p.RotationPeriod.String()
+	}
+	return w
+}
+
+func policy(w *wire.Policy) (keys.Policy, error) {
+	if w == nil {
+		return keys.Policy{}, nil
+	}
+	p := keys.Policy{Exportable: w.Exportable, DeletionProtection: w.DeletionProtection,
+		RequiredContext: w.RequiredContext, UsageLimit: w.UsageLimit}
+	for _, o := range w.Operations {
+		p.Operations = append(p.Operations, backend.Operation(o))
+	}
+	if w.RotationPeriod != "" {
+		d, err := time.ParseDuration(w.RotationPeriod)
+		if err != nil || d < 0 {
+			return p, badField("The field policy/rotation_period must be a duration such as 720h.")
+		}
+		p.RotationPeriod = d
+	}
+	return p, nil
+}
+
+// shown is the answer of what gives back a key.
+func (s *Server) shown(k *keys.Key, err error) (wire.Key, error) {
+	if err != nil {
+		return wire.Key{}, err
+	}
+	return s.wireKey(k), nil
+}
+
+func (s *Server) createKey(ctx context.Context, c *call, r *wire.CreateKey) (wire.Key, error) {
+	who, err := c.creator()
+	if err != nil {
+		return wire.Key{}, err
+	}
+	if err := required("name", r.Name, "algorithm", r.Algorithm); err != nil {
+		return wire.Key{}, err
+	}
+	p, err := policy(r.Policy)
+	if err != nil {
+		return wire.Key{}, err
+	}
+	return s.shown(s.keys.Create(ctx, who, keys.CreateRequest{
+		Name: r.Name, Algorithm: backend.Algorithm(r.Algorithm), Purpose: backend.Purpose(r.Purpose), Backend: r.Backend,
+		Custody: backend.Custody(r.Custody), Origin: keys.Origin(r.Origin), Labels: r.Labels, Policy: p, Default: r.Default,
+	}))
+}
+
+// required takes names and values in turn.
+func required(pairs ...string) error {
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] == "" {
+			return fault.New(fault.MissingField, "The field "+pairs[i]+" is missing.")
+		}
+	}
+	return nil
+}
+
+func (s *Server) listKeys(ctx context.Context, c *call, _ *wire.Empty) (wire.List[wire.Key], error) {
+	limit, cursor, err := c.page()
+	if err != nil {
+		return wire.List[wire.Key]{}, err
+	}
+	list, next, err := s.keys.List(ctx, c.caller(), keys.ListRequest{Cursor: cursor, Limit: limit, Filter: keys.Filter{
+		NamePrefix: c.query.Get("name_prefix"), Algorithm: backend.Algorithm(c.query.Get("algorithm")),
+		State: keys.State(c.query.Get("state")), Label: c.query.Get("label"),
+	}})
+	if err != nil {
+		return wire.List[wire.Key]{}, err
+	}
+	out := wire.List[wire.Key]{Items: make([]wire.Key, len(list)), NextCursor: next}
+	for i, k := range list {
+		out.Items[i] = s.wireKey(k)
+	}
+	return out, nil
+}
+
+func (s *Server) showKey(ctx context.Context, c *call, _ *wire.Empty) (wire.Key, error) {
+	key, err := c.param("key")
+	if err != nil {
+		return wire.Key{}, err
+	}
+	return s.shown(s.keys.Get(ctx, c.caller(), key))
+}
+
+func (s *Server) updateKey(ctx context.Context, c *call, r *wire.UpdateKey) (wire.Key, error) {
+	key, err := c.param("key")
+	if err != nil {
+		return wire.Key{}, err
+	}
+	u := keys.UpdateRequest{Name: r.Name, Labels: r.Labels, MinDecrypt: r.MinDecryptVersion,
+		MinEncrypt: r.MinEncryptVersion, Default: r.Default}
+	if r.Policy != nil {
+		p, err := policy(r.Policy)
+		if err != nil {
+			return wire.Key{}, err
+		}
+		u.Policy = &p
+	}
+	if u.Name == nil && u.Labels == nil && u.Policy == nil && u.MinDecrypt == nil && u.MinEncrypt == nil && u.Default == nil {
+		return wire.Key{}, fault.New(fault.MissingField, "There is nothing to change in the body.")
+	}
+	return s.shown(s.keys.Update(ctx, c.caller(), key, u))
+}
+
+func (s *Server) deleteKey(ctx context.Context, c *call, r *wire.DeleteKey) (wire.Key, error) {
+	key, err := c.param("key")
+	if err != nil {
+		return wire.Key{}, err
+	}
+	days, err := c.number("waiting_period_days", 7, 30, 0)
+	if err != nil {
+		return wire.Key{}, err
+	}
+	if r.WaitingPeriodDays != 0 {
+		if days != 0 {
+			return wire.Key{}, fault.New(fault.MissingField, "Send waiting_period_days in the query or in the body, not both.")
+		}
+		if r.WaitingPeriodDays < 7 || r.WaitingPeriodDays > 30 {
+			return wire.Key{}, badField("The field waiting_period_days must be from 7 to 30.")
+		}
+		days = uint64(r.WaitingPeriodDays)
+	}
+	return s.shown(s.keys.Delete(ctx, c.caller(), key, time.Duration(days)*24*time.Hour))
+}
+
+func (s *Server) cancelDeletion(ctx context.Context, c *call, _ *wire.Empty) (wire.Key, error) {
+	key, err := c.param("key")
+	if err != nil {
+		return wire.Key{}, err
+	}
+	return s.shown(s.keys.CancelDeletion(ctx, c.caller(), key))
+}
+
+// includes reads a query parameter that holds a list, by commas or by repetition.
+func (c *call) includes() []string {
+	var out []string
+	for _, v := range c.query["include"] {
+		for t := range strings.SplitSeq(v, ",") {
+			if t != "" {
+				out = append(out, t)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,143 @@
+package api
+
+import (
+	"container/list"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// ServeOptions bound the connections of a listener. The zero value of each field means its default.
+type ServeOptions struct {
+	// TLS switches HTTPS on, with HTTP/2. Its certificates are the caller's; the versions and curves are set here when the
+	// caller left them open: TLS 1.2 and 1.3, with the post-quantum hybrid key exchange that crypto/tls offers first.
+	TLS *tls.Config
+	// MaxConns is how many connections may be open. One more closes the one that has been idle for longest. Default: 4096.
+	MaxConns int
+	// HeaderTime is how long a client may take for a request's header. Default: 5 s.
+	HeaderTime time.Duration
+	// ReadTime is how long a request may take to arrive, body and all, when no handler says otherwise. It bounds bodies that
+	// nobody reads, such as those of refused requests. Default: 20 s.
+	ReadTime time.Duration
+	// IdleTime is how long a connection may be without a request. Default: 120 s.
+	IdleTime time.Duration
+	// WriteTime is how long a client may take to take a response, from the end of the request's header. Default: 120 s.
+	WriteTime time.Duration
+	// Log gets net/http's own complaints. Default: discarded.
+	Log *slog.Logger
+}
+
+// maxHeader bounds a request's header, in bytes.
+const maxHeader = 16 << 10
+
+// NewHTTPServer makes a server for a handler, with every limit set. The caller starts it with ServeListener and ends it
+// with Shutdown.
+func NewHTTPServer(h http.Handler, o ServeOptions) *http.Server {
+	if o.MaxConns <= 0 {
+		o.MaxConns = 4096
+	}
+	if o.HeaderTime <= 0 {
+		o.HeaderTime = 5 * time.Second
+	}
+	if o.ReadTime <= 0 {
+		o.ReadTime = 20 * time.Second
+	}
+	if o.IdleTime <= 0 {
+		o.IdleTime = 120 * time.Second
+	}
+	if o.WriteTime <= 0 {
+		o.WriteTime = 120 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: o.HeaderTime,
+		ReadTimeout:       o.ReadTime,
+		IdleTimeout:       o.IdleTime,
+		WriteTimeout:      o.WriteTime,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+		ConnState:         newConnLimit(o.MaxConns).state,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReadFrameSize: 64 << 10},
+	}
+	if o.TLS != nil {
+		s.TLSConfig = o.TLS.Clone()
+		if s.TLSConfig.MinVersion == 0 {
+			s.TLSConfig.MinVersion = tls.VersionTLS12
+		}
+	}
+	return s
+}
+
+// ServeListener serves until the server is shut down, by TLS when the server has a TLS configuration. Like
+// http.Server.Serve it always gives an error: http.ErrServerClosed after a Shutdown.
+func ServeListener(s *http.Server, l net.Listener) error {
+	if s.TLSConfig != nil {
+		return s.ServeTLS(l, "", "")
+	}
+	return s.Serve(l)
+}
+
+// connLimit keeps the number of open connections at or below a bound by closing, for each one too many, that which has
+// been without a request for longest: ten thousand idle clients then cost no more memory than the bound, and a new one is
+// still served. Only when every connection is at work is the new one closed.
+type connLimit struct {
+	most int
+
+	mu   sync.Mutex                 // guards what follows
+	open map[net.Conn]*list.Element // its place in idle; nil while it has a request
+	idle *list.List                 // of net.Conn, the longest idle first
+}
+
+func newConnLimit(most int) *connLimit {
+	return &connLimit{most: most, open: make(map[net.Conn]*list.Element), idle: list.New()}
+}
+
+// state is the ConnState hook of http.Server.
+func (l *connLimit) state(c net.Conn, s http.ConnState) {
+	if victim := l.note(c, s); victim != nil {
+		// Its error says that the peer had closed it already, which is as good.
+		_ = victim.Close()
+	}
+}
+
+// note keeps the books and gives the connection to close, if there is one.
+func (l *connLimit) note(c net.Conn, s http.ConnState) net.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch s {
+	case http.StateNew:
+		// One that has not sent anything is idle too.
+		l.open[c] = l.idle.PushBack(c)
+		if len(l.open) <= l.most {
+			return nil
+		}
+		first := l.idle.Front()
+		victim := first.Value.(net.Conn)
+		l.idle.Remove(first)
+		delete(l.open, victim)
+		return victim
+	case http.StateActive:
+		if e, ok := l.open[c]; ok && e != nil {
+			l.idle.Remove(e)
+			l.open[c] = nil
+		}
+	case http.StateIdle:
+		if e, ok := l.open[c]; ok && e == nil {
+			l.open[c] = l.idle.PushBack(c)
+		}
+	case http.StateClosed, http.StateHijacked:
+		if e, ok := l.open[c]; ok {
+			if e != nil {
+				l.idle.Remove(e)
+			}
+			delete(l.open, c)
+		}
+	}
+	return nil
+}

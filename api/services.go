@@ -1,0 +1,62 @@
+package api
+
+import (
+	"context"
+	"io"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/root"
+	"github.com/keywright/keywright/secret"
+)
+
+// Keys is the key service: every rule about keys lives behind it. *keys.Service is the implementation.
+type Keys = keys.API
+
+// Auth says who calls, and keeps the API keys of a tenant. *auth.Service is the implementation.
+type Auth interface {
+	// Authenticate gives the principal of a presented credential, or fault.Unauthenticated.
+	Authenticate(ctx context.Context, presented string) (*auth.Principal, error)
+	// CreateAPIKey gives the record and, this once, the key itself.
+	CreateAPIKey(ctx context.Context, creator *auth.Principal, r auth.CreateRequest, requestID string, t idempotency.Token) (*auth.APIKey, string, error)
+	RevokeAPIKey(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) error
+	APIKey(ctx context.Context, caller *auth.Principal, id uuid.UUID) (*auth.APIKey, error)
+	APIKeys(ctx context.Context, caller *auth.Principal, cursor string, limit int) (page []*auth.APIKey, next string, err error)
+}
+
+// Root is the keeper of the root secret. *root.Keeper is the implementation.
+type Root interface {
+	// Locked reports whether the root is not open. It is asked on every request.
+	Locked() bool
+	// Slots lists the slots, oldest first.
+	Slots(ctx context.Context) ([]*root.Slot, error)
+	AddSlot(ctx context.Context, who root.Caller, n root.NewSlot) (*root.Added, error)
+	RemoveSlot(ctx context.Context, who root.Caller, id uuid.UUID) error
+	UnlockPassphrase(ctx context.Context, who root.Caller, passphrase secret.Bytes) error
+	UnlockKeyFile(ctx context.Context, who root.Caller, key secret.Bytes) error
+	// UnlockShares also says how many shares are still missing.
+	UnlockShares(ctx context.Context, who root.Caller, shares []string) (missing int, err error)
+}
+
+// Audit is the log: for reading, and to record who was denied by scope. It gives entries of every tenant: handlers hold each read to the principal's.
+// *audit.Log is the implementation.
+type Audit interface {
+	audit.Recorder
+	List(ctx context.Context, f audit.Filter, cursor string, limit int) (found []audit.Found, next string, err error)
+	Get(ctx context.Context, index uint64) (audit.Found, error)
+	Prove(ctx context.Context, index uint64) (*audit.Proof, error)
+	Checkpoint(ctx context.Context) ([]byte, error)
+	VerifierKey(ctx context.Context) (string, error)
+	// Export writes the whole log with its checkpoint, in the form that audit.VerifyExport checks.
+	Export(ctx context.Context, w io.Writer, progress func(n uint64)) (audit.Checkpoint, error)
+}
+
+// Denials counts requests without a valid credential. *audit.Denials is the implementation.
+type Denials interface {
+	// Add counts one. It does not wait.
+	Add(reason string)
+}

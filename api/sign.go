@@ -1,0 +1,86 @@
+package api
+
+import (
+	"context"
+	"crypto"
+
+	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keys"
+)
+
+func signOpts(hashName, padding, encoding string) (o keys.SignOpts, err error) {
+	if o.Hash, err = hash(hashName); err != nil {
+		return o, err
+	}
+	if o.Hash == crypto.SHA1 {
+		return o, fault.New(fault.BadField, "SHA-1 is not for signatures.")
+	}
+	switch p := backend.Padding(padding); p {
+	case "", backend.PaddingPSS, backend.PaddingPKCS1v15:
+		o.Padding = p
+	default:
+		return o, fault.New(fault.BadField, "The field padding must be pss or pkcs1v15.")
+	}
+	switch encoding {
+	case "", "der":
+	case "p1363":
+		o.P1363 = true
+	default:
+		return o, fault.New(fault.BadField, "The field encoding must be der or p1363.")
+	}
+	return o, nil
+}
+
+func (s *Server) sign(ctx context.Context, c *call, r *wire.Sign) (appender, error) {
+	t, err := c.target(r.Target)
+	if err != nil {
+		return nil, err
+	}
+	o, err := signOpts(r.Hash, r.Padding, r.Encoding)
+	if err != nil {
+		return nil, err
+	}
+	w := &r.SignItem
+	list, single, err := gather(nil, r.Items, w, w.Message != nil || w.Digest != nil || w.Context != nil,
+		func(w *wire.SignItem) (keys.SignItem, string) {
+			if (w.Message == nil) == (w.Digest == nil) {
+				return keys.SignItem{}, "message (or digest, but not both)"
+			}
+			return keys.SignItem{Message: w.Message, Digest: w.Digest, Context: w.Context}, ""
+		})
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.keys.Sign(ctx, c.caller(), t, o, list, single)
+	return c.results("signature", false, single, len(list), out, err)
+}
+
+func (s *Server) verify(ctx context.Context, c *call, r *wire.Verify) (appender, error) {
+	t, err := c.target(r.Target)
+	if err != nil {
+		return nil, err
+	}
+	o, err := signOpts(r.Hash, r.Padding, r.Encoding)
+	if err != nil {
+		return nil, err
+	}
+	w := &r.VerifyItem
+	given := w.Message != nil || w.Digest != nil || w.Signature != nil || w.Context != nil
+	list, single, err := gather(nil, r.Items, w, given,
+		func(w *wire.VerifyItem) (keys.VerifyItem, string) {
+			if (w.Message == nil) == (w.Digest == nil) {
+				return keys.VerifyItem{}, "message (or digest, but not both)"
+			}
+			if w.Signature == nil {
+				return keys.VerifyItem{}, "signature"
+			}
+			return keys.VerifyItem{Message: w.Message, Digest: w.Digest, Signature: w.Signature, Context: w.Context}, ""
+		})
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.keys.Verify(ctx, c.caller(), t, o, list, single)
+	return c.verdicts(single, len(list), out, err)
+}

@@ -56,7 +56,7 @@ func startService(ctx context.Context, binary, dir string) (*process, error) {
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "")
+	cmd := exec.CommandContext(ctx, binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off")
 	cmd.Stdout, cmd.Stderr = log, log
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {

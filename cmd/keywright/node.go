@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/keywright/keywright/api"
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/backend/software"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/root"
+	"github.com/keywright/keywright/store/sqlite"
+)
+
+// closeTime is how long a node may take to end in good order.
+const closeTime = 8 * time.Second
+
+// node is one running service: its parts, from the ground up, and how they end, from the top down.
+type node struct {
+	config config
+	log    *slog.Logger
+
+	store  *sqlite.Store
+	audit  *audit.Log
+	root   *root.Keeper
+	auth   *auth.Service
+	keys   *keys.Service
+	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
+	server *api.Server
+
+	stopped []func() error // in the order of opening; close runs them backwards
+	tasks   sync.WaitGroup // what runs beside the listeners
+}
+
+// openNode opens every part. What was opened is closed again when a later part fails.
+func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *node, err error) {
+	n = &node{config: c, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.close())
+		}
+	}()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := n.openStore(ctx, registry); err != nil {
+		return n, err
+	}
+	n.root = root.New(n.store, n.audit, root.Options{Logger: log})
+	n.onClose(func() error { n.root.Close(); return nil })
+	backends, err := n.openBackends(ctx, registry)
+	if err != nil {
+		return n, err
+	}
+	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
+	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
+		Registerer: registry, Logger: log, RecordCache: c.Cache.Records})
+	if err != nil {
+		return n, err
+	}
+	n.onClose(n.keys.Close)
+	n.signer.Store(n.keys)
+	n.onClose(func() error { return within(n.lastCheckpoint) })
+	denials := audit.NewDenials(n.audit, log)
+	n.onClose(func() error { return within(denials.Close) })
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Denials: denials,
+		Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
+	if err != nil {
+		return n, err
+	}
+	if err := openRoot(ctx, n.root, c.Root, dev, log); err != nil {
+		return n, err
+	}
+	if !n.root.Locked() {
+		return n, n.bootstrap(ctx)
+	}
+	return n, nil
+}
+
+func (n *node) onClose(f func() error) { n.stopped = append(n.stopped, f) }
+
+// within runs a closing step that takes a deadline.
+func within(f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	return f(ctx)
+}
+
+// close ends every part that was opened, the last first, and says everything that went wrong.
+func (n *node) close() error {
+	var errs []error
+	for i := len(n.stopped) - 1; i >= 0; i-- {
+		errs = append(errs, n.stopped[i]())
+	}
+	n.stopped = nil
+	return errors.Join(errs...)
+}
+
+func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) error {
+	var err error
+	if n.store, err = sqlite.OpenURI(ctx, n.config.Store, sqlite.Options{}); err != nil {
+		return fmt.Errorf("opening the store: %w", err)
+	}
+	n.onClose(n.store.Close)
+	n.audit, err = audit.Open(ctx, n.store, audit.Options{
+		Origin:     "keywright/" + n.store.Deployment().String(),
+		Signer:     n.checkpointSigner,
+		Registerer: registry,
+		Logger:     n.log,
+	})
+	if err != nil {
+		return fmt.Errorf("opening the audit log: %w", err)
+	}
+	n.onClose(func() error { return within(n.audit.Close) })
+	return nil
+}
+
+// checkpointSigner is asked whenever a checkpoint is to be signed, by when the keys have been opened, or not yet.
+func (n *node) checkpointSigner(ctx context.Context) (audit.CheckpointSigner, error) {
+	service := n.signer.Load()
+	if service == nil || n.root.Locked() {
+		return nil, fault.New(fault.Locked, "the service is locked: its root is not open yet")
+	}
+	return service.InternalSigner(ctx, "audit-checkpoints")
+}
+
+// lastCheckpoint signs what the log has become, while there is still a key to sign with.
+func (n *node) lastCheckpoint(ctx context.Context) error {
+	if n.root.Locked() {
+		return nil
+	}
+	_, err := n.audit.Checkpoint(ctx)
+	return err
+}
+
+func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer) ([]backend.Backend, error) {
+	var opened []backend.Backend
+	for _, b := range n.config.Backends {
+		soft, err := software.Open(ctx, software.Options{Name: b.Name, Derive: n.root.Derive,
+			Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
+		if err != nil {
+			return nil, fmt.Errorf("opening backend %s: %w", b.Name, err)
+		}
+		n.onClose(soft.Close)
+		opened = append(opened, soft)
+	}
+	return opened, nil
+}
+
+// tenant is the first tenant of a deployment: a name-based UUID (RFC 9562 section 5.5) of the deployment's own.
+func (n *node) tenant() uuid.UUID {
+	return uuid.NewSHA1(n.store.Deployment(), []byte("tenant: default"))
+}
+
+// bootstrap makes the owner's API key at the first start. The key is on disk before it is valid.
+func (n *node) bootstrap(ctx context.Context) error {
+	path := n.config.OwnerKeyFile
+	_, _, err := n.auth.Bootstrap(ctx, n.tenant(), func(presented string) error {
+		return replaceFile(path, []byte(presented+"\n"))
+	})
+	if fault.Has(err, fault.Conflict) {
+		return nil // a start as any other
+	}
+	if err != nil {
+		return fmt.Errorf("making the owner's API key: %w", err)
+	}
+	n.log.Info("the owner's API key was made", "file", path)
+	return nil
+}
+
+// replaceFile writes a file of mode 0600 whole or not at all, durably.
+func replaceFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		if gone := os.Remove(f.Name()); gone != nil && !errors.Is(gone, fs.ErrNotExist) {
+			err = errors.Join(err, gone)
+		}
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// serve listens until ctx ends, then lets the requests under way finish.
+func (n *node) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	listener, err := net.Listen("tcp", n.config.Listen)
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	options := api.ServeOptions{MaxConns: n.config.Limits.Connections, Log: n.log}
+	if n.config.TLS.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(n.config.TLS.CertFile, n.config.TLS.KeyFile)
+		if err != nil {
+			return errors.Join(fmt.Errorf("loading the TLS certificate: %w", err), listener.Close())
+		}
+		options.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	}
+	failed := make(chan error, 2)
+	main := api.NewHTTPServer(n.server.Handler(), options)
+	servers := []*http.Server{main}
+	n.tasks.Go(func() { failed <- api.ServeListener(main, listener) })
+
+	if m, err := n.listenMetrics(listener.Addr()); err != nil {
+		return errors.Join(err, main.Close())
+	} else if m != nil {
+		side := api.NewHTTPServer(n.server.MetricsHandler(), api.ServeOptions{MaxConns: 64, Log: n.log})
+		servers = append(servers, side)
+		n.tasks.Go(func() { failed <- api.ServeListener(side, m) })
+		n.log.Info("metrics are served", "address", m.Addr().String())
+	}
+	n.tasks.Go(func() { n.maintain(ctx) })
+	addressFile := filepath.Join(n.config.Data, "address")
+	if err := replaceFile(addressFile, []byte(listener.Addr().String()+"\n")); err != nil {
+		return errors.Join(fmt.Errorf("writing the address: %w", err), main.Close())
+	}
+	n.log.Info("Keywright is running", "address", listener.Addr().String(), "version", programVersion(), "locked", n.root.Locked())
+
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-failed:
+	}
+	n.log.Info("Keywright is stopping")
+	cancel()
+	for _, s := range servers {
+		if down := within(s.Shutdown); down != nil {
+			err = errors.Join(err, down, s.Close())
+		}
+	}
+	n.tasks.Wait()
+	return err
+}
+
+// listenMetrics opens the metrics' listener: where it is configured, or at the next port on loopback; when that one is taken
+// and nobody asked for it, anywhere on loopback. The address stands in DATA/metrics.address.
+func (n *node) listenMetrics(api net.Addr) (net.Listener, error) {
+	address := n.config.MetricsListen
+	if address == "off" {
+		return nil, nil
+	}
+	chosen := address != ""
+	if !chosen {
+		port := 0
+		if a, ok := api.(*net.TCPAddr); ok {
+			port = (a.Port + 1) % (1 << 16)
+		}
+		address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil && !chosen {
+		n.log.Warn("the port for metrics is taken: using another", "address", address)
+		l, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listening for metrics: %w", err)
+	}
+	if err := replaceFile(filepath.Join(n.config.Data, "metrics.address"), []byte(l.Addr().String()+"\n")); err != nil {
+		return nil, errors.Join(fmt.Errorf("writing the metrics' address: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// maintain does what comes due with time: scheduled deletions, rotations, old idempotency records. While the service is
+// locked it waits; when the root opens it makes the owner's key if there is none.
+func (n *node) maintain(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-n.root.Opened():
+	}
+	if err := n.bootstrap(ctx); err != nil {
+		n.log.Error("bootstrap failed", "error", err)
+	}
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		if err := n.keys.Maintain(ctx); err != nil && ctx.Err() == nil {
+			n.log.Error("maintenance failed", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
 )
 
 // Harness is what the test of an implementation gives to the suite.
@@ -71,6 +72,7 @@ func Run(t *testing.T, h Harness) {
 			{"import", s.testImport},
 			{"import-wrapped", s.testImportWrapped},
 			{"export", s.testExport},
+			{"wycheproof", s.testWycheproof},
 			{"refs", s.testRefs},
 			{"destroy", s.testDestroy},
 			{"concurrent", s.testConcurrent},
@@ -153,6 +155,24 @@ func (s *suite) generate(t testing.TB, spec backend.Spec) backend.Ref {
 	return ref
 }
 
+// temporary is generate, and the device does not keep the key after the test.
+func (s *suite) temporary(t testing.TB, spec backend.Spec) backend.Ref {
+	t.Helper()
+	ref := s.generate(t, spec)
+	s.destroyLater(t, ref)
+	return ref
+}
+
+func (s *suite) destroyLater(t testing.TB, ref backend.Ref) {
+	t.Helper()
+	b := s.b
+	t.Cleanup(func() {
+		if err := b.Destroy(context.WithoutCancel(t.Context()), ref); err != nil && !fault.Has(err, fault.BackendUnavailable) {
+			t.Errorf("Destroy: %v", err)
+		}
+	})
+}
+
 // ref gives the one shared key of a kind.
 func (s *suite) ref(t testing.TB, k kind) backend.Ref {
 	t.Helper()
@@ -195,6 +215,7 @@ func (s *suite) imported(t testing.TB, k kind, material []byte) (backend.Key, bo
 	if err != nil {
 		t.Fatalf("Import %s for %s: %v", k.Algorithm, k.Purpose, err)
 	}
+	s.destroyLater(t, ref)
 	return load(t, s.b, ref), true
 }
 

@@ -64,6 +64,7 @@ func (s *suite) testExport(t *testing.T) {
 				if err != nil {
 					t.Fatalf("Import: %v", err)
 				}
+				s.destroyLater(t, ref)
 				if !ref.Spec.Exportable {
 					t.Error("the Ref forgot that the key is exportable")
 				}
@@ -76,7 +77,7 @@ func (s *suite) testExport(t *testing.T) {
 			if k.Info.Family == backend.FamilyRSA {
 				return // seconds for each key; what an import shows is the same code after it
 			}
-			key := load(t, s.b, s.generate(t, spec))
+			key := load(t, s.b, s.temporary(t, spec))
 			checkInterfaces(t, k, key, true)
 			checkExported(t, k, key, rsaAESUnwrap(t, to, crypto.SHA256, exported(t, key, to, crypto.SHA256)))
 			refuseExport(t, key.(backend.Exporter), to)

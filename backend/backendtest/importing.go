@@ -36,6 +36,7 @@ func (s *suite) testImport(t *testing.T) {
 			if err != nil {
 				t.Fatalf("Import: %v", err)
 			}
+			s.destroyLater(t, ref)
 			if !bytes.Equal(given, m.bytes) {
 				t.Error("Import changed the material")
 			}
@@ -172,6 +173,7 @@ func (s *suite) testImportWrapped(t *testing.T) {
 				t.Errorf("%s: ImportWrapped with %v: %v", k.Algorithm, h, err)
 				continue
 			}
+			s.destroyLater(t, ref)
 			spec.Custody = ref.Spec.Custody
 			if ref.Spec != spec || !bytes.Equal(ref.Public, m.public) {
 				t.Errorf("%s: the Ref is not of the key that was imported", k.Algorithm)

@@ -39,7 +39,7 @@ func (s *suite) testRefs(t *testing.T) {
 			swappedPublics(t, k, good, refuse)
 			corruptedBlobs(good, refuse)
 			if k.Info.Family != backend.FamilyRSA { // another key of RSA costs seconds
-				other := s.generate(t, s.spec(k))
+				other := s.temporary(t, s.spec(k))
 				refuse("another key's blob", with(good, func(r *backend.Ref) { r.Blob = other.Blob }))
 				refuse("another key's spec", with(good, func(r *backend.Ref) { r.Spec = other.Spec }))
 			}
@@ -143,7 +143,7 @@ func (s *suite) testDestroy(t *testing.T) {
 		i = 0
 	}
 	k := s.kinds()[i]
-	ref, other := s.generate(t, s.spec(k)), s.generate(t, s.spec(k))
+	ref, other := s.temporary(t, s.spec(k)), s.generate(t, s.spec(k))
 	if s.info.KeepsObjects {
 		_, err := s.b.Generate(t.Context(), ref.Spec)
 		want(t, "Generate with a used id and version", err, fault.Conflict)

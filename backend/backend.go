@@ -180,7 +180,8 @@ type Exporter interface {
 // Importer is a backend that takes keys made elsewhere.
 type Importer interface {
 	// Import takes raw symmetric bytes, or PKCS#8 DER (RFC 5958) for asymmetric keys. Material that is not a key of the
-	// algorithm is fault.BadImport. It does not keep or wipe material: that is the caller's.
+	// algorithm is fault.BadImport: symmetric keys have exactly the size in the table, RSA keys two primes and a public exponent
+	// above 2^16 (FIPS 186-5 section A.1.1). It does not keep or wipe material: that is the caller's.
 	Import(ctx context.Context, s Spec, material []byte) (Ref, error)
 	// ImportWrapped opens an RSA_AES_KEY_WRAP blob by the RSA key of with (an encryption key) and imports what is in it, inside
 	// the device where the device can. A blob that does not open is fault.BadImport, and why is not said.

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/keywright/keywright/api/wire"
+)
+
+type apiKeysCmd struct {
+	Create apiKeysCreateCmd `cmd:"" help:"Create an API key. It is shown once."`
+	List   apiKeysListCmd   `cmd:"" help:"List API keys."`
+	Revoke apiKeysRevokeCmd `cmd:"" help:"Revoke an API key at once."`
+}
+
+type apiKeysCreateCmd struct {
+	Name      string        `arg:"" help:"What it is for."`
+	Scope     []string      `short:"s" required:"" help:"What it may do: keys:read, keys:write, encryption:write, audit:read, settings:write. Repeatable."`
+	ExpiresIn time.Duration `placeholder:"DURATION" help:"When it ends, from now, as in 720h."`
+	ExpiresAt time.Time     `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"When it ends (RFC 3339)."`
+	sink
+}
+
+func (k apiKeysCreateCmd) Run(ctx context.Context, a *app) error {
+	r := wire.CreateAPIKey{Name: k.Name, Scopes: k.Scope}
+	switch {
+	case k.ExpiresIn != 0 && !k.ExpiresAt.IsZero():
+		return usage("give --expires-in or --expires-at, not both")
+	case k.ExpiresIn < 0:
+		return usage("--expires-in must be positive")
+	case k.ExpiresIn != 0:
+		t := time.Now().Add(k.ExpiresIn).UTC().Truncate(time.Second)
+		r.ExpiresAt = &t
+	case !k.ExpiresAt.IsZero():
+		t := k.ExpiresAt.UTC()
+		r.ExpiresAt = &t
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.CreateAPIKey(ctx, r)
+	if err != nil {
+		return err
+	}
+	if k.Out != "" {
+		if err := k.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, v.Key); return err }); err != nil {
+			return fmt.Errorf("the API key %s was made but not saved; revoke it: %w", v.ID, err)
+		}
+		v.Key = ""
+	}
+	return a.show(v, func() error {
+		return a.fields("id", v.ID, "name", v.Name, "prefix", v.Prefix, "scopes", strings.Join(v.Scopes, ", "), "created", when(v.CreatedAt), "expires", whenSet(v.ExpiresAt),
+			"key", v.Key, "saved to", k.Out)
+	})
+}
+
+type apiKeysListCmd struct{}
+
+func (apiKeysListCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	return list(a, c.APIKeys(ctx), []string{"ID", "NAME", "PREFIX", "SCOPES", "CREATED", "EXPIRES", "REVOKED"}, func(k wire.APIKey) []string {
+		return []string{k.ID, k.Name, k.Prefix, strings.Join(k.Scopes, ","), when(k.CreatedAt), whenSet(k.ExpiresAt), whenSet(k.RevokedAt)}
+	})
+}
+
+type apiKeysRevokeCmd struct {
+	ID string `arg:"" help:"Id of the API key."`
+}
+
+func (k apiKeysRevokeCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.RevokeAPIKey(ctx, k.ID)
+	if err != nil {
+		return err
+	}
+	return a.show(v, func() error { return a.printf("revoked %s\n", k.ID) })
+}
+
+type whoamiCmd struct{}
+
+func (whoamiCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	m, err := c.Me(ctx)
+	if err != nil {
+		return err
+	}
+	return a.show(m, func() error {
+		return a.fields("id", m.ID, "name", m.Name, "tenant", m.Tenant, "scopes", strings.Join(m.Scopes, ", "))
+	})
+}
+
+type backendsCmd struct {
+	List backendsListCmd `cmd:"" help:"List the backends of the node."`
+	Show backendsShowCmd `cmd:"" help:"Show what a backend can do."`
+}
+
+type backendsListCmd struct{}
+
+func (backendsListCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	return list(a, c.Backends(ctx), []string{"NAME", "KIND", "STATE", "CUSTODY", "DEFAULT"}, func(b wire.Backend) []string {
+		isDefault := ""
+		if b.Default {
+			isDefault = "default"
+		}
+		return []string{b.Name, b.Kind, b.State, strings.Join(b.Custody, ","), isDefault}
+	})
+}
+
+type backendsShowCmd struct {
+	Name string `arg:"" help:"Name of the backend."`
+}
+
+func (k backendsShowCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	b, err := c.Backend(ctx, k.Name)
+	if err != nil {
+		return err
+	}
+	return a.show(b, func() error {
+		if err := a.fields("name", b.Name, "kind", b.Kind, "id", b.ID, "state", a.state(b.State), "custody", strings.Join(b.Custody, ", "), "quirks", strings.Join(b.Quirks, ", ")); err != nil {
+			return err
+		}
+		if err := a.printf("\n"); err != nil {
+			return err
+		}
+		rows := func(yield func(wire.Capability, error) bool) {
+			for _, c := range b.Capabilities {
+				if !yield(c, nil) {
+					return
+				}
+			}
+		}
+		return list(a, rows, []string{"ALGORITHM", "CUSTODY", "OPERATIONS", "IMPORT", "STANDARD"}, func(c wire.Capability) []string {
+			imports := "no"
+			if c.Import {
+				imports = "yes"
+			}
+			return []string{c.Algorithm, c.Custody, strings.Join(c.Operations, ","), imports, c.Standard}
+		})
+	})
+}

@@ -1,0 +1,277 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/client"
+)
+
+type auditCmd struct {
+	List        auditListCmd       `cmd:"" help:"List entries, newest first."`
+	Checkpoint  auditCheckpointCmd `cmd:"" help:"Show a signed checkpoint of the log. Keep it elsewhere: verify compares with it."`
+	VerifierKey auditKeyCmd        `cmd:"" help:"Show the key that verifies checkpoints. Keep it elsewhere."`
+	Proof       auditProofCmd      `cmd:"" help:"Show an entry with the proof that it is in the log; exit code 7 when the proof is wrong."`
+	Export      auditExportCmd     `cmd:"" help:"Export the whole log to a file, for verify."`
+	Verify      auditVerifyCmd     `cmd:"" help:"Verify an export, offline; exit code 7 when it does not verify."`
+}
+
+type auditListCmd struct {
+	Key       string    `short:"k" help:"Only about this key (name or id)."`
+	Principal string    `help:"Only by this principal, as in api-key:ID."`
+	Action    string    `help:"Only this action, as in encrypt or key.create."`
+	Outcome   string    `help:"Only with this outcome: ok, or an error code."`
+	From      time.Time `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"Not before (RFC 3339)."`
+	To        time.Time `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"Before (RFC 3339)."`
+	Limit     int       `help:"At most so many; 0: all." default:"100"`
+}
+
+func (k auditListCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	f := client.AuditFilter{Key: k.Key, Principal: k.Principal, Action: k.Action, Outcome: k.Outcome, From: k.From, To: k.To}
+	return list(a, take(c.Audit(ctx, f), k.Limit), []string{"INDEX", "TIME", "ACTION", "OUTCOME", "KEY", "VERSION", "PRINCIPAL", "REQUEST"}, func(e wire.AuditEntry) []string {
+		key := e.KeyID
+		if key == "" {
+			key = e.Resource
+		}
+		return []string{fmt.Sprint(e.Index), when(e.Time), e.Action, e.Outcome, key, number(e.KeyVersion), e.Principal, e.RequestID}
+	})
+}
+
+type auditCheckpointCmd struct{ sink }
+
+func (k auditCheckpointCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.AuditCheckpoint(ctx)
+	if err != nil {
+		return err
+	}
+	if k.Out != "" {
+		if err := k.create(func(w io.Writer) error { _, err := io.WriteString(w, v.Checkpoint); return err }); err != nil {
+			return err
+		}
+		if !a.json() {
+			return nil
+		}
+	}
+	return a.show(v, func() error { return a.printf("%s", v.Checkpoint) })
+}
+
+type auditKeyCmd struct{ sink }
+
+func (k auditKeyCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.AuditCheckpoint(ctx)
+	if err != nil {
+		return err
+	}
+	if k.Out != "" {
+		return k.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, v.VerifierKey); return err })
+	}
+	key := struct {
+		VerifierKey string `json:"verifier_key"`
+	}{v.VerifierKey}
+	return a.show(key, func() error { return a.printf("%s\n", v.VerifierKey) })
+}
+
+// verifierKey reads the key that verifies checkpoints: the text itself or a file of it. It is public.
+type verifierKey struct {
+	VerifierKey     string `placeholder:"KEY" help:"The key that verifies checkpoints, as \"audit verifier-key\" shows it."`
+	VerifierKeyFile string `placeholder:"FILE" help:"The same from a file."`
+}
+
+func (v verifierKey) get() (string, error) {
+	if v.VerifierKey != "" && v.VerifierKeyFile != "" {
+		return "", usage("give --verifier-key or --verifier-key-file, not both")
+	}
+	if v.VerifierKeyFile == "" {
+		return v.VerifierKey, nil
+	}
+	b, err := readSmall(v.VerifierKeyFile, 4096)
+	if err != nil {
+		return "", fmt.Errorf("reading the verifier key: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+type auditProofCmd struct {
+	Index uint64 `arg:"" help:"Index of the entry."`
+	verifierKey
+}
+
+func (k auditProofCmd) Run(ctx context.Context, a *app) error {
+	key, err := k.get()
+	if err != nil {
+		return err
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	if key == "" {
+		// The service's own key proves that the answer fits itself; a key kept elsewhere proves more.
+		p, err := c.AuditCheckpoint(ctx)
+		if err != nil {
+			return err
+		}
+		key = p.VerifierKey
+	}
+	p, err := c.AuditProof(ctx, k.Index)
+	if err != nil {
+		return err
+	}
+	head, err := checkProof(p, k.Index, key)
+	if err != nil {
+		return &exitError{exitInvalid, err.Error()}
+	}
+	return a.show(p, func() error {
+		return a.fields("index", fmt.Sprint(p.Index), "entry", printable(string(p.Leaf)), "leaf hash", base64.StdEncoding.EncodeToString(p.LeafHash),
+			"proof", fmt.Sprintf("%d hashes, in the tree of %d entries: correct", len(p.Hashes), head.Size))
+	})
+}
+
+// checkProof verifies an inclusion proof (RFC 6962 section 2.1.1) from the leaf's own bytes.
+func checkProof(p *wire.Proof, index uint64, key string) (audit.Checkpoint, error) {
+	head, err := audit.OpenCheckpoint([]byte(p.Checkpoint), key)
+	if err != nil {
+		return head, err
+	}
+	path := make(tlog.RecordProof, len(p.Hashes))
+	for i, h := range p.Hashes {
+		if len(h) != tlog.HashSize {
+			return head, errors.New("the proof is malformed")
+		}
+		path[i] = tlog.Hash(h)
+	}
+	if p.Index != index || index >= head.Size || head.Size > 1<<62 {
+		return head, errors.New("the proof is of another entry")
+	}
+	if tlog.CheckRecord(path, int64(head.Size), head.Root, int64(index), audit.LeafHash(p.Leaf)) != nil {
+		return head, errors.New("the proof does not show that the entry is in the log")
+	}
+	return head, nil
+}
+
+type auditExportCmd struct {
+	Out   string `required:"" placeholder:"FILE" help:"File to write."`
+	Force bool   `help:"Replace the file if it exists."`
+}
+
+func (k auditExportCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	bar := a.progress(-1, "exporting", true)
+	var n counter
+	err = sink{k.Out, k.Force}.create(func(w io.Writer) error { return c.AuditExport(ctx, io.MultiWriter(w, bar, &n)) })
+	if err = errors.Join(err, bar.Finish()); err != nil {
+		return err
+	}
+	return a.show(written{Out: k.Out, Bytes: int64(n)}, func() error { return a.printf("%s: %d bytes\n", k.Out, n) })
+}
+
+// counter counts what is written.
+type counter int64
+
+func (c *counter) Write(p []byte) (int, error) {
+	*c += counter(len(p))
+	return len(p), nil
+}
+
+type auditVerifyCmd struct {
+	File string `arg:"" placeholder:"FILE" help:"The export; - is standard input."`
+	verifierKey
+	Checkpoint string `placeholder:"FILE" help:"A checkpoint that was kept from before: the export must go on from it."`
+}
+
+func (k auditVerifyCmd) Help() string {
+	return "Proves that the export is the log that the holder of the key has signed: nothing dropped, changed, reordered or added. With --checkpoint it also proves that the log has not been rewritten since that checkpoint was kept. Needs no service."
+}
+
+func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
+	key, err := k.get()
+	if err != nil {
+		return err
+	}
+	if key == "" {
+		return usage("give --verifier-key or --verifier-key-file: a key from the export itself would prove nothing")
+	}
+	var kept []byte
+	if k.Checkpoint != "" {
+		if kept, err = readSmall(k.Checkpoint, 64<<10); err != nil {
+			return fmt.Errorf("reading the checkpoint: %w", err)
+		}
+		if len(kept) == 0 {
+			return usage("%s is empty", k.Checkpoint)
+		}
+	}
+	s := source{In: k.File}
+	f, size, err := s.open(a)
+	if err != nil {
+		return err
+	}
+	bar := a.progress(size, "verifying", true)
+	r, err := audit.VerifyExport(io.TeeReader(readerContext{ctx, f}, bar), kept, key, nil)
+	if jerr := errors.Join(bar.Finish(), s.close(f, a)); err == nil {
+		err = jerr
+	}
+	if err != nil {
+		var bad *audit.BadExport
+		if errors.As(err, &bad) || errors.Is(err, audit.ErrCheckpoint) {
+			return &exitError{exitInvalid, "the log does not verify: " + err.Error()}
+		}
+		return err
+	}
+	v := verified{Valid: true, Origin: r.Origin, Size: r.Size, Root: r.Root[:], Kept: r.Kept, First: r.First, Last: r.Last}
+	return a.show(v, func() error {
+		since := ""
+		if r.Kept > 0 {
+			since = fmt.Sprintf(", and goes on from the checkpoint of %d entries", r.Kept)
+		}
+		return a.printf("%s: %d entries, from %s to %s: the log verifies%s\n", r.Origin, r.Size, when(r.First), when(r.Last), since)
+	})
+}
+
+// verified is the JSON output of audit verify.
+type verified struct {
+	Valid  bool      `json:"valid"`
+	Origin string    `json:"origin"`
+	Size   uint64    `json:"size"`
+	Root   []byte    `json:"root_hash"`
+	Kept   uint64    `json:"kept_size,omitempty"`
+	First  time.Time `json:"first"`
+	Last   time.Time `json:"last"`
+}
+
+// readerContext ends a long read when ctx ends.
+type readerContext struct {
+	ctx context.Context //nolint:containedctx // lives for one call
+	f   *os.File
+}
+
+func (r readerContext) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.f.Read(p)
+}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// maxInput bounds what is read into memory to be sent in one request: the service takes less.
+const maxInput = 8 << 20
+
+// source is where a command's data comes from.
+type source struct {
+	File string `arg:"" optional:"" placeholder:"FILE" help:"File to read; - or nothing: standard input."`
+	In   string `short:"i" placeholder:"FILE" help:"The same as a flag."`
+}
+
+func (s source) path() (string, error) {
+	if s.File != "" && s.In != "" {
+		return "", usage("give FILE or --in, not both")
+	}
+	if s.In != "" {
+		return s.In, nil
+	}
+	return s.File, nil
+}
+
+// open opens the source. size is -1 when it is not known.
+func (s source) open(a *app) (f *os.File, size int64, err error) {
+	path, err := s.path()
+	if err != nil {
+		return nil, 0, err
+	}
+	if path == "" || path == "-" {
+		f = a.stdin
+	} else if f, err = os.Open(path); err != nil {
+		return nil, 0, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, s.close(f, a))
+	}
+	if st.IsDir() {
+		return nil, 0, errors.Join(usage("%s is a folder", path), s.close(f, a))
+	}
+	size = -1
+	if st.Mode().IsRegular() {
+		size = st.Size()
+	}
+	return f, size, nil
+}
+
+func (source) close(f *os.File, a *app) error {
+	if f == a.stdin {
+		return nil
+	}
+	return f.Close()
+}
+
+// read reads all of a small source.
+func (s source) read(a *app) ([]byte, error) {
+	f, _, err := s.open(a)
+	if err != nil {
+		return nil, err
+	}
+	b, err := readAll(f, maxInput)
+	return b, errors.Join(err, s.close(f, a))
+}
+
+// readAll reads at most limit bytes; more is an error.
+func readAll(r io.Reader, limit int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > limit {
+		return nil, fmt.Errorf("the input is larger than %d bytes", limit)
+	}
+	return b, nil
+}
+
+// readSmall reads a small file; "-" is not special.
+func readSmall(path string, limit int) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := readAll(f, limit)
+	return b, errors.Join(err, f.Close())
+}
+
+// readBinary reads what a command of ours printed: base64 (with white space anywhere) or the bytes themselves. Bytes that
+// happen to be valid base64 throughout are too rare to matter for anything of 16 bytes and more that was made by
+// cryptography; --raw-input settles it.
+type binarySource struct {
+	source
+	RawInput bool `help:"Take the input as it is, even if it looks like base64."`
+}
+
+func (s binarySource) read(a *app) ([]byte, error) {
+	b, err := s.source.read(a)
+	if err != nil || s.RawInput {
+		return b, err
+	}
+	return unbase64(b), nil
+}
+
+// unbase64 decodes what is base64 and gives everything else back as it is.
+func unbase64(b []byte) []byte {
+	text := bytes.Join(bytes.Fields(b), nil)
+	if len(text) == 0 {
+		return b
+	}
+	out := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Strict().Decode(out, text)
+	if err != nil {
+		return b
+	}
+	return out[:n]
+}
+
+// proof is a signature or tag to check.
+func (a *app) proofBytes(text, path, what string) ([]byte, error) {
+	switch {
+	case (text == "") == (path == ""):
+		return nil, usage("give --%s BASE64 or --%s-file FILE", what, what)
+	case text != "":
+		b, err := base64.StdEncoding.Strict().DecodeString(strings.TrimSpace(text))
+		if err != nil {
+			return nil, usage("--%s is not base64", what)
+		}
+		return b, nil
+	}
+	b, err := readSmall(path, maxInput)
+	if err != nil {
+		return nil, err
+	}
+	return unbase64(b), nil
+}
+
+// bound are the data that is authenticated with a ciphertext but not part of it.
+type bound struct {
+	AAD     string            `name:"aad" placeholder:"TEXT" help:"Additional authenticated data; the same must be given to decrypt."`
+	AADFile string            `name:"aad-file" placeholder:"FILE" help:"The same from a file."`
+	Context map[string]string `placeholder:"NAME=VALUE" help:"Context that is bound like --aad and checked against the key's policy. Repeatable." mapsep:"none"`
+}
+
+func (b bound) aad() ([]byte, error) {
+	if b.AADFile == "" {
+		return []byte(b.AAD), nil
+	}
+	if b.AAD != "" {
+		return nil, usage("give --aad or --aad-file, not both")
+	}
+	return readSmall(b.AADFile, maxInput)
+}
+
+// passphrase is where a passphrase comes from; it is never a flag.
+type passphrase struct {
+	PassphraseFile string `placeholder:"FILE" help:"File whose first line is the passphrase. Else $$KEYWRIGHT_PASSPHRASE, else the terminal asks."`
+}
+
+// get reads the passphrase; twice when it is a new one that is typed.
+func (p passphrase) get(a *app, what string, fresh bool) (string, error) {
+	if p.PassphraseFile != "" {
+		b, err := readSmall(p.PassphraseFile, 64<<10)
+		if err != nil {
+			return "", fmt.Errorf("reading the passphrase: %w", err)
+		}
+		defer clear(b)
+		line, _, _ := bytes.Cut(b, []byte("\n"))
+		line = bytes.TrimSuffix(line, []byte("\r"))
+		if len(line) == 0 {
+			return "", fmt.Errorf("the first line of %s is empty", p.PassphraseFile)
+		}
+		return string(line), nil
+	}
+	if s := os.Getenv(envPassphrase); s != "" {
+		return s, nil
+	}
+	s, err := a.ask(what + ": ")
+	if err != nil {
+		return "", err
+	}
+	if s == "" {
+		return "", errors.New("the passphrase is empty")
+	}
+	if fresh {
+		again, err := a.ask("again: ")
+		if err != nil {
+			return "", err
+		}
+		if s != again {
+			return "", errors.New("the two passphrases differ")
+		}
+	}
+	return s, nil
+}
+
+// ask reads a line from the terminal without echo.
+func (a *app) ask(prompt string) (string, error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		if !isTerminal(a.stdin) {
+			return "", usage("there is no terminal to ask on: give --passphrase-file, or $%s", envPassphrase)
+		}
+		tty = a.stdin
+	} else {
+		defer tty.Close()
+	}
+	fmt.Fprint(a.stderr, prompt)
+	b, err := term.ReadPassword(int(tty.Fd()))
+	fmt.Fprintln(a.stderr)
+	if err != nil {
+		return "", fmt.Errorf("reading from the terminal: %w", err)
+	}
+	defer clear(b)
+	return string(b), nil
+}

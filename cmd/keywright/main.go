@@ -1,0 +1,126 @@
+// Command keywright is the key service and its command line in one binary.
+//
+// The commands speak to a running service through package client and see what any other caller sees: they trust the
+// service at the address they were given, and hold the API key only in memory. The serve command is the service itself.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// commands is the whole command line.
+type commands struct {
+	globals `embed:"" group:"Global flags"`
+
+	Keys      keysCmd      `cmd:"" help:"Create, show and manage keys." group:"Keys"`
+	Encrypt   encryptCmd   `cmd:"" help:"Encrypt data, or a file of any size." group:"Operations"`
+	Decrypt   decryptCmd   `cmd:"" help:"Decrypt data, or a file that encrypt made." group:"Operations"`
+	Rewrap    rewrapCmd    `cmd:"" help:"Encrypt ciphertexts anew under the key's newest version." group:"Operations"`
+	Sign      signCmd      `cmd:"" help:"Sign data or a digest." group:"Operations"`
+	Verify    verifyCmd    `cmd:"" help:"Verify a signature; exit code 7 when it is wrong." group:"Operations"`
+	MAC       macCmd       `cmd:"" name:"mac" help:"Compute a message authentication code." group:"Operations"`
+	VerifyMAC verifyMACCmd `cmd:"" name:"verify-mac" help:"Verify a message authentication code; exit code 7 when it is wrong." group:"Operations"`
+	Wrap      wrapCmd      `cmd:"" help:"Wrap key material." group:"Operations"`
+	Unwrap    unwrapCmd    `cmd:"" help:"Unwrap key material." group:"Operations"`
+	Derive    deriveCmd    `cmd:"" help:"Agree on a key with a peer's public key." group:"Operations"`
+	DataKey   dataKeyCmd   `cmd:"" help:"Make a data key, in clear and encrypted." group:"Operations"`
+	Random    randomCmd    `cmd:"" help:"Random bytes." group:"Operations"`
+
+	APIKeys  apiKeysCmd  `cmd:"" name:"api-keys" help:"Create, list and revoke API keys." group:"Service"`
+	Audit    auditCmd    `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
+	Backends backendsCmd `cmd:"" help:"What the backends can do." group:"Service"`
+	Root     rootCmd     `cmd:"" help:"The ways to open the root secret." group:"Service"`
+	Health   healthCmd   `cmd:"" help:"Whether the service is up; exit code 6 when it is not, or locked." group:"Service"`
+	Whoami   whoamiCmd   `cmd:"" help:"Who the service takes you for." group:"Service"`
+	Unlock   unlockCmd   `cmd:"" help:"Open the root secret of a locked service." group:"Service"`
+	Serve    serveCmd    `cmd:"" help:"Run the service." group:"Service"`
+
+	Version    versionCmd    `cmd:"" help:"Show the version of this program." group:"Program"`
+	Completion completionCmd `cmd:"" help:"Print a completion script for a shell." group:"Program"`
+}
+
+func main() { os.Exit(mainCode()) }
+
+func mainCode() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+}
+
+// run parses the arguments, runs the command and gives the exit code.
+func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr *os.File) int {
+	var c commands
+	a := &app{globals: &c.globals, stdin: stdin, stdout: stdout, stderr: stderr}
+	code := exitOK
+	parser, err := newParser(&c, stdout, stderr, func(n int) { code = n; panic(exited{}) })
+	if err != nil {
+		fmt.Fprintln(stderr, "keywright:", err)
+		return exitFailure
+	}
+	defer a.close()
+	k, done, err := parse(parser, args)
+	if done {
+		return code // --help has printed itself
+	}
+	if err != nil {
+		a.complain(&usageError{err})
+		return exitUsage
+	}
+	k.BindTo(ctx, (*context.Context)(nil))
+	k.Bind(a)
+	if err := k.Run(); err != nil {
+		return a.complain(err)
+	}
+	return exitOK
+}
+
+// exited carries kong's wish to end (after --help) up to run, so that everything ends in one place.
+type exited struct{}
+
+func parse(p *kong.Kong, args []string) (k *kong.Context, done bool, err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case exited:
+			done = true
+		default:
+			panic(r)
+		}
+	}()
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	k, err = p.Parse(args)
+	return k, false, err
+}
+
+func newParser(c *commands, stdout, stderr io.Writer, exit func(int)) (*kong.Kong, error) {
+	return kong.New(c,
+		kong.Name("keywright"),
+		kong.Description("A hardware-backed key service: the keys stay inside, applications ask over REST. These commands speak to the service at --address; the API key comes from a file or the environment, never from a flag."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+		kong.Writers(stdout, stderr),
+		kong.Exit(exit),
+	)
+}
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usage(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+func isUsage(err error) bool {
+	var u *usageError
+	return errors.As(err, &u)
+}

@@ -26,6 +26,7 @@ const (
 	DefaultTimeout = 30 * time.Second
 
 	maxResponse = 64 << 20 // bytes; the largest answer, a full batch, is well below
+	maxError    = 64 << 10
 )
 
 // Options says where the service is and how to speak to it. Only Address is required.

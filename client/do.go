@@ -37,7 +37,6 @@ type call struct {
 	body   any // nil: none
 	repeat repeat
 	bare   bool // the answer is the value itself, without the envelope
-	status int  // a status outside 2xx that may carry the answer all the same
 }
 
 type idempotencyKey struct{}
@@ -163,6 +162,26 @@ func randomBelow(n int64) int64 {
 
 // once makes one attempt.
 func (c *Client) once(ctx context.Context, k call, header http.Header, body []byte) ([]byte, error) {
+	resp, err := c.open(ctx, k, header, body)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConnection, err)
+	}
+	if len(answer) > maxResponse {
+		return nil, fmt.Errorf("%w: it is too large", ErrResponse)
+	}
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		return nil, failure(resp, answer)
+	}
+	return answer, nil
+}
+
+// open sends the request and gives the answer, whatever its status.
+func (c *Client) open(ctx context.Context, k call, header http.Header, body []byte) (*http.Response, error) {
 	target := c.base + k.path
 	if len(k.query) > 0 {
 		target += "?" + k.query.Encode()
@@ -190,22 +209,7 @@ func (c *Client) once(ctx context.Context, k call, header http.Header, body []by
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConnection, err)
 	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrConnection, err)
-	}
-	if len(answer) > maxResponse {
-		return nil, fmt.Errorf("%w: it is too large", ErrResponse)
-	}
-	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		e := failure(resp, answer)
-		if resp.StatusCode == k.status && e.Code == "" && isJSON(resp) {
-			return answer, nil
-		}
-		return nil, e
-	}
-	return answer, nil
+	return resp, nil
 }
 
 // failure makes the Error of an answer. What is not an error of the service (a proxy's page, say) gets the bare status:

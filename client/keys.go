@@ -97,7 +97,9 @@ func (c *Client) KeyVersionsPage(ctx context.Context, key, cursor string, limit 
 
 // KeyVersions goes through all versions of a key.
 func (c *Client) KeyVersions(ctx context.Context, key string) iter.Seq2[wire.KeyVersion, error] {
-	return all(func(cursor string) (*wire.List[wire.KeyVersion], error) { return c.KeyVersionsPage(ctx, key, cursor, 1000) })
+	return all(func(cursor string) (*wire.List[wire.KeyVersion], error) {
+		return c.KeyVersionsPage(ctx, key, cursor, 1000)
+	})
 }
 
 // SetVersionState changes the state of a version by the transition table.

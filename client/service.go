@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"net/http"
 	"net/url"
@@ -94,19 +95,46 @@ func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, err
 	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})
 }
 
-// Health says whether the service is up. A service that is locked or unavailable says so in its answer, which is no error
-// here, whatever its HTTP status.
-func (c *Client) Health(ctx context.Context) (*wire.Health, error) { return c.status(ctx, "/health") }
-
-// Ready says whether the service would carry out operations now, in the same way.
-func (c *Client) Ready(ctx context.Context) (*wire.Health, error) { return c.status(ctx, "/ready") }
-
-func (c *Client) status(ctx context.Context, path string) (*wire.Health, error) {
-	h, err := do[wire.Health](ctx, c, call{method: http.MethodGet, path: path, repeat: never, status: http.StatusServiceUnavailable})
-	if err == nil && h.Status == "" {
-		return nil, fmt.Errorf("%w: no status", ErrResponse)
+// AuditExport writes the whole log with its checkpoint to w, in the form that `keywright audit verify` checks offline. It may
+// take long, so only ctx bounds it, and it is not repeated: after an error w holds a part that does not verify.
+func (c *Client) AuditExport(ctx context.Context, w io.Writer) error {
+	resp, err := c.open(ctx, call{method: http.MethodGet, path: "/audit/export"}, nil, nil)
+	if err != nil {
+		return err
 	}
-	return h, err
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrConnection, err)
+		}
+		return failure(resp, answer)
+	}
+	if _, err := io.Copy(w, lost{resp.Body}); err != nil {
+		return fmt.Errorf("client: exporting the audit log: %w", err)
+	}
+	return nil
+}
+
+// lost marks the errors of reading as those of the connection, so that they differ from those of writing.
+type lost struct{ r io.Reader }
+
+func (l lost) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: %w", ErrConnection, err)
+	}
+	return n, err
+}
+
+// Health says whether the process answers and whether it is locked: a locked service is no error here.
+func (c *Client) Health(ctx context.Context) (*wire.Health, error) {
+	return do[wire.Health](ctx, c, call{method: http.MethodGet, path: "/health"})
+}
+
+// Ready says whether an operation would be carried out now. The error says why not.
+func (c *Client) Ready(ctx context.Context) (*wire.Health, error) {
+	return do[wire.Health](ctx, c, call{method: http.MethodGet, path: "/ready"})
 }
 
 // Unlock brings what opens the root. It needs no API key: what it carries is a credential. Shares may come one call at a time.

@@ -83,6 +83,14 @@ func (c *insertKey) apply(w *writer) error {
 	case sqlite3.ErrConstraintPrimaryKey:
 		return fault.Wrap(fault.Conflict, "a key with this id exists already", err)
 	case sqlite3.ErrConstraintUnique:
+		// Of two violated constraints SQLite names either.
+		there, failed := w.row(sqlKeyExists, make([]driver.Value, 1), k.ID[:])
+		switch {
+		case failed != nil:
+			return failed
+		case there:
+			return fault.Wrap(fault.Conflict, "a key with this id exists already", err)
+		}
 		return nameTaken(err)
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"mime"
@@ -91,11 +92,13 @@ func (a *arena) wipe() {
 
 // decodeBody decodes a body into p, all of it or not at all.
 func decodeBody(body []byte, p any, o json.Options) error {
-	err := json.Unmarshal(body, p, o)
-	if err == nil {
-		return nil
+	if err := json.Unmarshal(body, p, o); err != nil {
+		return decodeFault(err)
 	}
-	return decodeFault(err)
+	if body[bytes.IndexAny(body, "{n")] == 'n' { // valid JSON, of these types: an object or null
+		return fault.New(fault.BadJSON, "The body is not one valid JSON object.")
+	}
+	return nil
 }
 
 // decodeFault says by its code and a pointer what was wrong with a body, never what stood there. The library's own text

@@ -1,0 +1,200 @@
+package keys
+
+import (
+	"context"
+	"crypto"
+	"io"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/envelope"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/verify"
+)
+
+const (
+	minWrapped  = 8 // bytes of key material
+	maxWrapped  = 4096
+	minDataKey  = 16
+	maxDataKey  = 64
+	dataKeySize = 32
+)
+
+// Encrypt encrypts each item under the primary version of the key, or the one that t names. The results are envelopes, or with o.Raw bare
+// RSA-OAEP ciphertexts. RSA keys encrypt by their public part, without their backend. The hash of an RSA envelope is not in it: who
+// chooses another than SHA-256 names it again to Decrypt.
+func (s *Service) Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts, items []EncryptItem, single bool) ([]BytesResult, error) {
+	return operate(ctx, s, c, verbEncrypt, t, items, single, kind[EncryptItem, BytesResult]{
+		context: func(i *EncryptItem) map[string]string { return i.Context },
+		prepare: func(b *batch) error { return b.prepareSeal(&o, items) },
+		do: func(ctx context.Context, b *batch, in *EncryptItem, out *BytesResult) (Used, error) {
+			if len(in.Plaintext) > MaxPlaintext || len(in.AAD) > MaxAAD || len(in.Label) > MaxAAD {
+				return Used{}, fault.New(fault.BadSize, "a plaintext is at most 1 MiB, its aad and label at most 64 KiB")
+			}
+			u, err := b.use(ctx, 0, backend.OpEncrypt)
+			if err != nil {
+				return Used{}, err
+			}
+			if o.Raw {
+				if len(in.AAD) > 0 || len(in.Context) > 0 {
+					return Used{}, fault.New(fault.BadField, "a raw ciphertext binds a label, and no aad or context")
+				}
+				out.Bytes, err = verify.EncryptOAEP(u.version.public, o.Hash, in.Label, in.Plaintext)
+				return u.used(b), err
+			}
+			if len(in.Label) > 0 {
+				return Used{}, fault.New(fault.BadField, "a label goes with the format raw only")
+			}
+			out.Bytes, err = b.seal(ctx, u, o.Hash, in.Plaintext, in.AAD, in.Context)
+			return u.used(b), err
+		},
+	})
+}
+
+// Wrap wraps key material: an AES-KWP key gives bare RFC 5649 output, other keys an envelope.
+func (s *Service) Wrap(ctx context.Context, c Caller, t Target, items []EncryptItem, single bool) ([]BytesResult, error) {
+	o := EncryptOpts{}
+	return operate(ctx, s, c, verbWrap, t, items, single, kind[EncryptItem, BytesResult]{
+		context: func(i *EncryptItem) map[string]string { return i.Context },
+		prepare: func(b *batch) error { return b.prepareSeal(&o, items) },
+		do: func(ctx context.Context, b *batch, in *EncryptItem, out *BytesResult) (Used, error) {
+			if n := len(in.Plaintext); n < minWrapped || n > maxWrapped || len(in.AAD) > MaxAAD {
+				return Used{}, fault.New(fault.BadSize, "wrapped material is 8 to 4096 bytes, its aad at most 64 KiB")
+			}
+			if len(in.Label) > 0 {
+				return Used{}, fault.New(fault.BadField, "wrapping takes no label")
+			}
+			u, err := b.use(ctx, 0, backend.OpWrap)
+			if err != nil {
+				return Used{}, err
+			}
+			out.Bytes, err = b.sealOrWrap(ctx, u, in.Plaintext, in.AAD, in.Context)
+			return u.used(b), err
+		},
+	})
+}
+
+// DataKeys makes fresh data keys from the operating system's generator and encrypts each as Wrap does; Decrypt or Unwrap opens
+// it again. Whoever gets the plaintext wipes it after use.
+func (s *Service) DataKeys(ctx context.Context, c Caller, t Target, items []DataKeyRequest, single bool) ([]DataKey, error) {
+	return operate(ctx, s, c, verbDataKey, t, items, single, kind[DataKeyRequest, DataKey]{
+		context: func(i *DataKeyRequest) map[string]string { return i.Context },
+		do: func(ctx context.Context, b *batch, in *DataKeyRequest, out *DataKey) (Used, error) {
+			size := in.Bytes
+			if size == 0 {
+				size = dataKeySize
+			}
+			if size < minDataKey || size > maxDataKey || len(in.AAD) > MaxAAD {
+				return Used{}, fault.New(fault.BadSize, "a data key is 16 to 64 bytes, its aad at most 64 KiB")
+			}
+			u, err := b.use(ctx, 0, backend.OpDataKey)
+			if err != nil {
+				return Used{}, err
+			}
+			out.Plaintext = make([]byte, size)
+			if _, err := io.ReadFull(s.rand, out.Plaintext); err != nil {
+				return Used{}, fault.Wrap(fault.Internal, "internal fault", err)
+			}
+			out.Ciphertext, err = b.sealOrWrap(ctx, u, out.Plaintext, in.AAD, in.Context)
+			if in.Hide {
+				clear(out.Plaintext)
+				out.Plaintext = nil
+			}
+			return u.used(b), err
+		},
+	})
+}
+
+// prepareSeal settles the hash and makes one buffer for all results of a batch.
+func (b *batch) prepareSeal(o *EncryptOpts, items []EncryptItem) error {
+	if err := b.oaepOpts(o); err != nil {
+		return err
+	}
+	if b.record.info.Family != backend.FamilyAEAD {
+		return nil
+	}
+	info := &b.record.info
+	h := envelope.Header{}
+	size := 0
+	for i := range items {
+		if n := len(items[i].Plaintext); n <= MaxPlaintext {
+			size += h.Size(info.NonceSize, n+info.TagSize)
+		}
+	}
+	b.slab = make([]byte, 0, size)
+	return nil
+}
+
+// oaepOpts checks the choices that only RSA keys have, and gives the hash its default.
+func (b *batch) oaepOpts(o *EncryptOpts) error {
+	if b.record.info.Family != backend.FamilyRSA {
+		if *o != (EncryptOpts{}) {
+			return fault.New(fault.BadField, "only RSA keys have a choice of hash and format")
+		}
+		return nil
+	}
+	if o.Hash == 0 {
+		o.Hash = crypto.SHA256
+	}
+	if !keyenc.OAEPHash(o.Hash) {
+		return fault.New(fault.BadField, "the hash of RSA-OAEP is SHA-1, SHA-256, SHA-384 or SHA-512")
+	}
+	return nil
+}
+
+// seal makes an envelope of the version. Header, nonce, ciphertext and tag are written into one buffer.
+func (b *batch) seal(ctx context.Context, u *use, hash crypto.Hash, plaintext, aad []byte, context map[string]string) ([]byte, error) {
+	info := &b.record.info
+	h := envelope.Header{KeyID: b.record.key.ID, KeyVersion: u.version.Version.Version, Algorithm: info.ID}
+	if info.Family == backend.FamilyRSA {
+		// RFC 8017 section 7.1: the label is authenticated and not encrypted, which is what an envelope needs.
+		b.scratch = h.AppendAAD(b.scratch[:0], 0, aad, context)
+		ct, err := verify.EncryptOAEP(u.version.public, hash, b.scratch, plaintext)
+		if err != nil {
+			return nil, err
+		}
+		return append(h.AppendHeader(make([]byte, 0, h.Size(0, len(ct))), 0, len(ct)), ct...), nil
+	}
+	key, err := u.load(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	aead, ok := key.(backend.AEAD)
+	if !ok {
+		return nil, unsupported()
+	}
+	if b.scratch == nil {
+		b.scratch = make([]byte, 0, h.AADSize(aad, context))
+	}
+	b.scratch = h.AppendAAD(b.scratch[:0], info.NonceSize, aad, context)
+	body := len(plaintext) + info.TagSize
+	dst := h.AppendHeader(b.cut(h.Size(info.NonceSize, body)), info.NonceSize, body)
+	return aead.Seal(ctx, dst, plaintext, b.scratch)
+}
+
+// sealOrWrap is seal, and for AES-KWP keys RFC 5649, which can bind nothing to the material.
+func (b *batch) sealOrWrap(ctx context.Context, u *use, material, aad []byte, context map[string]string) ([]byte, error) {
+	if b.record.info.Family != backend.FamilyKWP {
+		return b.seal(ctx, u, crypto.SHA256, material, aad, context)
+	}
+	w, err := u.wrapper(ctx, b, aad, context)
+	if err != nil {
+		return nil, err
+	}
+	return w.Wrap(ctx, material)
+}
+
+func (u *use) wrapper(ctx context.Context, b *batch, aad []byte, context map[string]string) (backend.Wrapper, error) {
+	if len(aad) > 0 || len(context) > 0 {
+		return nil, fault.New(fault.BadField, "AES-KWP binds no aad and no context")
+	}
+	key, err := u.load(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	w, ok := key.(backend.Wrapper)
+	if !ok {
+		return nil, unsupported()
+	}
+	return w, nil
+}

@@ -1,0 +1,201 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/idempotency"
+)
+
+const (
+	maintainPage  = 1000      // keys that one Maintain looks at
+	destroyPage   = 64        // versions that end in one transaction
+	staleAfter    = time.Hour // how long a creation may take
+	pruneInterval = time.Hour
+)
+
+// Maintain does what is due: it ends keys whose waiting period is over, rotates by period, marks versions whose creation never
+// finished, and prunes idempotency records. The binary calls it every minute; on several nodes, on one of them. Each act is recorded with
+// the principal "system". It goes on past what fails and gives all failures together; they are due again the next time.
+func (s *Service) Maintain(ctx context.Context) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.leave()
+	s.tidy.Lock()
+	defer s.tidy.Unlock()
+	due, err := s.store.KeysDue(ctx, s.now(), maintainPage)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, k := range due {
+		if ctx.Err() != nil {
+			return expired(ctx)
+		}
+		if err := s.maintainKey(ctx, k); err != nil {
+			s.log.Warn("scheduled work on a key failed", "key", k.ID, "error", err)
+			failed = append(failed, err)
+		}
+	}
+	if now := s.now(); now.Sub(s.pruned) >= pruneInterval {
+		_, err := pipeline(ctx, s, system(uuid.Nil, ""), verbPrune, func(ctx context.Context, q *request) (struct{}, error) {
+			q.changes = append(q.changes, s.idempotency.PruneIdempotency(s.stamp().Add(-idempotency.TTL)))
+			return struct{}{}, nil
+		}, nil)
+		if err != nil {
+			failed = append(failed, err)
+		} else {
+			s.pruned = now
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func (s *Service) maintainKey(ctx context.Context, k *Key) error {
+	now := s.now()
+	if err := s.abandonStale(ctx, k); err != nil {
+		return s.counted("abandon", err)
+	}
+	switch {
+	case k.State == StatePendingDeletion && !k.DeletionAt.IsZero() && !now.Before(k.DeletionAt):
+		return s.counted("destroy", s.destroy(ctx, k))
+	case k.State == StateActive && k.Policy.RotationPeriod > 0 && !now.Before(k.RotatedAt.Add(k.Policy.RotationPeriod)):
+		return s.counted("rotate", s.rotateDue(ctx, k))
+	}
+	return nil
+}
+
+func (s *Service) counted(act string, err error) error {
+	outcome := okOutcome
+	if err != nil {
+		outcome = string(fault.CodeOf(err))
+	}
+	s.metrics.maintain.WithLabelValues(act, outcome).Inc()
+	return err
+}
+
+// rotateDue rotates a key whose period is over, unless somebody has done so since.
+func (s *Service) rotateDue(ctx context.Context, k *Key) error {
+	var n nextVersion
+	_, err := pipeline(ctx, s, system(k.Tenant, ""), verbRotate, func(ctx context.Context, q *request) (*Key, error) {
+		fresh, err := q.ownID(ctx, k.ID)
+		if err != nil {
+			return nil, err
+		}
+		if n.begun == nil && fresh.RotatedAt != k.RotatedAt {
+			return nil, fault.New(fault.Conflict, "the key was rotated meanwhile")
+		}
+		q.entry.Detail = "scheduled"
+		return n.add(ctx, q, fresh, generate)
+	}, nil)
+	if fault.Has(err, fault.Conflict) {
+		return nil // it is due again, or done
+	}
+	return err
+}
+
+// destroy ends a key: first what devices hold, then the sealed material in the record, a bounded number of versions in a transaction, the key
+// itself in the last one. It goes on where an earlier attempt stopped.
+func (s *Service) destroy(ctx context.Context, k *Key) error {
+	next := uint32(1)
+	for more := true; more; {
+		_, err := pipeline(ctx, s, system(k.Tenant, ""), verbDestroy, func(ctx context.Context, q *request) (struct{}, error) {
+			fresh, err := q.ownID(ctx, k.ID)
+			if err != nil {
+				return struct{}{}, err
+			}
+			if fresh.State != StatePendingDeletion || s.now().Before(fresh.DeletionAt) {
+				return struct{}{}, fault.New(fault.BadTransition, "the deletion of the key was cancelled")
+			}
+			versions, err := s.store.Versions(ctx, k.ID, next, destroyPage)
+			if err != nil {
+				return struct{}{}, err
+			}
+			now := s.stamp()
+			for _, v := range versions {
+				c, err := s.destroyVersion(ctx, fresh, v, now)
+				if err != nil {
+					return struct{}{}, err
+				}
+				if c != nil {
+					q.changes = append(q.changes, c)
+				}
+			}
+			if more = len(versions) == destroyPage; more {
+				next = versions[len(versions)-1].Version + 1
+				q.entry.Detail = "versions"
+				q.touched = append(q.touched, k.ID)
+				return struct{}{}, nil
+			}
+			fresh.State, fresh.UpdatedAt, fresh.DeletionAt = StateDestroyed, now, time.Time{}
+			q.change(k.ID, s.store.UpdateKey(fresh))
+			return struct{}{}, q.setDefault(ctx, fresh, false)
+		}, nil)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// destroyVersion erases what the backend holds of a version and prepares the end of its record; nil when that has come already.
+func (s *Service) destroyVersion(ctx context.Context, k *Key, v *Version, now time.Time) (audit.Change, error) {
+	if v.State == StateDestroyed {
+		return nil, nil
+	}
+	if len(v.Blob) > 0 {
+		b := s.byID[v.BackendID]
+		if b == nil {
+			return nil, s.notHere()
+		}
+		if err := b.Destroy(ctx, refOf(k, v)); err != nil {
+			return nil, err
+		}
+	}
+	v.PriorState, v.State, v.StateAt, v.Blob = v.State, StateDestroyed, now, nil
+	return s.store.UpdateVersion(v), nil
+}
+
+// abandonStale marks the versions of a key that have been in creation for longer than an hour: whoever made them is gone. What a device may
+// hold of them stays there, is counted and logged, and is for an operator to look at.
+func (s *Service) abandonStale(ctx context.Context, k *Key) error {
+	from := uint32(1)
+	if k.LatestVersion > 2*destroyPage {
+		from = k.LatestVersion - 2*destroyPage // a version in creation is among the last
+	}
+	versions, err := s.store.Versions(ctx, k.ID, from, 2*destroyPage+1)
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if v.State != StateCreating || s.now().Sub(v.StateAt) < staleAfter {
+			continue
+		}
+		_, err := pipeline(ctx, s, system(k.Tenant, ""), verbAbandon, func(ctx context.Context, q *request) (struct{}, error) {
+			fresh, err := q.ownID(ctx, k.ID)
+			if err != nil {
+				return struct{}{}, err
+			}
+			q.entry.KeyVersion = v.Version
+			q.change(k.ID, s.abandoned(fresh, v)...)
+			q.final = true // whoever finished it after all was right
+			return struct{}{}, nil
+		}, nil)
+		if fault.Has(err, fault.Conflict) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.metrics.stale.Inc()
+		s.log.Warn("a key version was never finished; its backend may hold an object of it", "key", k.ID, "version", v.Version,
+			"backend", s.BackendName(v.BackendID))
+	}
+	return nil
+}

@@ -1,0 +1,365 @@
+package keys
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/envelope"
+	"github.com/keywright/keywright/fault"
+)
+
+// result is what the results of all operations have in common.
+type result[O any] interface {
+	*O
+	set(Used, error)
+	failure() error
+	wipe()
+}
+
+func (r *BytesResult) set(u Used, err error) { r.Used, r.Err = u, err }
+func (r *BytesResult) failure() error        { return r.Err }
+func (r *BytesResult) wipe()                 { clear(r.Bytes); *r = BytesResult{} }
+
+func (r *DataKey) set(u Used, err error) { r.Used, r.Err = u, err }
+func (r *DataKey) failure() error        { return r.Err }
+func (r *DataKey) wipe()                 { clear(r.Plaintext); *r = DataKey{} }
+
+func (r *VerifyResult) set(u Used, err error) { r.Used, r.Err = u, err }
+func (r *VerifyResult) failure() error        { return r.Err }
+func (r *VerifyResult) wipe()                 { *r = VerifyResult{} }
+
+// kind is how one operation differs from the others.
+type kind[I, O any] struct {
+	// context gives the caller's context of an item.
+	context func(*I) map[string]string
+	// envelope gives the envelope of an item, where the operation reads key and version from it; else nil.
+	envelope func(*I) []byte
+	// raw says that there is no envelope this time.
+	raw bool
+	// prepare looks once at what is common to all items, after the key is known and before any device is touched. May be nil.
+	prepare func(*batch) error
+	// do carries out one item. What it returns is the item's error; out is wiped when there is one.
+	do func(ctx context.Context, b *batch, in *I, out *O) (Used, error)
+}
+
+// batch is one request while it executes: one key, one or several of its versions.
+type batch struct {
+	s       *Service
+	verb    verb
+	op      backend.Operation
+	record  *record
+	target  Target
+	uses    []use
+	primary *version // the version that applies protection, or that the target names; nil when each envelope names its own
+	// enveloped says that each item names its version itself.
+	enveloped bool
+	slab      []byte // from which the results of the items are cut
+	scratch   []byte // for authenticated data, from item to item
+}
+
+// use is a version taken into use for this request.
+type use struct {
+	version *version
+	op      backend.Operation
+	handle  backend.Key // loaded when first needed
+	err     error       // why it cannot be used
+}
+
+// operate is the part of the pipeline that all operations on keys share: from the resolution of the key to the outcome of each item. It
+// counts at most one use of the key for each item that succeeded.
+func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v verb, t Target, items []I, single bool, k kind[I, O]) ([]O, error) {
+	return pipeline(ctx, s, c, v, func(ctx context.Context, q *request) ([]O, error) {
+		if !single {
+			q.entry.Items = len(items)
+		}
+		if len(items) < 1 || len(items) > MaxItems {
+			return nil, fault.New(fault.TooManyItems, fmt.Sprintf("a batch has 1 to %d items", MaxItems))
+		}
+		if single && len(items) != 1 {
+			return nil, fault.New(fault.Internal, "internal fault")
+		}
+		b := &batch{s: s, verb: v, op: actions[v].op, target: t}
+		named := uuid.Nil
+		if k.envelope != nil && !k.raw && t.Key == "" {
+			var err error
+			if named, err = firstKey(items, k.envelope); err != nil && v != verbUnwrap {
+				return nil, err
+			}
+		}
+		if err := b.resolve(ctx, q, named); err != nil {
+			return nil, err
+		}
+		b.enveloped = k.envelope != nil && !k.raw && b.record.info.Family != backend.FamilyKWP
+		if err := b.authorize(ctx, len(items)); err != nil {
+			return nil, err
+		}
+		if k.prepare != nil {
+			if err := k.prepare(b); err != nil {
+				return nil, err
+			}
+		}
+		out := make([]O, len(items))
+		start := s.now()
+		failed, err := execute[I, O, P](ctx, b, q, items, out, k)
+		if single && err == nil {
+			err = P(&out[0]).failure()
+		}
+		took := s.now().Sub(start)
+		b.close()
+		outcome := fault.CodeOf(err)
+		if err == nil && failed == len(items) {
+			outcome = fault.CodeOf(P(&out[0]).failure())
+		}
+		s.metrics.observe(b.record, v, took, len(items), failed, outcome)
+		if err != nil {
+			wipeAll[O, P](out)
+			return nil, err
+		}
+		if outcome != "" {
+			q.entry.Outcome = string(outcome)
+		}
+		if b.primary != nil {
+			q.entry.KeyVersion = b.primary.Version.Version
+		} else if len(b.uses) == 1 {
+			q.entry.KeyVersion = b.uses[0].version.Version.Version
+		}
+		if len(b.uses) > 1 {
+			q.entry.Detail = strings.TrimPrefix(q.entry.Detail+" "+b.versions(), " ")
+		}
+		if limit := b.record.key.Policy.UsageLimit; limit > 0 && failed < len(items) {
+			q.change(b.record.key.ID, s.store.AddUses(b.record.key.ID, int64(len(items)-failed), limit))
+		}
+		return out, nil
+	}, wipeAll[O, P])
+}
+
+func wipeAll[O any, P result[O]](out []O) {
+	for i := range out {
+		P(&out[i]).wipe()
+	}
+}
+
+// execute carries out the items one after the other and counts those that failed. Its error is that of the whole request: its
+// time was over. Devices that profit from it get their parallelism from many requests, not from one.
+func execute[I, O any, P result[O]](ctx context.Context, b *batch, q *request, items []I, out []O, k kind[I, O]) (failed int, err error) {
+	required := b.record.key.Policy.RequiredContext
+	for i := range items {
+		if ctx.Err() != nil {
+			return len(items), expired(ctx)
+		}
+		in, o := &items[i], P(&out[i])
+		var used Used
+		err := checkContext(k.context(in), required)
+		if err == nil {
+			used, err = k.do(ctx, b, in, &out[i])
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return len(items), expired(ctx)
+			}
+			o.wipe()
+			o.set(Used{}, asFault(err))
+			failed++
+			if q.entry.Items > 0 {
+				q.entry.Failed = append(q.entry.Failed, i)
+				if q.entry.Detail == "" {
+					q.entry.Detail = string(fault.CodeOf(err))
+				}
+			}
+			continue
+		}
+		o.set(used, nil)
+	}
+	return failed, nil
+}
+
+// firstKey gives the key that the first well-formed envelope of a request names. A request is about one key, so that its one entry in
+// the audit log says all; items of other keys fail.
+func firstKey[I any](items []I, of func(*I) []byte) (uuid.UUID, error) {
+	var first error
+	for i := range items {
+		e, err := envelope.Parse(of(&items[i]))
+		if err == nil {
+			return e.KeyID, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return uuid.Nil, first
+}
+
+// resolve finds the key: the one that the target names, else the one that the first envelope named, else the tenant's default.
+func (b *batch) resolve(ctx context.Context, q *request, enveloped uuid.UUID) (err error) {
+	tenant := q.tenant()
+	switch {
+	case b.target.Key != "":
+		if b.record, err = b.s.find(ctx, tenant, b.target.Key); err != nil {
+			q.named(b.target.Key)
+		}
+	case enveloped != uuid.Nil:
+		if b.record, err = b.s.recordByID(ctx, tenant, enveloped); err == nil && b.record.key.Internal {
+			err = keyNotFound()
+		}
+		if err != nil {
+			q.named(enveloped.String())
+		}
+	default:
+		var id uuid.UUID
+		if id, err = b.s.defaultOf(ctx, tenant, actions[b.verb].purpose); err == nil {
+			b.record, err = b.s.recordByID(ctx, tenant, id)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	q.entry.Key = b.record.key.ID
+	return nil
+}
+
+// named notes in the log which key was asked for in vain, when what was asked for has the form of one.
+func (q *request) named(key string) {
+	if _, ok := idForm(key); ok || CheckName(key) == nil {
+		q.entry.Resource = "key:" + key
+	}
+}
+
+// authorize asks in this order: does the key have the operation, does its policy allow it, does the state of the version, is there use left.
+func (b *batch) authorize(ctx context.Context, items int) error {
+	r := b.record
+	if !r.capable.has(b.op) {
+		return fault.New(fault.OperationNotAllowed, "the key does not have this operation")
+	}
+	if !r.policy.has(b.op) {
+		return fault.New(fault.PolicyDenied, "the policy of the key does not allow this operation")
+	}
+	if r.key.State == StatePendingDeletion || r.key.State == StateDestroyed {
+		return stateDenied()
+	}
+	if p := r.key.Policy; p.UsageLimit > 0 && r.key.Uses+int64(items) > p.UsageLimit {
+		return fault.New(fault.UsageLimit, "the usage limit of the key is reached")
+	}
+	if b.enveloped && b.verb != verbRewrap {
+		return nil
+	}
+	op := b.op
+	if op == backend.OpRewrap {
+		op = backend.OpEncrypt // with the new version
+	}
+	u, err := b.use(ctx, b.target.Version, op)
+	if err == nil {
+		err = u.err
+	}
+	if err != nil {
+		return err
+	}
+	b.primary = u.version
+	return nil
+}
+
+func stateDenied() error {
+	return fault.New(fault.BadState, "the state of the key version forbids this operation")
+}
+
+// use takes a version into use for one side of the cryptography. What it gives is valid until the next call of use.
+func (b *batch) use(ctx context.Context, n uint32, op backend.Operation) (*use, error) {
+	if n == 0 && b.primary != nil {
+		n = b.primary.Version.Version
+	}
+	for i := range b.uses {
+		if u := &b.uses[i]; u.version.Version.Version == n && u.op == op {
+			return u, u.err
+		}
+	}
+	v, err := b.s.version(ctx, b.record, n)
+	if err != nil {
+		return nil, err
+	}
+	u := use{version: v, op: op}
+	k := b.record.key
+	switch least := minimum(k, op); {
+	case !v.allows.has(op):
+		u.err = stateDenied()
+	case v.Version.Version < least:
+		u.err = fault.New(fault.BadVersion, "the version is below the minimum of the key")
+	}
+	b.uses = append(b.uses, u)
+	return &b.uses[len(b.uses)-1], u.err
+}
+
+func minimum(k *Key, op backend.Operation) uint32 {
+	if processing().has(op) {
+		return k.MinDecrypt
+	}
+	return k.MinEncrypt
+}
+
+func (u *use) used(b *batch) Used {
+	return Used{KeyID: b.record.key.ID, Version: u.version.Version.Version, Compromised: u.version.flagged}
+}
+
+// load opens the version on its backend; close ends it.
+func (u *use) load(ctx context.Context, b *batch) (backend.Key, error) {
+	if u.handle != nil || u.err != nil {
+		return u.handle, u.err
+	}
+	if u.version.backend == nil {
+		if u.err = fault.New(fault.OperationNotAllowed, "the key has no private part"); u.version.Origin != OriginPublicOnly {
+			u.err = b.s.notHere()
+		}
+		return nil, u.err
+	}
+	u.handle, u.err = u.version.backend.Load(ctx, u.version.ref)
+	return u.handle, u.err
+}
+
+// notHere is the answer for keys whose backend this node does not have open. The identity of the device is for the log of the node that has it.
+func (s *Service) notHere() error {
+	return fault.New(fault.BackendUnavailable, "the backend that holds this key is not open on this node")
+}
+
+func (b *batch) close() {
+	for i := range b.uses {
+		if h := b.uses[i].handle; h != nil {
+			if err := h.Close(); err != nil {
+				b.s.log.Warn("closing a key handle", "error", err)
+			}
+			b.uses[i].handle = nil
+		}
+	}
+}
+
+// versions names the versions of a request that used several, for the log: at most sixteen.
+func (b *batch) versions() string {
+	var d strings.Builder
+	d.WriteString("versions")
+	for i := range b.uses {
+		if i == 16 {
+			d.WriteString(" …")
+			break
+		}
+		d.WriteByte(' ')
+		d.WriteString(strconv.FormatUint(uint64(b.uses[i].version.Version.Version), 10))
+	}
+	return d.String()
+}
+
+// cut gives a buffer of no length and exactly n bytes of capacity from the slab of the request.
+func (b *batch) cut(n int) []byte {
+	if n > cap(b.slab)-len(b.slab) {
+		return make([]byte, 0, n)
+	}
+	at := len(b.slab)
+	b.slab = b.slab[:at+n]
+	return b.slab[at : at : at+n]
+}
+
+// unsupported is the answer for a handle without the capability that its algorithm needs.
+func unsupported() error {
+	return fault.New(fault.Unsupported, "the backend cannot do this with this algorithm")
+}

@@ -1,0 +1,224 @@
+package keys
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/idempotency"
+)
+
+// Options are the parts of a Service. Store, Idempotency, Recorder and at least one backend are required.
+type Options struct {
+	Store       Store
+	Idempotency idempotency.Store
+	Recorder    audit.Recorder
+	// Backends are the opened devices; the first is the default for new keys. The Service does not close them. Names and
+	// identities must be unique.
+	Backends []backend.Backend
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+	// Rand is the source of data keys, identifiers and random bytes; nil: crypto/rand.
+	Rand io.Reader
+	// Registerer takes the metrics; nil: they are counted and shown nowhere.
+	Registerer prometheus.Registerer
+	// Logger takes what Maintain finds; nil: nothing is logged.
+	Logger *slog.Logger
+	// RecordCache is how many key records stay ready in memory; 0: 16384.
+	RecordCache int
+	// RecordMaxAge is how long a record stays ready before it is read again; 0: until it is changed through this Service
+	// or named to Invalidate, which is enough while this Service is the only one that writes to the store.
+	RecordMaxAge time.Duration
+}
+
+// Service carries out every operation on keys. It implements API and is safe for concurrent use.
+type Service struct {
+	store       Store
+	idempotency idempotency.Store
+	recorder    audit.Recorder
+	backends    []backend.Backend
+	byID        map[string]backend.Backend
+	byName      map[string]backend.Backend
+	names       map[string]string // identity to configured name
+	now         func() time.Time
+	rand        io.Reader
+	log         *slog.Logger
+
+	cache    *recordCache
+	defaults *defaultCache
+	flights  flights
+	locks    keyLocks
+	metrics  *metrics
+
+	inFlight atomic.Int64
+	closed   atomic.Bool
+	closing  sync.Once
+	drained  chan struct{} // one value when the last call leaves after Close
+
+	pruned time.Time  // when Maintain pruned last; guarded by tidy
+	tidy   sync.Mutex // one Maintain at a time
+}
+
+var _ API = (*Service)(nil)
+
+// New makes a Service. Close ends it.
+func New(o Options) (*Service, error) {
+	if o.Store == nil || o.Idempotency == nil || o.Recorder == nil || len(o.Backends) == 0 {
+		return nil, errors.New("keys: store, idempotency store, recorder and a backend are required")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.RecordCache == 0 {
+		o.RecordCache = 16384
+	}
+	if o.RecordCache < 0 || o.RecordMaxAge < 0 {
+		return nil, errors.New("keys: size and age of the record cache are not negative")
+	}
+	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger,
+		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
+		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1)}
+	for _, b := range o.Backends {
+		info := b.Info()
+		if info.ID == "" || info.Name == "" || s.byID[info.ID] != nil || s.byName[info.Name] != nil {
+			return nil, errors.New("keys: names and identities of backends must be set and unique")
+		}
+		s.byID[info.ID], s.byName[info.Name], s.names[info.ID] = b, b, info.Name
+	}
+	m, err := newMetrics(o.Registerer, s.cache)
+	if err != nil {
+		return nil, err
+	}
+	s.metrics = m
+	return s, nil
+}
+
+// Close refuses new calls with fault.Unavailable and waits for those under way. It leaves the backends, the store and the
+// recorder open: they belong to whoever opened them. A second Close waits like the first.
+func (s *Service) Close() error {
+	s.closing.Do(func() {
+		s.closed.Store(true)
+		if s.inFlight.Load() > 0 {
+			<-s.drained
+		}
+	})
+	return nil
+}
+
+// enter counts a call in, or refuses it once Close has begun.
+func (s *Service) enter() error {
+	s.inFlight.Add(1)
+	if s.closed.Load() {
+		s.leave()
+		return fault.New(fault.Unavailable, "the service is stopping")
+	}
+	return nil
+}
+
+func (s *Service) leave() {
+	if s.inFlight.Add(-1) == 0 && s.closed.Load() {
+		select {
+		case s.drained <- struct{}{}:
+		default: // there is a value already
+		}
+	}
+}
+
+// Invalidate forgets what is cached of a key, and every default key: another node has changed it.
+func (s *Service) Invalidate(key uuid.UUID) {
+	s.cache.drop(key, false)
+	s.defaults.drop()
+}
+
+// newID gives a fresh version 7 UUID (RFC 9562 section 5.7): ordered by time, so that the newest keys lie together in the store's index.
+// Its last 62 bits are random.
+func (s *Service) newID() (uuid.UUID, error) {
+	id, err := uuid.NewV7FromReader(s.rand)
+	if err != nil {
+		return uuid.Nil, fault.Wrap(fault.Internal, "internal fault", err)
+	}
+	return id, nil
+}
+
+// defaultCache keeps the default keys of tenants, so that a request that names no key reads no database either.
+type defaultCache struct {
+	mu     sync.RWMutex // guards all below
+	keys   map[defaultKey]defaultEntry
+	epoch  uint64
+	until  time.Time // nothing is kept before: a change of a default may still be under way
+	maxAge time.Duration
+	now    func() time.Time
+}
+
+type defaultKey struct {
+	tenant  uuid.UUID
+	purpose backend.Purpose
+}
+
+type defaultEntry struct {
+	id     uuid.UUID
+	loaded time.Time
+}
+
+const maxDefaults = 4096
+
+func newDefaultCache(maxAge time.Duration, now func() time.Time) *defaultCache {
+	return &defaultCache{keys: map[defaultKey]defaultEntry{}, maxAge: maxAge, now: now}
+}
+
+func (c *defaultCache) drop() {
+	c.mu.Lock()
+	c.epoch++
+	clear(c.keys)
+	c.mu.Unlock()
+}
+
+func (c *defaultCache) doubt() {
+	c.mu.Lock()
+	c.epoch++
+	clear(c.keys)
+	c.until = c.now().Add(doubtPeriod)
+	c.mu.Unlock()
+}
+
+// defaultOf gives the tenant's default key for a purpose, or fault.NoDefaultKey.
+func (s *Service) defaultOf(ctx context.Context, tenant uuid.UUID, p backend.Purpose) (uuid.UUID, error) {
+	c, k := s.defaults, defaultKey{tenant, p}
+	c.mu.RLock()
+	e, ok := c.keys[k]
+	epoch := c.epoch
+	c.mu.RUnlock()
+	if ok && (c.maxAge == 0 || c.now().Sub(e.loaded) <= c.maxAge) {
+		return e.id, nil
+	}
+	id, err := s.store.DefaultKey(ctx, tenant, p)
+	if err != nil {
+		return uuid.Nil, err
+	}
+	c.mu.Lock()
+	if now := c.now(); c.epoch == epoch && !now.Before(c.until) {
+		if len(c.keys) >= maxDefaults {
+			clear(c.keys)
+		}
+		c.keys[k] = defaultEntry{id, now}
+	}
+	c.mu.Unlock()
+	return id, nil
+}

@@ -1,0 +1,271 @@
+package keys
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+)
+
+// verb is one thing that a caller can ask for.
+type verb uint8
+
+const (
+	verbEncrypt verb = iota
+	verbDecrypt
+	verbRewrap
+	verbDataKey
+	verbWrap
+	verbUnwrap
+	verbSign
+	verbVerify
+	verbMAC
+	verbVerifyMAC
+	verbDerive
+	verbExport
+	verbRandom
+	verbCreate
+	verbGet
+	verbList
+	verbUpdate
+	verbDelete
+	verbCancelDeletion
+	verbRotate
+	verbVersions
+	verbSetState
+	verbImportParameters
+	verbImport
+	verbDestroy // of Maintain alone, as those below
+	verbAbandon
+	verbPrune
+	verbCount
+)
+
+// action is what the pipeline knows of a verb.
+type action struct {
+	name    string // in the audit log
+	scope   auth.Scope
+	op      backend.Operation // for those that use a key
+	purpose backend.Purpose   // of the default key, for those that may name none
+	looks   bool              // changes and uses nothing: recorded only when it is refused
+}
+
+// actions is the one table of what can be asked and which scope it takes; a test holds it against every verb.
+var actions = [verbCount]action{
+	verbEncrypt:          {"encrypt", auth.ScopeEncryptionWrite, backend.OpEncrypt, backend.PurposeEncryption, false},
+	verbDecrypt:          {"decrypt", auth.ScopeEncryptionWrite, backend.OpDecrypt, backend.PurposeEncryption, false},
+	verbRewrap:           {"rewrap", auth.ScopeEncryptionWrite, backend.OpRewrap, backend.PurposeEncryption, false},
+	verbDataKey:          {"data-key", auth.ScopeEncryptionWrite, backend.OpDataKey, backend.PurposeEncryption, false},
+	verbWrap:             {"wrap", auth.ScopeEncryptionWrite, backend.OpWrap, backend.PurposeWrapping, false},
+	verbUnwrap:           {"unwrap", auth.ScopeEncryptionWrite, backend.OpUnwrap, backend.PurposeWrapping, false},
+	verbSign:             {"sign", auth.ScopeEncryptionWrite, backend.OpSign, backend.PurposeSigning, false},
+	verbVerify:           {"verify", auth.ScopeEncryptionWrite, backend.OpVerify, backend.PurposeSigning, false},
+	verbMAC:              {"mac", auth.ScopeEncryptionWrite, backend.OpMAC, backend.PurposeMAC, false},
+	verbVerifyMAC:        {"verify-mac", auth.ScopeEncryptionWrite, backend.OpVerifyMAC, backend.PurposeMAC, false},
+	verbDerive:           {"derive", auth.ScopeEncryptionWrite, backend.OpDerive, backend.PurposeAgreement, false},
+	verbExport:           {"export", auth.ScopeKeysWrite, backend.OpExport, "", false},
+	verbRandom:           {"random", auth.ScopeEncryptionWrite, "", "", false},
+	verbCreate:           {"key.create", auth.ScopeKeysWrite, "", "", false},
+	verbGet:              {"key.get", auth.ScopeKeysRead, "", "", true},
+	verbList:             {"key.list", auth.ScopeKeysRead, "", "", true},
+	verbUpdate:           {"key.update", auth.ScopeKeysWrite, "", "", false},
+	verbDelete:           {"key.delete", auth.ScopeKeysWrite, "", "", false},
+	verbCancelDeletion:   {"key.cancel-deletion", auth.ScopeKeysWrite, "", "", false},
+	verbRotate:           {"key.rotate", auth.ScopeKeysWrite, "", "", false},
+	verbVersions:         {"key.versions", auth.ScopeKeysRead, "", "", true},
+	verbSetState:         {"key.state", auth.ScopeKeysWrite, "", "", false},
+	verbImportParameters: {"key.import-parameters", auth.ScopeKeysWrite, "", "", false},
+	verbImport:           {"key.import", auth.ScopeKeysWrite, "", "", false},
+	verbDestroy:          {"key.destroy", auth.ScopeKeysWrite, "", "", false},
+	verbAbandon:          {"key.abandon", auth.ScopeKeysWrite, "", "", false},
+	verbPrune:            {"idempotency.prune", auth.ScopeSettingsWrite, "", "", false},
+}
+
+func (v verb) String() string { return actions[v].name }
+
+const (
+	okOutcome       = "ok"
+	maxTries        = 8                      // of a change that loses against others
+	waitForChange   = 500 * time.Millisecond // what a caller is told to wait
+	refusalDeadline = 5 * time.Second        // for the record of a refusal whose caller has gone
+)
+
+// request is one call on its way through the pipeline.
+type request struct {
+	s      *Service
+	caller Caller
+	verb   verb
+	start  time.Time
+	entry  audit.Entry
+	// changes are carried out in one transaction with the entry.
+	changes []audit.Change
+	// touched are the keys whose records the changes make stale.
+	touched  []uuid.UUID
+	defaults bool // the changes alter a default key
+	final    bool // a conflict is an answer: what was begun is not begun again
+	unlock   func()
+	locked   uuid.UUID
+}
+
+func (q *request) tenant() uuid.UUID { return q.caller.Principal.Tenant }
+
+// change adds a change of a key to the transaction of the record.
+func (q *request) change(key uuid.UUID, c ...audit.Change) {
+	q.changes = append(q.changes, c...)
+	q.touched = append(q.touched, key)
+}
+
+// again marks a failure after which the whole of the work may be done once more, from reading on.
+type again struct{ error }
+
+func (a again) Unwrap() error { return a.error }
+
+// pipeline is the one path of everything that a caller can ask for: scope, then work (which resolves, authorizes, looks at policy, state and
+// limits, and executes), then the durable audit record with all changes, and only then the result. wipe may be nil; it gets every result
+// that is not released.
+//
+// A refusal is recorded with its code. When that fails too the caller gets fault.AuditUnavailable in place of the refusal.
+func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work func(context.Context, *request) (R, error), wipe func(R)) (R, error) {
+	var none R
+	if err := s.enter(); err != nil {
+		return none, err
+	}
+	defer s.leave()
+	if c.Principal == nil {
+		return none, fault.New(fault.Unauthenticated, "no credential")
+	}
+	q := &request{s: s, caller: c, verb: v, start: s.now()}
+	defer q.release()
+	a := &actions[v]
+	for try := 1; ; try++ {
+		q.entry = audit.Entry{Tenant: c.Principal.Tenant, Principal: c.Principal.ID, Action: a.name, RequestID: c.RequestID, Outcome: okOutcome}
+		q.changes, q.touched, q.defaults = q.changes[:0], q.touched[:0], false
+		if !c.Principal.Has(a.scope) {
+			return none, q.refuse(ctx, fault.New(fault.InsufficientScope, "the credential lacks the scope "+string(a.scope)))
+		}
+		res, err := work(ctx, q)
+		if err == nil && a.looks {
+			return res, nil
+		}
+		if err == nil {
+			if err = q.record(ctx); err == nil {
+				return res, nil
+			}
+			if wipe != nil {
+				wipe(res)
+			}
+			if fault.Has(err, fault.Conflict) && len(q.changes) > 0 && !q.final {
+				err = again{err}
+			}
+		}
+		var retry again
+		if errors.As(err, &retry) && try < maxTries && ctx.Err() == nil {
+			continue
+		}
+		return none, q.refuse(ctx, err)
+	}
+}
+
+// own finds a key that a change is for and makes this request the only one of the process that changes it. It is read from the store, not
+// from the cache, and is the request's to alter.
+func (q *request) own(ctx context.Context, name string) (*Key, error) {
+	r, err := q.s.find(ctx, q.tenant(), name)
+	if err != nil {
+		q.named(name)
+		return nil, err
+	}
+	return q.ownID(ctx, r.key.ID)
+}
+
+func (q *request) ownID(ctx context.Context, id uuid.UUID) (*Key, error) {
+	q.entry.Key = id
+	if q.unlock != nil && q.locked != id { // a name that means another key by now
+		q.release()
+	}
+	if q.unlock == nil {
+		unlock, err := q.s.locks.lock(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		q.unlock, q.locked = unlock, id
+	}
+	return q.s.store.KeyByID(ctx, q.tenant(), id)
+}
+
+func (q *request) release() {
+	if q.unlock != nil {
+		q.unlock()
+		q.unlock = nil
+	}
+}
+
+// record makes the entry and the changes durable, and forgets what they made stale. The caller must not release anything when it fails.
+func (q *request) record(ctx context.Context) error {
+	q.entry.Latency = q.s.now().Sub(q.start)
+	_, err := q.s.recorder.Record(ctx, &q.entry, q.changes...)
+	q.forget(err)
+	return asFault(err)
+}
+
+// step records an entry of its own in the middle of the work, with changes: what a device is about to do is written down first.
+func (q *request) step(ctx context.Context, action string, key uuid.UUID, version uint32, changes ...audit.Change) error {
+	e := q.entry
+	e.Action, e.Key, e.KeyVersion, e.Latency = action, key, version, q.s.now().Sub(q.start)
+	_, err := q.s.recorder.Record(ctx, &e, changes...)
+	q.s.cache.drop(key, uncertain(err))
+	err = asFault(err)
+	if fault.Has(err, fault.Conflict) {
+		return again{err}
+	}
+	return err
+}
+
+// uncertain reports whether a failed record may still become durable.
+func uncertain(err error) bool {
+	return err != nil && (fault.Has(err, fault.Timeout) || fault.Has(err, fault.AuditUnavailable) || fault.Has(err, fault.Internal))
+}
+
+func (q *request) forget(err error) {
+	for _, id := range q.touched {
+		q.s.cache.drop(id, uncertain(err))
+	}
+	if q.defaults && uncertain(err) {
+		q.s.defaults.doubt()
+	} else if q.defaults {
+		q.s.defaults.drop()
+	}
+}
+
+// refuse records the failure of a call and gives the error that the caller gets. A log that has just failed is not asked again, and a record
+// that has just timed out is not repeated: it may stand in the log as done though its result was never released, which errs on
+// the side of saying more.
+func (q *request) refuse(ctx context.Context, err error) error {
+	var retry again
+	if errors.As(err, &retry) {
+		err = retry.error
+	}
+	err = asFault(err)
+	code := fault.CodeOf(err)
+	if code == fault.AuditUnavailable {
+		return err
+	}
+	q.entry.Outcome, q.entry.Latency = string(code), q.s.now().Sub(q.start)
+	if ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), refusalDeadline)
+		defer cancel()
+	}
+	if _, failed := q.s.recorder.Record(ctx, &q.entry); failed != nil {
+		if code == fault.Timeout {
+			return err
+		}
+		return fault.Wrap(fault.AuditUnavailable, "the audit record could not be made durable", errors.Join(failed, err))
+	}
+	return err
+}

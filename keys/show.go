@@ -1,0 +1,166 @@
+package keys
+
+import (
+	"context"
+	"encoding/base64"
+	"unicode/utf8"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+)
+
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// Get gives a key by its id or name.
+func (s *Service) Get(ctx context.Context, c Caller, key string) (*Key, error) {
+	return pipeline(ctx, s, c, verbGet, func(ctx context.Context, q *request) (*Key, error) {
+		r, err := s.find(ctx, q.tenant(), key)
+		if err != nil {
+			q.named(key)
+			return nil, err
+		}
+		return r.key.shown(), nil
+	}, nil)
+}
+
+// List gives a page of the tenant's keys by name, and the cursor of the next one: "" after the last.
+func (s *Service) List(ctx context.Context, c Caller, r ListRequest) ([]*Key, string, error) {
+	type page struct {
+		keys []*Key
+		next string
+	}
+	p, err := pipeline(ctx, s, c, verbList, func(ctx context.Context, q *request) (page, error) {
+		limit := r.Limit
+		if limit == 0 {
+			limit = defaultPage
+		}
+		if limit < 1 || limit > maxPage {
+			return page{}, fault.New(fault.BadField, "the limit is 1 to 1000")
+		}
+		after, err := parseCursor(r.Cursor)
+		if err != nil {
+			return page{}, err
+		}
+		f := r.Filter
+		if f.Algorithm != "" {
+			if _, ok := backend.Lookup(f.Algorithm); !ok {
+				return page{}, fault.New(fault.BadAlgorithm, "the algorithm is unknown")
+			}
+		}
+		if f.State == StateCreating {
+			f.State = StatePreActive
+		}
+		if f.State == StatePreActive {
+			f.State = StateCreating // no other key is pre-active yet
+		}
+		if f.State != "" && ruleOf(f.State).unknown() {
+			return page{}, fault.New(fault.BadField, "the state is unknown")
+		}
+		found, err := s.store.Keys(ctx, q.tenant(), f, after, limit+1)
+		if err != nil {
+			return page{}, err
+		}
+		next := ""
+		if len(found) > limit {
+			found = found[:limit]
+			last := found[limit-1]
+			next = makeCursor(last.Name + "\x00" + string(last.ID[:]))
+		}
+		for i, k := range found {
+			found[i] = k.shown()
+		}
+		return page{found, next}, nil
+	}, nil)
+	return p.keys, p.next, err
+}
+
+// cursorForm begins every cursor, so that its form can change.
+const cursorForm = "k1"
+
+func makeCursor(after string) string {
+	return cursorForm + base64.RawURLEncoding.EncodeToString([]byte(after))
+}
+
+// parseCursor takes what makeCursor made: a name, a NUL and the 16 bytes of an id (names of destroyed keys repeat).
+func parseCursor(c string) (after string, err error) {
+	if c == "" {
+		return "", nil
+	}
+	bad := fault.New(fault.BadCursor, "the cursor was not made by this list")
+	if len(c) > len(cursorForm)+4*(MaxName+17) || len(c) <= len(cursorForm) || c[:len(cursorForm)] != cursorForm {
+		return "", bad
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(c[len(cursorForm):])
+	if err != nil || len(b) < 18 || b[len(b)-17] != 0 {
+		return "", bad
+	}
+	if name := string(b[:len(b)-17]); !utf8.ValidString(name) || CheckName(name) != nil {
+		return "", bad
+	}
+	return string(b), nil
+}
+
+// Versions gives up to limit versions (1 to 1000; 0: 100) by number, from number from on.
+func (s *Service) Versions(ctx context.Context, c Caller, key string, from uint32, limit int) ([]*Version, error) {
+	return pipeline(ctx, s, c, verbVersions, func(ctx context.Context, q *request) ([]*Version, error) {
+		if limit == 0 {
+			limit = defaultPage
+		}
+		if limit < 1 || limit > maxPage {
+			return nil, fault.New(fault.BadField, "the limit is 1 to 1000")
+		}
+		r, err := s.find(ctx, q.tenant(), key)
+		if err != nil {
+			q.named(key)
+			return nil, err
+		}
+		found, err := s.store.Versions(ctx, r.key.ID, from, limit)
+		if err != nil {
+			return nil, err
+		}
+		for i, v := range found {
+			found[i] = v.shown(r.key)
+		}
+		return found, nil
+	}, nil)
+}
+
+// Version gives one version; 0 is the primary one.
+func (s *Service) Version(ctx context.Context, c Caller, key string, version uint32) (*Version, error) {
+	return pipeline(ctx, s, c, verbVersions, func(ctx context.Context, q *request) (*Version, error) {
+		r, err := s.find(ctx, q.tenant(), key)
+		if err != nil {
+			q.named(key)
+			return nil, err
+		}
+		q.entry.Key = r.key.ID
+		v, err := s.version(ctx, r, version)
+		if err != nil {
+			return nil, err
+		}
+		return v.Version.shown(r.key), nil
+	}, nil)
+}
+
+// shown is the version as callers see it: in the state that counts, and without its sealed material.
+func (v *Version) shown(k *Key) *Version {
+	out := *v
+	out.Blob = nil
+	if out.State = overlay(k, v.State); out.State == StateCreating {
+		out.State = StatePreActive
+	}
+	return &out
+}
+
+// unknown reports whether the rule is of no state of the table.
+func (r rule) unknown() bool {
+	for _, known := range lifecycle() {
+		if known.state == r.state {
+			return false
+		}
+	}
+	return true
+}

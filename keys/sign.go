@@ -1,0 +1,148 @@
+package keys
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/sha512"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/verify"
+)
+
+// Sign signs each message, or its digest, with the primary version or the one that t names. ECDSA signatures are DER (RFC 3279
+// section 2.2.3) unless o.P1363.
+func (s *Service) Sign(ctx context.Context, c Caller, t Target, o SignOpts, items []SignItem, single bool) ([]BytesResult, error) {
+	var opts backend.SignOpts
+	return operate(ctx, s, c, verbSign, t, items, single, kind[SignItem, BytesResult]{
+		context: func(i *SignItem) map[string]string { return i.Context },
+		prepare: func(b *batch) (err error) {
+			opts, err = signOpts(&b.record.info, o)
+			return err
+		},
+		do: func(ctx context.Context, b *batch, in *SignItem, out *BytesResult) (Used, error) {
+			var digest [maxDigest]byte
+			input, err := signInput(&digest, opts.Hash, in.Message, in.Digest)
+			if err != nil {
+				return Used{}, err
+			}
+			u, err := b.use(ctx, 0, backend.OpSign)
+			if err != nil {
+				return Used{}, err
+			}
+			key, err := u.load(ctx, b)
+			if err != nil {
+				return Used{}, err
+			}
+			signer, ok := key.(backend.Signer)
+			if !ok {
+				return Used{}, unsupported()
+			}
+			sig, err := signer.Sign(ctx, input, opts)
+			if err == nil && b.record.info.Family == backend.FamilyECDSA && !o.P1363 {
+				if sig, err = keyenc.P1363ToDER(sig, fieldSize(&b.record.info)); err != nil {
+					err = fault.Wrap(fault.Internal, "internal fault", err)
+				}
+			}
+			out.Bytes = sig
+			return u.used(b), err
+		},
+	})
+}
+
+// Verify checks each signature with the public part of the primary version or the one that t names. No backend is asked, so keys of
+// devices that are away, and keys of which only the public part is here, verify too.
+func (s *Service) Verify(ctx context.Context, c Caller, t Target, o SignOpts, items []VerifyItem, single bool) ([]VerifyResult, error) {
+	var opts backend.SignOpts
+	return operate(ctx, s, c, verbVerify, t, items, single, kind[VerifyItem, VerifyResult]{
+		context: func(i *VerifyItem) map[string]string { return i.Context },
+		prepare: func(b *batch) (err error) {
+			opts, err = signOpts(&b.record.info, o)
+			return err
+		},
+		do: func(ctx context.Context, b *batch, in *VerifyItem, out *VerifyResult) (Used, error) {
+			var digest [maxDigest]byte
+			input, err := signInput(&digest, opts.Hash, in.Message, in.Digest)
+			if err != nil {
+				return Used{}, err
+			}
+			u, err := b.use(ctx, 0, backend.OpVerify)
+			if err != nil {
+				return Used{}, err
+			}
+			out.Valid, err = verify.Signature(u.version.public, b.record.info.Name, input, opts, o.P1363, in.Signature)
+			return u.used(b), err
+		},
+	})
+}
+
+const maxDigest = sha512.Size
+
+func fieldSize(info *backend.AlgorithmInfo) int { return (info.KeyBits + 7) / 8 }
+
+// signOpts checks the choices of a signature against the algorithm and fills in its defaults. SHA-1 is refused: SP 800-131A
+// section 3.
+func signOpts(info *backend.AlgorithmInfo, o SignOpts) (backend.SignOpts, error) {
+	if o.P1363 && info.Family != backend.FamilyECDSA {
+		return backend.SignOpts{}, fault.New(fault.BadField, "only ECDSA signatures have the P1363 encoding")
+	}
+	if info.Family != backend.FamilyRSA && o.Padding != "" {
+		return backend.SignOpts{}, fault.New(fault.BadField, "only RSA signatures have a padding")
+	}
+	if info.Family == backend.FamilyEdDSA {
+		if o.Hash != 0 {
+			return backend.SignOpts{}, fault.New(fault.BadField, "Ed25519 and Ed448 sign the message itself, without a choice of hash")
+		}
+		return backend.SignOpts{}, nil
+	}
+	opts := backend.SignOpts{Hash: o.Hash, Padding: o.Padding}
+	if opts.Hash == 0 {
+		opts.Hash = info.Hash
+	}
+	if !keyenc.SignatureHash(opts.Hash) {
+		return backend.SignOpts{}, fault.New(fault.BadField, "the hash of a signature is SHA-256, SHA-384 or SHA-512")
+	}
+	if info.Family == backend.FamilyRSA {
+		switch opts.Padding {
+		case "":
+			opts.Padding = backend.PaddingPSS
+		case backend.PaddingPSS, backend.PaddingPKCS1v15:
+		default:
+			return backend.SignOpts{}, fault.New(fault.BadField, "the padding of an RSA signature is pss or pkcs1v15")
+		}
+	}
+	return opts, nil
+}
+
+// signInput gives what is signed: the message itself for Ed25519 and Ed448 (no hash), else a digest, hashed here into space or by the
+// caller.
+func signInput(space *[maxDigest]byte, h crypto.Hash, message, digest []byte) ([]byte, error) {
+	switch {
+	case (message == nil) == (digest == nil):
+		return nil, fault.New(fault.MissingField, "exactly one of message and digest is needed")
+	case len(message) > MaxPlaintext:
+		return nil, fault.New(fault.BadSize, "a message is at most 1 MiB")
+	case digest != nil && h == 0:
+		return nil, fault.New(fault.BadField, "Ed25519 and Ed448 sign the message itself, not a digest")
+	case digest != nil && len(digest) != h.Size():
+		return nil, fault.New(fault.BadSize, "the digest is not as long as its hash")
+	case digest != nil:
+		return digest, nil
+	}
+	switch h {
+	case 0:
+		return message, nil
+	case crypto.SHA256:
+		d := sha256.Sum256(message)
+		return space[:copy(space[:], d[:])], nil
+	case crypto.SHA384:
+		d := sha512.Sum384(message)
+		return space[:copy(space[:], d[:])], nil
+	case crypto.SHA512:
+		d := sha512.Sum512(message)
+		return space[:copy(space[:], d[:])], nil
+	}
+	return nil, fault.New(fault.BadField, "the hash of a signature is SHA-256, SHA-384 or SHA-512")
+}

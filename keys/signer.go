@@ -1,0 +1,84 @@
+package keys
+
+import (
+	"context"
+	"crypto/ed25519"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+)
+
+// InternalSigner is a signing key of the service itself, such as that of audit checkpoints. It is safe for concurrent use.
+type InternalSigner struct {
+	s      *Service
+	id     uuid.UUID
+	public ed25519.PublicKey
+}
+
+// InternalSigner gives the service's own Ed25519 key of the name, made on first use in the first backend that can: the order of the
+// backends says which is trusted most. Its creation is recorded; its signatures are not, since what it signs is the record.
+func (s *Service) InternalSigner(ctx context.Context, name string) (*InternalSigner, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	defer s.leave()
+	if !wellFormed(name, "._/-", MaxLabelKey) {
+		return nil, fault.New(fault.BadName, "the name of an internal key is malformed")
+	}
+	var home backend.Backend
+	for _, b := range s.backends {
+		if _, ok := b.Info().Can(backend.Ed25519); ok {
+			home = b
+			break
+		}
+	}
+	if home == nil {
+		return nil, unsupported()
+	}
+	r, err := s.internal(ctx, uuid.Nil, internalPrefix+"sign/"+name, backend.Ed25519, backend.PurposeSigning, home, "")
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.version(ctx, r, 0)
+	if err != nil {
+		return nil, err
+	}
+	pub, ok := v.public.(ed25519.PublicKey)
+	if !ok {
+		return nil, fault.New(fault.StoreCorrupted, "the stored public key is not one of its algorithm")
+	}
+	return &InternalSigner{s: s, id: r.key.ID, public: pub}, nil
+}
+
+// Public is the public key, which does not change while the key is not rotated.
+func (k *InternalSigner) Public() ed25519.PublicKey { return k.public }
+
+// Sign signs the message (RFC 8032 section 5.1.6).
+func (k *InternalSigner) Sign(ctx context.Context, message []byte) (sig []byte, err error) {
+	if err := k.s.enter(); err != nil {
+		return nil, err
+	}
+	defer k.s.leave()
+	r, err := k.s.recordByID(ctx, uuid.Nil, k.id)
+	if err != nil {
+		return nil, err
+	}
+	b := &batch{s: k.s, op: backend.OpSign, record: r}
+	defer b.close()
+	u, err := b.use(ctx, 0, backend.OpSign)
+	if err != nil {
+		return nil, err
+	}
+	key, err := u.load(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	signer, ok := key.(backend.Signer)
+	if !ok {
+		return nil, unsupported()
+	}
+	sig, err = signer.Sign(ctx, message, backend.SignOpts{})
+	return sig, asFault(err)
+}

@@ -226,7 +226,7 @@ func (d *document) success(r *route) object {
 	}
 	data := d.schema(r.Do.Resp)
 	if r.Do.Batched {
-		data = object{"oneOf": []any{data, object{"type": "object", "required": []string{"items"},
+		data = object{"anyOf": []any{data, object{"type": "object", "required": []string{"items"},
 			"properties": object{"items": object{"type": "array", "items": data}}}}}
 	}
 	content := object{"application/json": object{"schema": object{"type": "object",

@@ -118,12 +118,12 @@ func TestOneOrMany(t *testing.T) {
 	r := newRig(t, Limits{})
 	many := `{"items":[` + strings.TrimSuffix(strings.Repeat(`{"plaintext":""},`, 1001), ",") + `]}`
 	for body, code := range map[string]fault.Code{
-		`{}`:                 fault.MissingField,
-		`{"plaintext":null}`: fault.MissingField,
-		`{"aad":"AA=="}`:     fault.MissingField,
-		`{"items":[]}`:       fault.TooManyItems,
-		many:                 fault.TooManyItems,
-		`{"items":[{"plaintext":""},{}]}`:                      fault.MissingField,
+		`{}`:                              fault.MissingField,
+		`{"plaintext":null}`:              fault.MissingField,
+		`{"aad":"AA=="}`:                  fault.MissingField,
+		`{"items":[]}`:                    fault.TooManyItems,
+		many:                              fault.TooManyItems,
+		`{"items":[{"plaintext":""},{}]}`: fault.MissingField,
 		`{"plaintext":"","items":[{"plaintext":""}]}`:          fault.MissingField,
 		`{"aad":"","items":[{"plaintext":""}]}`:                fault.MissingField,
 		`{"context":{},"items":[{"plaintext":""}]}`:            fault.MissingField,

@@ -29,6 +29,8 @@ type Harness struct {
 	Requires Requirements
 	// Workers is how many goroutines use the backend at once; 0: 8.
 	Workers int
+	// Only names the parts of the suite to run, for a second run of an implementation with other options; nil: all.
+	Only []string
 }
 
 // Requirements are the least that an implementation must advertise. Everything else that it advertises is tested too.
@@ -56,10 +58,7 @@ func Run(t *testing.T, h Harness) {
 			}
 		}()
 		s.info = s.b.Info()
-		for _, c := range []struct {
-			name string
-			test func(*testing.T)
-		}{
+		s.parts(t, []part{
 			{"info", s.testInfo},
 			{"unsupported", s.testUnsupported},
 			{"handles", s.testHandles},
@@ -80,13 +79,33 @@ func Run(t *testing.T, h Harness) {
 			{"sealer", s.testSealer},
 			{"random", s.testRandom},
 			{"ping", s.testPing},
-		} {
-			t.Run(c.name, c.test)
-		}
+		})
 	})
-	t.Run("reopen", s.testReopen)
-	t.Run("close", s.testClose)
-	t.Run("close-in-use", s.testCloseInUse)
+	s.parts(t, []part{
+		{"reopen", s.testReopen},
+		{"close", s.testClose},
+		{"close-in-use", s.testCloseInUse},
+	})
+	for _, name := range h.Only {
+		if !slices.Contains(s.ran, name) {
+			t.Errorf("the suite has no part %q", name)
+		}
+	}
+}
+
+type part struct {
+	name string
+	test func(*testing.T)
+}
+
+// parts runs those that the harness wants.
+func (s *suite) parts(t *testing.T, all []part) {
+	for _, p := range all {
+		if s.h.Only == nil || slices.Contains(s.h.Only, p.name) {
+			s.ran = append(s.ran, p.name)
+			t.Run(p.name, p.test)
+		}
+	}
 }
 
 // suite is one run. Its tests run one after another, so nothing in it is locked.
@@ -95,6 +114,7 @@ type suite struct {
 	b      backend.Backend
 	info   backend.Info
 	tenant uuid.UUID
+	ran    []string               // names of parts
 	refs   map[refKey]backend.Ref // one key of each kind, made once: RSA keys take seconds
 }
 

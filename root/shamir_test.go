@@ -155,11 +155,13 @@ func TestShareWindow(t *testing.T) {
 			t.Fatal(n, err)
 		}
 		var held secret.Bytes
+		k.mu.Lock()
 		for _, m := range k.shares.of {
 			for _, s := range m {
 				held = s.value
 			}
 		}
+		k.mu.Unlock()
 		time.Sleep(time.Minute + time.Second)
 		synctest.Wait()
 		k.mu.Lock()

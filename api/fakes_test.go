@@ -20,7 +20,6 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
-	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/secret"
@@ -64,7 +63,8 @@ func (f *fakeKeys) called(c keys.Caller, name string) {
 	f.caller, f.name = c, name
 }
 
-func (f *fakeKeys) BackendName(string) string { return "default" }
+func (f *fakeKeys) IsDefault(context.Context, *keys.Key) (bool, error) { return true, nil }
+func (f *fakeKeys) BackendName(string) string                          { return "default" }
 func (f *fakeKeys) Create(_ context.Context, c keys.Caller, r keys.CreateRequest) (*keys.Key, error) {
 	f.called(c, r.Name)
 	f.created = r
@@ -219,7 +219,6 @@ func (c *counted) Add(reason string) {
 	c.n[reason]++
 }
 
-var _ idempotency.Token
 
 // bench is a server over fakes.
 type rig struct {

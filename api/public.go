@@ -106,6 +106,13 @@ func (s *Server) publicKey(ctx context.Context, c *call, _ *wire.Empty) (wire.Pu
 		out.PublicKey = string(text)
 	}
 	s.include(&out, k, v, include)
+	if include.has("isDefault") {
+		is, err := s.keys.IsDefault(ctx, k)
+		if err != nil {
+			return none, err
+		}
+		out.IsDefault = &is
+	}
 	return out, nil
 }
 
@@ -120,6 +127,12 @@ func jwk(k *keys.Key, v *keys.Version) ([]byte, error) {
 		return nil, fmt.Errorf("encoding public key: %w", err)
 	}
 	j.KeyID = k.ID.String() + "." + strconv.FormatUint(uint64(v.Version), 10)
+	switch k.Purpose {
+	case backend.PurposeSigning:
+		j.Use = "sig"
+	case backend.PurposeEncryption, backend.PurposeAgreement:
+		j.Use = "enc"
+	}
 	text, err := json.Marshal(j, json.Deterministic(true))
 	if err != nil {
 		return nil, fmt.Errorf("encoding public key: %w", err)

@@ -15,7 +15,11 @@ import (
 )
 
 // Keys is the key service: every rule about keys lives behind it. *keys.Service is the implementation.
-type Keys = keys.API
+type Keys interface {
+	keys.API
+	// IsDefault reports whether a key, as Get gave it, is its tenant's default for its purpose.
+	IsDefault(ctx context.Context, k *keys.Key) (bool, error)
+}
 
 // Auth says who calls, and keeps the API keys of a tenant. *auth.Service is the implementation.
 type Auth interface {

@@ -57,7 +57,8 @@ func (h Head) equal(o Head) bool {
 
 // clone gives a copy whose Range can grow without touching h's.
 func (h Head) clone() Head {
-	return Head{Size: h.Size, Range: append(make([][32]byte, 0, 64), h.Range...)}
+	// add needs one place more than the subtrees of the size that comes of it.
+	return Head{Size: h.Size, Range: append(make([][32]byte, 0, bits.Len64(h.Size)+2), h.Range...)}
 }
 
 // add puts a leaf at the end of the tree. It appends to nodes those of NodeLevel and above that the leaf completes, lowest

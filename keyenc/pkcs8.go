@@ -152,14 +152,14 @@ func ParsePKCS8(der []byte) (crypto.PrivateKey, error) {
 			return nil, err
 		}
 		k := ed25519.NewKeyFromSeed(seed)
-		return k, checkPublic(public, k[ed25519.SeedSize:])
+		return ifOwn(k, public, k[ed25519.SeedSize:])
 	case oid.Equal(oidEd448):
 		seed, err := readSeed(key, ed448.SeedSize)
 		if err != nil {
 			return nil, err
 		}
 		k := ed448.NewKeyFromSeed(seed)
-		return k, checkPublic(public, k[ed448.SeedSize:])
+		return ifOwn(k, public, k[ed448.SeedSize:])
 	case oid.Equal(oidX25519):
 		seed, err := readSeed(key, 32)
 		if err != nil {
@@ -169,7 +169,7 @@ func ParsePKCS8(der []byte) (crypto.PrivateKey, error) {
 		if err != nil {
 			return nil, ErrMalformed
 		}
-		return k, checkPublic(public, k.PublicKey().Bytes())
+		return ifOwn(k, public, k.PublicKey().Bytes())
 	case oid.Equal(oidX448):
 		seed, err := readSeed(key, x448.Size)
 		if err != nil {
@@ -177,7 +177,7 @@ func ParsePKCS8(der []byte) (crypto.PrivateKey, error) {
 		}
 		k := X448PrivateKey(seed)
 		own := k.Public().(X448PublicKey)
-		return &k, checkPublic(public, own[:])
+		return ifOwn(&k, public, own[:])
 	}
 	return nil, ErrUnsupported
 }
@@ -190,12 +190,12 @@ func readSeed(key cryptobyte.String, size int) ([]byte, error) {
 	return seed, nil
 }
 
-// checkPublic compares an optional public key with the one computed from the private key.
-func checkPublic(given, own []byte) error {
+// ifOwn gives the key when the optional public key beside it is the one computed from it.
+func ifOwn(k crypto.PrivateKey, given, own []byte) (crypto.PrivateKey, error) {
 	if given != nil && subtle.ConstantTimeCompare(given, own) != 1 {
-		return ErrMalformed
+		return nil, ErrMalformed
 	}
-	return nil
+	return k, nil
 }
 
 func parseRSA(alg, key cryptobyte.String, public []byte) (crypto.PrivateKey, error) {
@@ -207,7 +207,14 @@ func parseRSA(alg, key cryptobyte.String, public []byte) (crypto.PrivateKey, err
 	if err != nil || len(k.Primes) != 2 || k.N.BitLen() > maxRSABits {
 		return nil, ErrMalformed
 	}
-	return k, checkPublic(public, x509.MarshalPKCS1PublicKey(&k.PublicKey))
+	// Two primes are version 0, and the numbers of the Chinese remainder theorem follow from the others (RFC 8017 appendix
+	// A.1.2): so there is one encoding of a key, and anything else has something wrong in it.
+	again := x509.MarshalPKCS1PrivateKey(k)
+	defer clear(again)
+	if subtle.ConstantTimeCompare(again, key) != 1 {
+		return nil, ErrMalformed
+	}
+	return ifOwn(k, public, x509.MarshalPKCS1PublicKey(&k.PublicKey))
 }
 
 // parseEC reads RFC 5915's ECPrivateKey. The scalar has exactly the size of the curve's order, as its section 3 wants.

@@ -95,7 +95,7 @@ func placeholderKey(origin string) string {
 // noteSigner lends a CheckpointSigner to the note package for one signature.
 type noteSigner struct {
 	note.Verifier
-	ctx    context.Context //nolint:containedctx // lives for one call; note's interface has no place for it
+	ctx    context.Context // lives for one call; note's interface has no place for it
 	signer CheckpointSigner
 }
 
@@ -149,15 +149,18 @@ func (l *Log) Checkpoint(ctx context.Context) ([]byte, error) {
 
 // signedNow gives a checkpoint: the kept one when it will do or nothing has changed, else a new one.
 func (l *Log) signedNow(ctx context.Context, willDo func(*signedHead) bool) (*signedHead, error) {
+	signer, key, err := l.signer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if last := l.checkpoint.Load(); last.key == key && willDo(last) {
+		return last, nil // without waiting for a signature that is under way
+	}
 	select {
 	case <-l.signing:
 		defer func() { l.signing <- struct{}{} }()
 	case <-ctx.Done():
 		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the checkpoint was signed", ctx.Err())
-	}
-	signer, key, err := l.signer(ctx)
-	if err != nil {
-		return nil, err
 	}
 	last := l.checkpoint.Load()
 	if len(last.note) > 0 && last.key != key {

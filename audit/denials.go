@@ -32,7 +32,7 @@ type Denials struct {
 	some     chan struct{} // holds a token when there is something to record
 	stop     chan struct{}
 	finished chan struct{}
-	ctx      context.Context //nolint:containedctx // ends a record under way when Close runs out of time
+	ctx      context.Context // ends a record under way when Close runs out of time
 	cancel   context.CancelFunc
 }
 

@@ -34,8 +34,9 @@ func (l *Log) Export(ctx context.Context, w io.Writer, progress func(n uint64)) 
 
 func (l *Log) exportTo(ctx context.Context, w io.Writer, s *signedHead, progress func(n uint64)) error {
 	out := bufio.NewWriterSize(w, 64<<10)
-	// bufio keeps the first error and gives it at every later write, so the one check at Flush sees them all.
-	fmt.Fprintf(out, "%s\n%s\n", exportHeader, s.note)
+	if _, err := fmt.Fprintf(out, "%s\n%s\n", exportHeader, s.note); err != nil {
+		return fmt.Errorf("writing the audit export: %w", err)
+	}
 	blocks, err := newBlockReader(ctx, l.store, s.Size)
 	if err != nil {
 		return err
@@ -69,14 +70,15 @@ func (l *Log) exportTo(ctx context.Context, w io.Writer, s *signedHead, progress
 
 func writeBlock(out *bufio.Writer, blocks *blockReader, s *signedHead, block []Stored) error {
 	first := block[0].Index
-	var head Head
+	head, line := Head{}, make([]byte, 0, 1<<10)
 	for i, e := range block {
 		if e.Index != first+uint64(i) {
 			return corrupted("the store gives audit entries out of order")
 		}
 		head.add(LeafHash(e.Leaf), nil)
-		out.Write(e.Leaf) //nolint:errcheck // kept by bufio until Flush
-		out.WriteByte('\n')
+		if _, err := out.Write(append(append(line[:0], e.Leaf...), '\n')); err != nil {
+			return fmt.Errorf("writing the audit export: %w", err)
+		}
 	}
 	proof, err := tlog.ProveRecord(int64(blockCount(s.Size)), int64(first/tile), blocks)
 	if err != nil {
@@ -114,7 +116,7 @@ func blockLine(number uint64, proof tlog.RecordProof) []byte {
 // blockReader gives tlog the hashes of the tree over the blocks: whole ones are nodes in the store, those over the short
 // last block are computed.
 type blockReader struct {
-	ctx   context.Context //nolint:containedctx // lives for one export; tlog's interface has no place for it
+	ctx   context.Context // lives for one export; tlog's interface has no place for it
 	store Store
 	whole uint64             // blocks of 256 entries
 	edge  map[uint8][32]byte // by level, the subtree that ends with the short block

@@ -195,7 +195,7 @@ func TestExportBits(t *testing.T) {
 	_, export, key := exported(t, newMemStore(), newSigner(t), 300)
 	rnd := rand.New(rand.NewPCG(3, 4))
 	sig := bytes.Index(export, []byte("\n\n{")) // the last digit of the signature has unused bits
-	for n := range 1500 {
+	for n := range 800 {
 		i := rnd.IntN(len(export))
 		if n < 400 {
 			i = n // the head in full

@@ -51,7 +51,7 @@ type Log struct {
 	metrics  *metrics
 	pool     sync.Pool            // of *pending
 	head     atomic.Pointer[Head] // the newest head known to be durable; other nodes may have gone on
-	ctx      context.Context      //nolint:containedctx // ends the work in the store when Close runs out of time
+	ctx      context.Context      // ends the work in the store when Close runs out of time
 	cancel   context.CancelFunc
 	stop     chan struct{} // closed by the first Close
 	finished chan struct{} // closed when the committer has ended
@@ -127,8 +127,9 @@ func Open(ctx context.Context, store Store, opts Options) (*Log, error) {
 // Size is the number of durable entries that this node knows of.
 func (l *Log) Size() uint64 { return l.head.Load().Size }
 
+const late = "the deadline passed before the audit record was durable"
+
 var (
-	errTimeout    = fault.New(fault.Timeout, "the deadline passed before the audit record was durable")
 	errClosed     = fault.New(fault.Unavailable, "the service is stopping")
 	errOverloaded = fault.New(fault.Overloaded, "too many audit records are waiting").RetryAfter(time.Second)
 )
@@ -136,7 +137,7 @@ var (
 // Record implements Recorder.
 func (l *Log) Record(ctx context.Context, e *Entry, changes ...Change) (uint64, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, fault.Wrap(fault.Timeout, errTimeout.Message, err)
+		return 0, fault.Wrap(fault.Timeout, late, err)
 	}
 	if e.Time.IsZero() {
 		e.Time = l.opts.Now()
@@ -161,8 +162,12 @@ func (l *Log) Record(ctx context.Context, e *Entry, changes ...Change) (uint64, 
 	select {
 	case <-p.done:
 	case <-ctx.Done():
-		// The item stays in the queue: what was done with the key is told even when nobody waits for it any more.
-		return 0, fault.Wrap(fault.Timeout, errTimeout.Message, ctx.Err())
+		select {
+		case <-p.done: // both came at once: it is durable, and that is the better answer
+		default:
+			// The item stays in the queue: what was done with the key is told even when nobody waits for it any more.
+			return 0, fault.Wrap(fault.Timeout, late, ctx.Err())
+		}
 	}
 	index, err := p.Index, p.Err
 	l.release(p)
@@ -234,6 +239,8 @@ func (l *Log) lastCheckpoint(ctx context.Context) {
 	if l.opts.Signer == nil || l.opts.CheckpointEvery < 0 || !l.grown() {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // a device that hangs must not hold up the stop for ever
+	defer cancel()
 	if _, err := l.Checkpoint(ctx); err != nil {
 		l.log.WarnContext(ctx, "signing the last audit checkpoint", "error", err)
 	}

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,7 +52,7 @@ func newMetrics(l *Log, reg prometheus.Registerer) (*metrics, error) {
 			for _, done := range m.all[:i] {
 				reg.Unregister(done)
 			}
-			return nil, errors.Join(errors.New("keywright_audit_*"), err)
+			return nil, err
 		}
 	}
 	return m, nil

@@ -97,6 +97,9 @@ func (l *Log) reaches(ctx context.Context, size uint64) error {
 	if err != nil {
 		return fmt.Errorf("reading the head of the audit log: %w", err)
 	}
+	if err := head.check(); err != nil {
+		return fault.Wrap(fault.StoreCorrupted, "the stored head of the audit log is malformed", err)
+	}
 	if size > head.Size {
 		return fault.New(fault.BadQuery, "the audit log has fewer entries")
 	}

@@ -83,7 +83,7 @@ func nodeHash(left, right [32]byte) [32]byte { return tlog.NodeHash(left, right)
 // read, one below is computed from the leaf hashes of its tile. One call costs one read of nodes and one of each tile that
 // it touches; a proof touches two at most.
 type hashReader struct {
-	ctx   context.Context //nolint:containedctx // lives for one call; tlog's interface has no place for it
+	ctx   context.Context // lives for one call; tlog's interface has no place for it
 	store Store
 }
 

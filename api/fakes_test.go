@@ -219,7 +219,6 @@ func (c *counted) Add(reason string) {
 	c.n[reason]++
 }
 
-
 // bench is a server over fakes.
 type rig struct {
 	*Server

@@ -505,4 +505,3 @@ func BenchmarkServiceEncryptBatch100(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*100), "ns/item")
 }
-

@@ -21,6 +21,7 @@ type memory struct {
 	slots   []*Slot
 	entries []audit.Entry
 	broken  error // what Record answers while it is set
+	down    error // what Slots answers while it is set
 }
 
 type change func(*memory) error
@@ -30,7 +31,7 @@ func (change) StoreChange() {}
 func (m *memory) Slots(context.Context) ([]*Slot, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return slices.Clone(m.slots), nil
+	return slices.Clone(m.slots), m.down
 }
 
 func (m *memory) InsertSlot(s *Slot) audit.Change {

@@ -421,18 +421,34 @@ func TestConcurrentInit(t *testing.T) {
 	}
 }
 
+// Attempts cannot be made cheap by going away, nor fill the log without having had a turn.
 func TestDeadlines(t *testing.T) {
 	m, _ := initialised(t)
 	k := keeper(t, m)
+	m.log()
 	k.turn <- struct{}{} // somebody else's attempt
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
 	want(t, k.UnlockPassphrase(ctx, who, secret.Bytes(phrase)), fault.Timeout)
+	if lines := m.log(); len(lines) != 0 {
+		t.Errorf("recorded %q without a turn", lines)
+	}
 	<-k.turn
+	m.down = fault.New(fault.StoreUnavailable, "down")
+	start := time.Now()
+	want(t, k.UnlockPassphrase(t.Context(), who, secret.Bytes(phrase)), fault.StoreUnavailable)
+	if took := time.Since(start); took < failDelay {
+		t.Errorf("a failure of the store came after %v", took)
+	}
+	m.down = nil
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := k.UnlockPassphrase(gone, who, secret.Bytes(phrase)); !fault.Has(err, fault.Timeout) {
-		t.Errorf("a caller who has gone: %v", err)
+	start = time.Now()
+	// With both ready, a turn and the end of the context, either may be seen first.
+	err := k.UnlockPassphrase(gone, who, secret.Bytes(phrase))
+	want(t, err, fault.Timeout)
+	if took := time.Since(start); took < failDelay && len(m.log()) > 1 {
+		t.Errorf("recorded after %v", took)
 	}
 	if len(k.queue) != 0 || len(k.turn) != 0 {
 		t.Error("a place was not given back")

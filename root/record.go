@@ -13,19 +13,19 @@ import (
 )
 
 // alone runs f while nobody else changes slots or tries secrets, so that the memory of Argon2id is needed once at a time.
-// Those who wait are bounded: fault.Overloaded for the rest, fault.Timeout when ctx ends first.
+// Those who wait are bounded: fault.Overloaded for the rest, fault.Timeout when ctx ends first, both as errUnseen.
 func (k *Keeper) alone(ctx context.Context, f func() error) error {
 	select {
 	case k.queue <- struct{}{}:
 		defer func() { <-k.queue }()
 	default:
-		return fault.New(fault.Overloaded, "too many attempts at once").RetryAfter(failDelay * maxQueue)
+		return errUnseen{fault.New(fault.Overloaded, "too many attempts at once").RetryAfter(failDelay * maxQueue)}
 	}
 	select {
 	case k.turn <- struct{}{}:
 		defer func() { <-k.turn }()
 	case <-ctx.Done():
-		return fault.Wrap(fault.Timeout, "the deadline passed before the attempt had its turn", ctx.Err())
+		return errUnseen{fault.Wrap(fault.Timeout, "the deadline passed before the attempt had its turn", ctx.Err())}
 	}
 	return f()
 }
@@ -53,10 +53,16 @@ func (k *Keeper) copyRoot() (secret.Bytes, error) {
 	return append(make(secret.Bytes, 0, Size), k.root...), nil
 }
 
-// errRecorded marks an error whose audit entry is written, or could not be.
-type errRecorded struct{ error }
+// errUnseen marks a refusal before anything was looked at. It is not recorded: callers need no credential to come this far,
+// and a flood of them must not fill the log.
+type errUnseen struct{ error }
 
-func (e errRecorded) Unwrap() error { return e.error }
+func (e errUnseen) Unwrap() error { return e.error }
+
+// errUnrecorded marks an error of the log itself, of which no entry can tell.
+type errUnrecorded struct{ error }
+
+func (e errUnrecorded) Unwrap() error { return e.error }
 
 // record writes an entry with its changes. cause is the error that the entry tells of, nil for success. A record that
 // could not be made is not tried again as a denial when it is the log that failed.
@@ -73,25 +79,24 @@ func (k *Keeper) record(ctx context.Context, start time.Time, who Caller, action
 	// stored, and whose shares were never shown, would be a lock without a key.
 	_, err := k.recorder.Record(context.WithoutCancel(ctx), e, changes...)
 	if err != nil && (fault.Has(err, fault.AuditUnavailable) || fault.Has(err, fault.Timeout)) {
-		return errRecorded{err}
+		return errUnrecorded{err}
 	}
 	return err
 }
 
 // denied records that an act failed with err and returns err, or what is more urgent: that the record could not be made.
 func (k *Keeper) denied(ctx context.Context, start time.Time, who Caller, action string, slot uuid.UUID, detail string, err error) error {
-	var done errRecorded
-	if errors.As(err, &done) {
-		return done.error
+	var unseen errUnseen
+	if errors.As(err, &unseen) {
+		return unseen.error
 	}
-	// What was refused before anything was looked at is not recorded: callers need no credential to come this far, and a
-	// flood of them must not fill the log.
-	if fault.Has(err, fault.Overloaded) || fault.Has(err, fault.NotLocked) {
-		return err
+	var lost errUnrecorded
+	if errors.As(err, &lost) {
+		return lost.error
 	}
 	if failed := k.record(ctx, start, who, action, slot, detail, err); failed != nil {
-		if errors.As(failed, &done) {
-			return done.error
+		if errors.As(failed, &lost) {
+			return lost.error
 		}
 		return failed
 	}

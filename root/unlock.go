@@ -100,23 +100,25 @@ func (k *Keeper) unlock(ctx context.Context, who Caller, kind Kind, try func([]*
 		return errNotLocked
 	}
 	start := time.Now()
-	err := k.alone(ctx, func() error {
+	err := k.alone(ctx, func() (err error) {
 		if !k.Locked() {
-			return errNotLocked
+			return errUnseen{errNotLocked}
 		}
 		began := time.Now()
+		defer func() {
+			if err != nil {
+				// Whatever went wrong, and not cut short by the caller's going away: else guesses, or the entries that they leave,
+				// would be cheap again.
+				time.Sleep(failDelay - time.Since(began))
+			}
+		}()
 		slots, err := k.store.Slots(ctx)
 		if err != nil {
 			return fmt.Errorf("reading the root slots: %w", err)
 		}
 		slot, root, err := try(slots)
-		if err != nil {
-			// Not cut short by the caller's going away: that would make guesses cheap again.
-			time.Sleep(failDelay - time.Since(began))
+		if err != nil || root == nil {
 			return err
-		}
-		if root == nil {
-			return nil
 		}
 		if err := k.record(ctx, start, who, ActionUnlock, slot.ID, string(kind), nil); err != nil {
 			root.Wipe()

@@ -141,7 +141,11 @@ func (a *app) explain(err error) (int, string) {
 	case isUsage(err):
 		return exitUsage, err.Error() + " (see --help)"
 	case errors.As(err, &e):
-		return a.explainAnswer(e)
+		code, message := a.explainAnswer(e)
+		if where, ok := strings.CutSuffix(err.Error(), e.Error()); ok {
+			message = where + message // "lines 1 to 1000: "
+		}
+		return code, message
 	case errors.Is(err, context.Canceled):
 		return exitFailure, "interrupted"
 	case errors.Is(err, client.ErrConnection):

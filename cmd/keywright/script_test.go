@@ -1,0 +1,217 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain makes the program itself a command of the scripts: it runs as a process of its own, from main on.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"keywright": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			for _, name := range []string{"KEYWRIGHT_ADDR", envKey, envKeyFile, envPassphrase} {
+				e.Setenv(name, "")
+			}
+			e.Setenv("KEYWRIGHT_ADDR", "http://127.0.0.1:1")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve": serveScript, "stop": stopScript, "code": codeScript, "capture": captureScript,
+			"fill": fillScript, "flip": flipScript, "cut": cutScript, "nofiles": noFilesScript,
+		},
+	})
+}
+
+// servers are the services that run, by process id: scripts can keep strings only.
+var servers sync.Map
+
+// server is the service of one script.
+type server struct {
+	cmd  *exec.Cmd
+	done chan error
+}
+
+func (s *server) stop() error {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	select {
+	case err := <-s.done:
+		return err
+	case <-time.After(20 * time.Second):
+		return errors.Join(errors.New("the service does not stop"), s.cmd.Process.Kill())
+	}
+}
+
+const serverKey = "KEYWRIGHT_TEST_SERVER_PID"
+
+// serveScript starts the service: serve DATA [flags]. It sets the address and the owner's key for the commands that follow,
+// and stops the service at the end of the script, which must then end without an error.
+func serveScript(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: serve DATA [flags]")
+	}
+	data := ts.MkAbs(args[0])
+	address := filepath.Join(data, "address")
+	if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		ts.Fatalf("%v", err)
+	}
+	program := filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "keywright")
+	flags := append([]string{"serve", "--dev", "--data", data, "--listen", "127.0.0.1:0", "--metrics-listen", "off"}, args[1:]...)
+	s := &server{cmd: exec.Command(program, flags...), done: make(chan error, 1)}
+	var log strings.Builder
+	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Dir = &log, &log, ts.MkAbs(".")
+	s.cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+	ts.Check(s.cmd.Start())
+	go func() { s.done <- s.cmd.Wait() }()
+	ts.Defer(func() {
+		if ts.Getenv(serverKey) != strconv.Itoa(s.cmd.Process.Pid) {
+			return // stopped by the script
+		}
+		if err := s.stop(); err != nil {
+			ts.Logf("the service ended with %v:\n%s", err, log.String())
+			ts.Fatalf("the service did not end well")
+		}
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		b, err := os.ReadFile(address)
+		if err == nil && len(b) > 0 {
+			ts.Setenv("KEYWRIGHT_ADDR", "http://"+strings.TrimSpace(string(b)))
+			break
+		}
+		select {
+		case err := <-s.done:
+			ts.Fatalf("the service ended with %v:\n%s", err, log.String())
+		default:
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the service does not start")
+		}
+	}
+	ts.Setenv(envKeyFile, filepath.Join(data, "owner.key"))
+	ts.Setenv(serverKey, strconv.Itoa(s.cmd.Process.Pid))
+	servers.Store(s.cmd.Process.Pid, s)
+}
+
+// stopScript stops the service that serve started.
+func stopScript(ts *testscript.TestScript, neg bool, args []string) {
+	pid, err := strconv.Atoi(ts.Getenv(serverKey))
+	ts.Check(err)
+	s, ok := servers.LoadAndDelete(pid)
+	if !ok {
+		ts.Fatalf("no service runs")
+	}
+	ts.Setenv(serverKey, "")
+	ts.Check(s.(*server).stop())
+}
+
+// codeScript runs the program and wants exactly this exit code: code N args….
+func codeScript(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: code N args…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("keywright", args[1:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d\n%s%s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// captureScript keeps the standard output, or a member of its JSON: capture VARIABLE [member.member].
+func captureScript(ts *testscript.TestScript, neg bool, args []string) {
+	text := ts.ReadFile("stdout")
+	if len(args) == 2 {
+		var v any
+		ts.Check(json.Unmarshal([]byte(text), &v))
+		for _, name := range strings.Split(args[1], ".") {
+			if i, err := strconv.Atoi(name); err == nil {
+				list, ok := v.([]any)
+				if !ok || i >= len(list) {
+					ts.Fatalf("no element %s in %s", name, text)
+				}
+				v = list[i]
+				continue
+			}
+			m, ok := v.(map[string]any)
+			if !ok || m[name] == nil {
+				ts.Fatalf("no member %s in %s", name, text)
+			}
+			v = m[name]
+		}
+		text = fmt.Sprint(v)
+	}
+	if text = strings.TrimSpace(text); text == "" {
+		ts.Fatalf("nothing to capture")
+	}
+	ts.Setenv(args[0], text)
+}
+
+// fillScript makes a file of a pattern without a short period: fill FILE SIZE.
+func fillScript(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	b := make([]byte, n)
+	x := uint32(2463534242)
+	for i := range b {
+		x ^= x << 13
+		x ^= x >> 17
+		x ^= x << 5
+		b[i] = byte(x)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+// flipScript changes a bit: flip FILE OFFSET; a negative offset counts from the end.
+func flipScript(ts *testscript.TestScript, neg bool, args []string) {
+	at, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	b := []byte(ts.ReadFile(args[0]))
+	if at < 0 {
+		at += len(b)
+	}
+	b[at] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o600))
+}
+
+// cutScript takes bytes off the end: cut FILE COUNT.
+func cutScript(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	b := ts.ReadFile(args[0])
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(b[:len(b)-n]), 0o600))
+}
+
+// noFilesScript wants that nothing matches a pattern.
+func noFilesScript(ts *testscript.TestScript, neg bool, args []string) {
+	found, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(found) > 0 {
+		ts.Fatalf("left behind: %v", found)
+	}
+}

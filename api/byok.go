@@ -28,13 +28,13 @@ func (s *Server) importKey(ctx context.Context, c *call, r *wire.ImportKey) (wir
 		return wire.Key{}, err
 	}
 	in := keys.ImportRequest{Key: r.Key, Token: r.ImportToken, Wrapped: r.WrappedKey}
-	fresh := r.Name != "" || r.Algorithm != "" || r.Purpose != "" || r.Backend != "" || r.Custody != "" ||
+	another := r.Name != "" || r.Algorithm != "" || r.Purpose != "" || r.Backend != "" || r.Custody != "" ||
 		r.Labels != nil || r.Policy != nil
 	switch {
-	case r.Key != "" && fresh:
+	case r.Key != "" && another:
 		return wire.Key{}, fault.New(fault.MissingField, "Send key, or the fields of a new key, not both.")
 	case r.Key == "":
-		if err := required("name", r.Name, "algorithm", r.Algorithm); err != nil {
+		if err := fresh(r.Name, r.Algorithm); err != nil {
 			return wire.Key{}, err
 		}
 		p, err := policy(r.Policy)

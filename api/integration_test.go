@@ -456,7 +456,7 @@ func TestServiceOtherTenantsProof(t *testing.T) {
 func TestServiceIdempotency(t *testing.T) {
 	s := newService(t)
 	send := func(path, body string) *httptest.ResponseRecorder {
-		req := httptest.NewRequest("POST", prefix+path, strings.NewReader(body))
+		req := httptest.NewRequest(http.MethodPost, prefix+path, strings.NewReader(body))
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("X-API-Key", s.owner)
 		req.Header.Set("Idempotency-Key", "once")

@@ -99,7 +99,7 @@ func (s *Server) createKey(ctx context.Context, c *call, r *wire.CreateKey) (wir
 	if err != nil {
 		return wire.Key{}, err
 	}
-	if err := required("name", r.Name, "algorithm", r.Algorithm); err != nil {
+	if err := fresh(r.Name, r.Algorithm); err != nil {
 		return wire.Key{}, err
 	}
 	p, err := policy(r.Policy)
@@ -112,14 +112,20 @@ func (s *Server) createKey(ctx context.Context, c *call, r *wire.CreateKey) (wir
 	}))
 }
 
-// required takes names and values in turn.
-func required(pairs ...string) error {
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] == "" {
-			return fault.New(fault.MissingField, "The field "+pairs[i]+" is missing.")
-		}
+// required refuses a request that lacks a field.
+func required(name, value string) error {
+	if value == "" {
+		return fault.New(fault.MissingField, "The field "+name+" is missing.")
 	}
 	return nil
+}
+
+// fresh refuses a new key without name or algorithm.
+func fresh(name, algorithm string) error {
+	if err := required("name", name); err != nil {
+		return err
+	}
+	return required("algorithm", algorithm)
 }
 
 func (s *Server) listKeys(ctx context.Context, c *call, _ *wire.Empty) (wire.List[wire.Key], error) {

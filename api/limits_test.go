@@ -42,7 +42,7 @@ func TestBodyBudget(t *testing.T) {
 // TestBrokenBody ends a body before its announced length.
 func TestBrokenBody(t *testing.T) {
 	r := newRig(t, Limits{})
-	req := httptest.NewRequest("POST", "/api/v1/encrypt", io.MultiReader(strings.NewReader(`{"plaintext":`), failing{}))
+	req := httptest.NewRequest(http.MethodPost, "/api/v1/encrypt", io.MultiReader(strings.NewReader(`{"plaintext":`), failing{}))
 	req.ContentLength = 100
 	req.Header.Set("X-API-Key", "good")
 	req.Header.Set("Content-Type", "application/json")
@@ -101,7 +101,7 @@ func TestExportFailures(t *testing.T) {
 		return fault.New(fault.StoreCorrupted, "damage")
 	}
 	addr := serve(t, r.Handler(), ServeOptions{})
-	req, err := http.NewRequest("GET", "http://"+addr+"/api/v1/audit/export", nil)
+	req, err := http.NewRequest(http.MethodGet, "http://"+addr+"/api/v1/audit/export", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("%v in flight", got)
 	}
 	w := httptest.NewRecorder()
-	r.MetricsHandler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	r.MetricsHandler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	if page := w.Body.String(); w.Code != 200 || !strings.Contains(page, "keywright_http_request_seconds_bucket{") || strings.Contains(page, "secret-name") {
 		t.Errorf("%d %s", w.Code, page)
 	}
@@ -158,7 +158,7 @@ func TestNotReady(t *testing.T) {
 	}
 	for path, status := range map[string]int{"/ready": 503, "/health": 200} {
 		w := httptest.NewRecorder()
-		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		if w.Code != status {
 			t.Errorf("%s: %d", path, w.Code)
 		}

@@ -70,7 +70,7 @@ func ask(c net.Conn) error {
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		return err
 	}
-	if resp.StatusCode != 200 {
+	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("status %d", resp.StatusCode)
 	}
 	return nil
@@ -83,7 +83,7 @@ func gone(c net.Conn) bool {
 	}
 	_, err := c.Read(make([]byte, 1))
 	var timeout net.Error
-	return err != nil && !(errors.As(err, &timeout) && timeout.Timeout())
+	return err != nil && (!errors.As(err, &timeout) || !timeout.Timeout())
 }
 
 // alive checks that a connection has not been closed.
@@ -164,7 +164,7 @@ func TestBusyConnectionsStay(t *testing.T) {
 			started <- struct{}{}
 			<-release
 		}
-		w.WriteHeader(200)
+		w.WriteHeader(http.StatusOK)
 	})
 	addr := serve(t, h, ServeOptions{MaxConns: 4})
 	answers := make(chan error, 4)
@@ -175,7 +175,10 @@ func TestBusyConnectionsStay(t *testing.T) {
 				answers <- err
 				return
 			}
-			_, err := http.ReadResponse(bufio.NewReader(c), nil)
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err == nil {
+				err = resp.Body.Close()
+			}
 			answers <- err
 		}()
 	}
@@ -211,7 +214,7 @@ func TestSlowBody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp.StatusCode != 504 || !strings.Contains(string(body), string(fault.Timeout)) {
+	if resp.StatusCode != http.StatusGatewayTimeout || !strings.Contains(string(body), string(fault.Timeout)) {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 	if d := time.Since(start); d > 3*time.Second {
@@ -228,7 +231,7 @@ func TestSlowBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp, err = http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil || resp.StatusCode != 200 {
+	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("%v %+v", err, resp)
 	}
 	resp.Body.Close()
@@ -295,7 +298,7 @@ func TestHTTP2OverTLS(t *testing.T) {
 	addr := serve(t, newRig(t, Limits{}).Handler(), ServeOptions{TLS: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}})
 	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{RootCAs: pool}}}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequest("POST", "https://"+addr+"/api/v1/encrypt", strings.NewReader(`{"plaintext":"AAEC"}`))
+	req, err := http.NewRequest(http.MethodPost, "https://"+addr+"/api/v1/encrypt", strings.NewReader(`{"plaintext":"AAEC"}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -310,7 +313,7 @@ func TestHTTP2OverTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp.ProtoMajor != 2 || resp.StatusCode != 200 || !strings.Contains(string(body), `"ciphertext":"AgEA"`) {
+	if resp.ProtoMajor != 2 || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"ciphertext":"AgEA"`) {
 		t.Errorf("%s %d %s", resp.Proto, resp.StatusCode, body)
 	}
 	if resp.TLS.Version != tls.VersionTLS13 || resp.TLS.CurveID != tls.X25519MLKEM768 {

@@ -302,8 +302,9 @@ func (d *document) structure(t reflect.Type) object {
 		}
 	}
 	out := object{"type": "object", "properties": props}
-	// An operation's own required fields are those of one item, which items stand in for.
-	if _, batch := props["items"]; need != nil && !(batch && strings.HasPrefix(t.PkgPath(), wirePath) && !strings.Contains(t.Name(), "[")) {
+	// The required fields of an operation are those of its one item, which items stand in for. (A list is generic.)
+	_, batch := props["items"]
+	if need != nil && (!batch || strings.Contains(t.Name(), "[")) {
 		sort.Strings(need)
 		out["required"] = need
 	}

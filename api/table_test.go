@@ -138,7 +138,7 @@ func TestCredentials(t *testing.T) {
 			t.Errorf("%s: counted as %v, want %s", name, r.denials.n, c.reason)
 		}
 	}
-	req := httptest.NewRequest("GET", "/api/v1/me", nil)
+	req := httptest.NewRequest(http.MethodGet, "/api/v1/me", nil)
 	req.Header["X-Api-Key"] = []string{"good", "good"}
 	w := httptest.NewRecorder()
 	r.Handler().ServeHTTP(w, req)

@@ -241,7 +241,7 @@ func (l *Log) lastCheckpoint(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // a device that hangs must not hold up the stop for ever
 	defer cancel()
-	if _, err := l.Checkpoint(ctx); err != nil {
+	if _, err := l.Checkpoint(ctx); err != nil && !fault.Has(err, fault.Locked) { // while locked there is no key to sign with
 		l.log.WarnContext(ctx, "signing the last audit checkpoint", "error", err)
 	}
 }

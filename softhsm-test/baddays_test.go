@@ -269,7 +269,7 @@ func TestWrongRoot(t *testing.T) {
 	if err := os.Chmod(filepath.Join(one, "root.key"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	fails(t, command(one), "root.key", "others")
+	fails(t, command(one), "root.key", "owner alone", "chmod 600")
 	if err := os.Chmod(filepath.Join(one, "root.key"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -113,15 +113,15 @@ func (l *ledger) check(t *testing.T, s *service) {
 			Version int
 			State   string
 		}
+		NextCursor string `json:"next_cursor"`
 	}
 	have := map[int]bool{}
-	for cursor := 1; ; {
-		s.must(200, "GET", fmt.Sprintf("/keys/shared/versions?limit=1000&from=%d", cursor), nil).into(t, &list)
+	for cursor := ""; ; {
+		s.must(200, "GET", "/keys/shared/versions?limit=1000&cursor="+cursor, nil).into(t, &list)
 		for _, v := range list.Items {
 			have[v.Version] = true
-			cursor = v.Version + 1
 		}
-		if len(list.Items) < 1000 {
+		if cursor = list.NextCursor; cursor == "" {
 			break
 		}
 	}

@@ -31,8 +31,8 @@ import (
 	"github.com/keywright/keywright/store/sqlite"
 )
 
-// closeTime is how long a node may take to end in good order.
-const closeTime = 8 * time.Second
+// closeTime is how long one step of closing may take.
+const closeTime = 5 * time.Second
 
 // node is one running service: its parts, from the ground up, and how they end, from the top down.
 type node struct {
@@ -254,8 +254,9 @@ func (n *node) serve(ctx context.Context) error {
 	n.log.Info("Keywright is stopping")
 	cancel()
 	for _, s := range servers {
-		if down := within(s.Shutdown); down != nil {
-			err = errors.Join(err, down, s.Close())
+		if late := within(s.Shutdown); late != nil {
+			n.log.Warn("some requests did not finish in time and are cut off", "error", late)
+			err = errors.Join(err, s.Close())
 		}
 	}
 	n.tasks.Wait()

@@ -21,7 +21,7 @@ const (
 // checkpointer moves pages from the write-ahead log into the file, on a connection of its own, so that no Commit pays for
 // it. A passive checkpoint disturbs nobody, but under constant load it never sees the end of the log, which then grows
 // without bound. So when the log is long, a second one follows while the writer is held still: it finds little left to do,
-// and the next Commit begins the log anew.
+// and the next Commit begins the log anew, unless a reader still needs the old one.
 type checkpointer struct {
 	store   *Store
 	conn    *sqlite3.SQLiteConn
@@ -32,7 +32,9 @@ type checkpointer struct {
 }
 
 func startCheckpoints(s *Store) (*checkpointer, error) {
-	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(s.path), []string{"PRAGMA cache_size = -256", "PRAGMA mmap_size = 0"})
+	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(s.path), []string{
+		"PRAGMA cache_size = -256", "PRAGMA mmap_size = 0", "PRAGMA busy_timeout = 50",
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -65,22 +67,32 @@ func (c *checkpointer) loop(ctx context.Context) {
 		}
 		// An error here loses nothing: the pages stay in the log and are moved next time, by the writer when the log
 		// becomes very long, or at Close, which reports it.
-		if pages, err := c.checkpoint(); err != nil || pages*pageSize < walLimit {
+		pages, err := c.checkpoint(sqlPassive)
+		if err != nil || pages*pageSize < walLimit {
 			continue
 		}
 		select {
 		case c.store.turn <- struct{}{}:
-			_, _ = c.checkpoint() // as above
-			<-c.store.turn
 		case <-ctx.Done():
 			return
 		}
+		mode := sqlPassive
+		if pages*pageSize > 2*walLimit {
+			mode = sqlRestart // a reader was in the way last time: wait for it, up to busy_timeout
+		}
+		_, _ = c.checkpoint(mode) // as above
+		<-c.store.turn
 	}
 }
 
+const (
+	sqlPassive = "PRAGMA wal_checkpoint(PASSIVE)"
+	sqlRestart = "PRAGMA wal_checkpoint(RESTART)"
+)
+
 // checkpoint gives the length of the log in pages.
-func (c *checkpointer) checkpoint() (pages int64, err error) {
-	rows, err := c.conn.Query("PRAGMA wal_checkpoint(PASSIVE)", nil)
+func (c *checkpointer) checkpoint(query string) (pages int64, err error) {
+	rows, err := c.conn.Query(query, nil)
 	if err != nil {
 		return 0, err
 	}

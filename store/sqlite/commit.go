@@ -29,7 +29,7 @@ func (s *Store) Commit(ctx context.Context, batch []*audit.Item, extend func(aud
 	if len(batch) == 0 {
 		return ended(ctx)
 	}
-	return s.write(ctx, func(w *writer) error {
+	err := s.write(ctx, func(w *writer) error {
 		written := 0
 		err := w.transaction(ctx, func() (err error) {
 			written, err = w.carryOut(ctx, batch, extend)
@@ -40,6 +40,13 @@ func (s *Store) Commit(ctx context.Context, batch []*audit.Item, extend func(aud
 		}
 		return err
 	})
+	switch fault.CodeOf(err) {
+	case "":
+		s.failing.Store(false)
+	case fault.StoreUnavailable, fault.StoreCorrupted:
+		s.failing.Store(true)
+	}
+	return err
 }
 
 // carryOut does the work of Commit between BEGIN and COMMIT, and estimates how many bytes it adds to the log.

@@ -52,7 +52,9 @@ func translate(action string, err error) error {
 		return unavailable("the disk of the store is full", cause)
 	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission):
 		return unavailable("the store is read-only: its file or directory cannot be written", cause)
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, syscall.EISDIR):
+		return unavailable("the path of the store is not a file", cause)
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return unavailable("the directory of the store does not exist", cause)
 	}
 	return fault.Wrap(fault.Internal, "the store failed", cause)

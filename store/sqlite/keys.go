@@ -80,10 +80,10 @@ func keysQuery(tenant uuid.UUID, f keys.Filter, after string, limit int) (string
 		return sqlKeysByLabelValue, append(args, sql.Named("label", label), sql.Named("value", value), algorithm, state, last, lastID)
 	case f.Label != "":
 		return sqlKeysByLabel, append(args, sql.Named("label", label), algorithm, state, last, lastID)
-	case f.State != "":
+	case f.Algorithm != "" && (f.State == "" || f.State == keys.StateActive):
+		return sqlKeysByAlgorithm, append(args, algorithm, state)
+	case f.State != "": // beside an algorithm, any state but the usual one is the rarer of the two
 		return sqlKeysByState, append(args, state, algorithm, last, lastID)
-	case f.Algorithm != "":
-		return sqlKeysByAlgorithm, append(args, algorithm)
 	}
 	return sqlKeysByName, args
 }
@@ -230,9 +230,11 @@ const (
 
 	sqlKeysByName = keysSelect + `WHERE k.tenant = :tenant AND k.name >= :from AND k.name < :to
 		AND k.state <> 'destroyed' AND k.internal = 0 ORDER BY k.name LIMIT :limit`
-	sqlKeysByAlgorithm = keysSelect + `WHERE k.tenant = :tenant AND k.algorithm = :algorithm AND k.name >= :from AND k.name < :to
-		AND k.state <> 'destroyed' AND k.internal = 0 ORDER BY k.name LIMIT :limit`
-	sqlKeysByState = keysSelect + `WHERE k.tenant = :tenant AND k.state = :state AND k.name >= :from AND k.name < :to
+	// Left to itself, SQLite walks the names for every list.
+	sqlKeysByAlgorithm = keysSelect + `INDEXED BY keys_algorithm
+		WHERE k.tenant = :tenant AND k.algorithm = :algorithm AND k.name >= :from AND k.name < :to
+		AND k.state <> 'destroyed' AND (:state = '' OR k.state = :state) AND k.internal = 0 ORDER BY k.name LIMIT :limit`
+	sqlKeysByState = keysSelect + `INDEXED BY keys_state WHERE k.tenant = :tenant AND k.state = :state AND k.name >= :from AND k.name < :to
 		AND (:algorithm = '' OR k.algorithm = :algorithm) AND (k.name <> :last OR k.id > :last_id)
 		AND k.internal = 0 ORDER BY k.name, k.id LIMIT :limit`
 

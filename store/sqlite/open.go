@@ -22,6 +22,9 @@ import (
 // applicationID marks the file as this program's (PRAGMA application_id): "kwst".
 const applicationID = 0x6b777374
 
+// versionTable is where goose keeps which migrations have been made.
+const versionTable = "schema_version"
+
 // magic is how every SQLite 3 file begins (sqlite.org/fileformat2.html section 1.3).
 const magic = "SQLite format 3\x00"
 
@@ -46,14 +49,14 @@ func (s *Store) open(ctx context.Context) error {
 	if err := prepareFile(s.path); err != nil {
 		return err
 	}
+	if err := claim(s.path); err != nil {
+		return translate("opening the store", err)
+	}
 	w, err := openWriter(s.path, s.opts)
 	if err != nil {
 		return translate("opening the store", err)
 	}
 	s.w = w
-	if err := w.claim(); err != nil {
-		return translate("opening the store", err)
-	}
 	if err := migrate(ctx, s.path, s.opts); err != nil {
 		return translate("migrating the store", err)
 	}
@@ -107,9 +110,15 @@ func checkFile(f *os.File) error {
 	return nil
 }
 
-// claim makes an empty file ours, and refuses one that is somebody else's.
-func (w *writer) claim() error {
-	var id, tables int64
+// claim makes an empty file ours, and refuses one that is somebody else's, before anything is changed in it.
+func claim(path string) (err error) {
+	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(path), nil)
+	if err != nil {
+		return err
+	}
+	w := &writer{conn: conn, stmts: map[string]*sqlite3.SQLiteStmt{}}
+	defer func() { err = errors.Join(err, w.close()) }()
+	var id, tables, versions, version int64
 	if err := w.one("PRAGMA application_id", &id); err != nil {
 		return err
 	}
@@ -117,12 +126,16 @@ func (w *writer) claim() error {
 		return err
 	}
 	switch {
-	case id == applicationID:
-		return nil
 	case id == 0 && tables == 0:
 		return w.run(fmt.Sprintf("PRAGMA application_id = %d", applicationID))
+	case id != applicationID:
+		return corrupted("the file is a database, but not a Keywright store", nil)
 	}
-	return corrupted("the file is a database, but not a Keywright store", nil)
+	// goose takes a version table that it cannot read for one that is missing.
+	if err := w.one("SELECT COUNT(*) FROM sqlite_schema WHERE name = '"+versionTable+"'", &versions); err != nil || versions == 0 {
+		return err
+	}
+	return w.one("SELECT COALESCE(MAX(version_id), 0) FROM "+versionTable, &version)
 }
 
 // migrate brings the schema up to date.
@@ -131,7 +144,7 @@ func migrate(ctx context.Context, path string, o Options) (err error) {
 	db.SetMaxOpenConns(1)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	p, err := goose.NewProvider(goose.DialectSQLite3, db, migrations.SQLite(),
-		goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true), goose.WithTableName("schema_version"))
+		goose.WithLogger(goose.NopLogger()), goose.WithDisableGlobalRegistry(true), goose.WithTableName(versionTable))
 	if err != nil {
 		return err
 	}

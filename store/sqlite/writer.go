@@ -153,5 +153,5 @@ const (
 	sqlSavepoint    = "SAVEPOINT item"
 	sqlRollbackItem = "ROLLBACK TO item"
 	sqlReleaseItem  = "RELEASE item"
-	sqlProbe        = "UPDATE audit_head SET size = size WHERE id = 1"
+	sqlProbe        = "UPDATE audit_head SET size = -1 - size WHERE id = 1"
 )

@@ -77,24 +77,31 @@ func NewKeyFile(path string) (secret.Bytes, error) {
 	return key, nil
 }
 
+// writeNew writes the whole file or none: under a name of its own first, then linked to path, which fails when there is
+// something already. A crash in between leaves the other name, and no half of a key under path.
 func writeNew(path string, text []byte) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, filepath.Base(path)+".tmp-*") // mode 0600
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, os.Remove(f.Name())) }()
 	_, err = f.Write(text)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path)) // half a key file is worse than none
+		return err
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	if err := os.Link(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	return dir.Sync() // the name too must survive a crash
+	defer d.Close()
+	return d.Sync() // the name too must survive a crash
 }
 
 // LoadKeyFile reads a key file. It refuses one that its group or others may read or write (ErrKeyFilePermissions), and

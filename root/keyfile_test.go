@@ -32,6 +32,9 @@ func TestKeyFile(t *testing.T) {
 	if again, err := LoadKeyFile(path); err != nil || !bytes.Equal(again, key) {
 		t.Error("the file changed")
 	}
+	if names, err := os.ReadDir(filepath.Dir(path)); err != nil || len(names) != 1 {
+		t.Errorf("%d files beside the key, %v", len(names)-1, err)
+	}
 	for _, mode := range []os.FileMode{0o640, 0o604, 0o660, 0o644, 0o610, 0o601, 0o620} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)

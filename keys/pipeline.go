@@ -109,6 +109,7 @@ type request struct {
 	touched  []uuid.UUID
 	defaults bool // the changes alter a default key
 	final    bool // a conflict is an answer: what was begun is not begun again
+	unheard  bool // the log itself failed, so it is not asked to record the failure
 	unlock   func()
 	locked   uuid.UUID
 }
@@ -130,7 +131,7 @@ func (a again) Unwrap() error { return a.error }
 // limits, and executes), then the durable audit record with all changes, and only then the result. wipe may be nil; it gets every result
 // that is not released.
 //
-// A refusal is recorded with its code. When that fails too the caller gets fault.AuditUnavailable in place of the refusal.
+// A refusal is recorded with its code. When that fails the caller gets fault.AuditUnavailable in place of the refusal.
 func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work func(context.Context, *request) (R, error), wipe func(R)) (R, error) {
 	var none R
 	if err := s.enter(); err != nil {
@@ -210,7 +211,18 @@ func (q *request) record(ctx context.Context) error {
 	q.entry.Latency = q.s.now().Sub(q.start)
 	_, err := q.s.recorder.Record(ctx, &q.entry, q.changes...)
 	q.forget(err)
-	return asFault(err)
+	return q.heard(err)
+}
+
+// heard notes when it was the log that failed, and not a change: nothing can be recorded then, and a record that timed out is not repeated. It
+// may stand in the log as done though its result was never released, which errs on the side of saying more.
+func (q *request) heard(err error) error {
+	err = asFault(err)
+	switch fault.CodeOf(err) {
+	case fault.AuditUnavailable, fault.StoreUnavailable, fault.StoreCorrupted, fault.Overloaded, fault.Unavailable, fault.Timeout, fault.Internal:
+		q.unheard = true
+	}
+	return err
 }
 
 // step records an entry of its own in the middle of the work, with changes: what a device is about to do is written down first.
@@ -219,7 +231,7 @@ func (q *request) step(ctx context.Context, action string, key uuid.UUID, versio
 	e.Action, e.Key, e.KeyVersion, e.Latency = action, key, version, q.s.now().Sub(q.start)
 	_, err := q.s.recorder.Record(ctx, &e, changes...)
 	q.s.cache.drop(key, uncertain(err))
-	err = asFault(err)
+	err = q.heard(err)
 	if fault.Has(err, fault.Conflict) {
 		return again{err}
 	}
@@ -242,28 +254,25 @@ func (q *request) forget(err error) {
 	}
 }
 
-// refuse records the failure of a call and gives the error that the caller gets. A log that has just failed is not asked again, and a record
-// that has just timed out is not repeated: it may stand in the log as done though its result was never released, which errs on
-// the side of saying more.
+// refuse records the failure of a call and gives the error that the caller gets.
 func (q *request) refuse(ctx context.Context, err error) error {
 	var retry again
 	if errors.As(err, &retry) {
 		err = retry.error
 	}
 	err = asFault(err)
-	code := fault.CodeOf(err)
-	if code == fault.AuditUnavailable {
+	if q.unheard {
 		return err
 	}
-	q.entry.Outcome, q.entry.Latency = string(code), q.s.now().Sub(q.start)
+	q.entry.Outcome, q.entry.Latency = string(fault.CodeOf(err)), q.s.now().Sub(q.start)
 	if ctx.Err() != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), refusalDeadline)
 		defer cancel()
 	}
 	if _, failed := q.s.recorder.Record(ctx, &q.entry); failed != nil {
-		if code == fault.Timeout {
-			return err
+		if fault.Has(failed, fault.Overloaded) {
+			return failed
 		}
 		return fault.Wrap(fault.AuditUnavailable, "the audit record could not be made durable", errors.Join(failed, err))
 	}

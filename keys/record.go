@@ -94,6 +94,9 @@ func (s *Service) share(ctx context.Context, key string, load func(context.Conte
 	once := func(ctx context.Context) *flight {
 		f := &flight{began: s.cache.begin()}
 		k, err := load(ctx)
+		if fault.Has(err, fault.KeyNotFound) {
+			err = keyNotFound() // the same words for a key that is not there and one of another tenant
+		}
 		if err != nil {
 			f.err = err
 			return f

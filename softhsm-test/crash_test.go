@@ -32,7 +32,7 @@ func (l *ledger) add(f func()) {
 // that is neither success nor a conflict fails the test.
 func load(t *testing.T, s *service, l *ledger, round int, stop <-chan struct{}) *sync.WaitGroup {
 	var wg sync.WaitGroup
-	work := func(worker int, step func(i int) (answer, error, func(answer))) {
+	work := func(worker int, step func(i int) (answer, func(answer), error)) {
 		wg.Go(func() {
 			for i := 0; ; i++ {
 				select {
@@ -40,7 +40,7 @@ func load(t *testing.T, s *service, l *ledger, round int, stop <-chan struct{}) 
 					return
 				default:
 				}
-				a, err, note := step(i)
+				a, note, err := step(i)
 				if err != nil {
 					return // the connection died with the service: nothing was acknowledged
 				}
@@ -59,33 +59,33 @@ func load(t *testing.T, s *service, l *ledger, round int, stop <-chan struct{}) 
 		})
 	}
 	for w := range 4 {
-		work(w, func(i int) (answer, error, func(answer)) {
+		work(w, func(i int) (answer, func(answer), error) {
 			a, err := s.call("POST", "/keys", m{"name": fmt.Sprintf("k-%d-%d-%d", round, w, i), "algorithm": "AES-256-GCM"})
-			return a, err, func(a answer) {
+			return a, func(a answer) {
 				var v struct{ ID string }
 				a.into(t, &v)
 				l.keys = append(l.keys, v.ID)
-			}
+			}, err
 		})
-		work(10+w, func(i int) (answer, error, func(answer)) {
+		work(10+w, func(i int) (answer, func(answer), error) {
 			plain := fmt.Appendf(nil, "plaintext %d %d %d", round, w, i)
 			a, err := s.call("POST", "/keys/shared/encrypt", m{"plaintext": plain})
-			return a, err, func(a answer) {
+			return a, func(a answer) {
 				var v struct{ Ciphertext string }
 				a.into(t, &v)
 				l.sealed[v.Ciphertext] = plain
-			}
+			}, err
 		})
 	}
-	work(20, func(int) (answer, error, func(answer)) {
+	work(20, func(int) (answer, func(answer), error) {
 		a, err := s.call("POST", "/keys/shared/rotate", nil)
-		return a, err, func(a answer) {
+		return a, func(a answer) {
 			var v struct {
 				PrimaryVersion int `json:"primary_version"`
 			}
 			a.into(t, &v)
 			l.versions[v.PrimaryVersion] = true
-		}
+		}, err
 	})
 	return &wg
 }

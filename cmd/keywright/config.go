@@ -112,7 +112,7 @@ func (c *config) complete(dev bool) error {
 		scheme, _, ok := strings.Cut(b.URI, ":")
 		switch {
 		case b.Name == "" || !ok:
-			return errors.New("a backend needs a name and a URI, as in software=software:")
+			return errors.New("a backend needs a name and a URI, as in NAME=software: on the command line")
 		case seen[b.Name]:
 			return fmt.Errorf("two backends are named %s", b.Name)
 		case scheme != "software":

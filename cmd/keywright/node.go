@@ -214,7 +214,7 @@ func replaceFile(path string, content []byte) error {
 func (n *node) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	listener, err := net.Listen("tcp", n.config.Listen)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", n.config.Listen)
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
@@ -231,7 +231,7 @@ func (n *node) serve(ctx context.Context) error {
 	servers := []*http.Server{main}
 	n.tasks.Go(func() { failed <- api.ServeListener(main, listener) })
 
-	if m, err := n.listenMetrics(listener.Addr()); err != nil {
+	if m, err := n.listenMetrics(ctx, listener.Addr()); err != nil {
 		return errors.Join(err, main.Close())
 	} else if m != nil {
 		side := api.NewHTTPServer(n.server.MetricsHandler(), api.ServeOptions{MaxConns: 64, Log: n.log})
@@ -265,7 +265,7 @@ func (n *node) serve(ctx context.Context) error {
 
 // listenMetrics opens the metrics' listener: where it is configured, or at the next port on loopback; when that one is taken
 // and nobody asked for it, anywhere on loopback. The address stands in DATA/metrics.address.
-func (n *node) listenMetrics(api net.Addr) (net.Listener, error) {
+func (n *node) listenMetrics(ctx context.Context, api net.Addr) (net.Listener, error) {
 	address := n.config.MetricsListen
 	if address == "off" {
 		return nil, nil
@@ -278,10 +278,11 @@ func (n *node) listenMetrics(api net.Addr) (net.Listener, error) {
 		}
 		address = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	}
-	l, err := net.Listen("tcp", address)
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
 	if err != nil && !chosen {
 		n.log.Warn("the port for metrics is taken: using another", "address", address)
-		l, err = net.Listen("tcp", "127.0.0.1:0")
+		l, err = lc.Listen(ctx, "tcp", "127.0.0.1:0")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listening for metrics: %w", err)

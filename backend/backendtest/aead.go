@@ -90,7 +90,7 @@ func checkRoundTrips(t *testing.T, k kind, aead backend.AEAD) {
 			t.Fatal("an input was changed")
 		}
 	}
-	rapid.Check(t, func(t *rapid.T) {
+	property(t, func(t *rapid.T) {
 		gen := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		plaintext := filled(gen, rapid.IntRange(0, 5000).Draw(t, "plaintext"))
 		one(t, plaintext, filled(gen, rapid.IntRange(0, 300).Draw(t, "aad")))

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/keywright/keywright/fault"
 )
 
@@ -54,6 +56,12 @@ func (a *alike) add(t testing.TB, what string, out []byte, err error) {
 	}
 }
 
+// property checks f on many inputs, as a test of its own: rapid takes none that has failed before.
+func property(t *testing.T, f func(*rapid.T)) {
+	t.Helper()
+	t.Run("any", func(t *testing.T) { rapid.Check(t, f) })
+}
+
 // positions samples indexes of n bytes: all of a short value, and both ends and every so many of a long one.
 func positions(n int) []int {
 	const most = 96
@@ -76,7 +84,7 @@ func flip(b []byte, i int) []byte {
 // settled waits until no more goroutines run than before, and fails the test when they do not end.
 func settled(t testing.TB, before int) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(3 * time.Second)
 	for {
 		n := runtime.NumGoroutine()
 		if n <= before {

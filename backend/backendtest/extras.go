@@ -19,18 +19,19 @@ func (s *suite) testSealer(t *testing.T) {
 	if !ok {
 		return // testInfo fails where it is required
 	}
-	rapid.Check(t, func(t *rapid.T) {
+	ctx := t.Context()
+	property(t, func(t *rapid.T) {
 		gen := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		plaintext := filled(gen, rapid.IntRange(0, 5000).Draw(t, "plaintext"))
 		binding := filled(gen, rapid.IntRange(0, 300).Draw(t, "binding"))
-		out, err := sealer.Seal(t.Context(), plaintext, binding)
+		out, err := sealer.Seal(ctx, plaintext, binding)
 		if err != nil {
 			t.Fatalf("Seal: %v", err)
 		}
 		if len(plaintext) >= 8 && bytes.Contains(out, plaintext) {
 			t.Fatal("sealed bytes are in clear")
 		}
-		back, err := sealer.Open(t.Context(), out, binding)
+		back, err := sealer.Open(ctx, out, binding)
 		if err != nil || !bytes.Equal(back, plaintext) {
 			t.Fatalf("Open: %v", err)
 		}

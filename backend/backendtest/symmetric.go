@@ -50,7 +50,7 @@ func checkWrapper(t *testing.T, w backend.Wrapper, key []byte) {
 		}
 		return wrapped
 	}
-	rapid.Check(t, func(t *rapid.T) {
+	property(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 4096).Draw(t, "length")
 		gen := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
 		one(t, filled(gen, n))

@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -214,70 +213,4 @@ func (s *Service) APIKeys(ctx context.Context, caller *Principal, cursor string,
 		next = base64.RawURLEncoding.EncodeToString(page[limit-1].ID[:])
 	}
 	return page, next, nil
-}
-
-// Bootstrap makes the first key of a tenant, with every scope: the owner's. fault.Conflict when the tenant has a key already.
-// save, when not nil, is given the key before it is recorded, and must keep it durably: a crash in between leaves a key that
-// is not valid, and the next Bootstrap makes another, but never a valid key that nobody has.
-func (s *Service) Bootstrap(ctx context.Context, tenant uuid.UUID, save func(presented string) error) (*APIKey, string, error) {
-	start := time.Now()
-	there, err := s.store.APIKeys(ctx, tenant, uuid.Nil, 1)
-	if err != nil {
-		return nil, "", fmt.Errorf("listing API keys: %w", err)
-	}
-	if len(there) > 0 {
-		return nil, "", fault.New(fault.Conflict, "the tenant has an API key already")
-	}
-	k, err := s.check(&Principal{ID: "system", Tenant: tenant, Scopes: Scopes()}, CreateRequest{Name: "owner", Scopes: Scopes()})
-	if err != nil {
-		return nil, "", err
-	}
-	presented, changes, err := s.prepare(k, idempotency.Token{})
-	if err != nil {
-		return nil, "", err
-	}
-	if save != nil {
-		if err := save(presented); err != nil {
-			return nil, "", fmt.Errorf("keeping the owner's API key: %w", err)
-		}
-	}
-	err = s.record(ctx, start, &audit.Entry{Tenant: tenant, Principal: "system", Action: ActionCreate, Resource: k.PrincipalID(), Detail: "owner"}, nil, changes...)
-	if err != nil {
-		return nil, "", err
-	}
-	return k, presented, nil
-}
-
-// errNotRecorded marks an error of the log itself, of which no entry can tell.
-type errNotRecorded struct{ error }
-
-func (e errNotRecorded) Unwrap() error { return e.error }
-
-// record makes an entry durable with its changes.
-func (s *Service) record(ctx context.Context, start time.Time, e *audit.Entry, cause error, changes ...audit.Change) error {
-	e.Outcome, e.Latency = "ok", time.Since(start)
-	if cause != nil {
-		e.Outcome = string(fault.CodeOf(cause))
-	}
-	_, err := s.recorder.Record(ctx, e, changes...)
-	if fault.Has(err, fault.AuditUnavailable) || fault.Has(err, fault.Timeout) {
-		return errNotRecorded{err}
-	}
-	return err
-}
-
-// denied records that an act failed with err and returns err, or that it could not be recorded.
-func (s *Service) denied(ctx context.Context, start time.Time, e *audit.Entry, err error) error {
-	var lost errNotRecorded
-	if errors.As(err, &lost) {
-		return lost.error
-	}
-	// The entry must be made although the caller may have gone.
-	if failed := s.record(context.WithoutCancel(ctx), start, e, err); failed != nil {
-		if errors.As(failed, &lost) {
-			return lost.error
-		}
-		return failed
-	}
-	return err
 }

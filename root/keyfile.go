@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/secret"
@@ -107,7 +108,7 @@ func writeNew(path string, text []byte) (err error) {
 // LoadKeyFile reads a key file. It refuses one that its group or others may read or write (ErrKeyFilePermissions), and
 // anything that is not a regular file.
 func LoadKeyFile(path string) (secret.Bytes, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not block, it must be refused
 	if err != nil {
 		return nil, fmt.Errorf("reading a key file: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/keywright/keywright/fault"
@@ -51,6 +52,13 @@ func TestKeyFile(t *testing.T) {
 	}
 	if _, err := LoadKeyFile(t.TempDir()); !errors.Is(err, fs.ErrInvalid) {
 		t.Errorf("a directory: %v", err)
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadKeyFile(pipe); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("a pipe: %v", err)
 	}
 	if _, err := LoadKeyFile(path + "x"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no file: %v", err)

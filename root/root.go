@@ -1,6 +1,10 @@
 // Package root keeps the one secret of a deployment: 256 random bits from which the sealing key of the software backend,
 // the pepper of API keys and the backup key are derived by HKDF-SHA-256 (RFC 5869), a label each. The root itself encrypts
 // nothing. It lies in the store only inside slots, as in LUKS: any one slot opens it.
+//
+// It trusts the memory of its own process, and the recorder to be durable. It does not trust the store with more than
+// keeping: who can write there can lose slots, but not open one, weaken one, or put in another root unnoticed by the keys
+// that hang on it.
 package root
 
 import (

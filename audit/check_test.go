@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"errors"
+	"io"
 	"testing"
 
 	"github.com/keywright/keywright/fault"
@@ -79,17 +80,54 @@ func TestOpenOptions(t *testing.T) {
 			t.Errorf("origin %q accepted", origin)
 		}
 	}
-	// What the store itself says comes back.
+}
+
+// Each read of each method is made to fail in turn: what the store says comes back, with its code, and nothing else.
+func TestReadFaults(t *testing.T) {
+	ctx := context.Background()
+	signer := newSigner(t)
 	gone := fault.New(fault.StoreUnavailable, "gone")
-	_, err := Open(context.Background(), unreadable{newMemStore(), gone}, Options{Origin: testOrigin})
-	if !errors.Is(err, gone) {
-		t.Error(err)
+	for name, do := range map[string]func(l *Log, s *memStore) error{
+		"open": func(_ *Log, s *memStore) error {
+			l, err := Open(ctx, s, Options{Origin: testOrigin})
+			if err != nil {
+				return err
+			}
+			return l.Close(ctx)
+		},
+		"get":         func(l *Log, _ *memStore) error { _, err := l.Get(ctx, 3); return err },
+		"list":        func(l *Log, _ *memStore) error { _, _, err := l.List(ctx, Filter{Action: "none"}, "", 5); return err },
+		"root":        func(l *Log, _ *memStore) error { _, err := l.Root(ctx, 700); return err },
+		"inclusion":   func(l *Log, _ *memStore) error { _, err := l.InclusionProof(ctx, 300, 700); return err },
+		"consistency": func(l *Log, _ *memStore) error { _, err := l.ConsistencyProof(ctx, 300, 700); return err },
+		"beyond":      func(l *Log, _ *memStore) error { _, err := l.ConsistencyProof(ctx, 300, 850); return err },
+		"checkpoint":  func(l *Log, _ *memStore) error { _, err := l.Checkpoint(ctx); return err },
+		"prove":       func(l *Log, _ *memStore) error { _, err := l.Prove(ctx, 820); return err },
+		"export":      func(l *Log, _ *memStore) error { _, err := l.Export(ctx, io.Discard, nil); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for n := 1; ; n++ {
+				s := newMemStore()
+				s.fill(t, 400)
+				l := openLog(t, s, Options{Signer: signer.open, CheckpointEvery: -1})
+				if _, err := l.Checkpoint(ctx); err != nil {
+					t.Fatal(err)
+				}
+				s.fill(t, 300)
+				l2 := openLog(t, s, Options{Signer: signer.open, CheckpointEvery: -1})
+				s.fill(t, 200) // by another node
+				s.failRead, s.readErr = n, gone
+				err := do(l2, s)
+				if s.failRead > 0 { // it has fewer reads than n
+					if n == 1 || err != nil {
+						t.Errorf("without a fault, after %d reads: %v", n-1, err)
+					}
+					return
+				}
+				if !errors.Is(err, gone) || fault.CodeOf(err) != fault.StoreUnavailable {
+					t.Fatalf("read %d: %v", n, err)
+				}
+			}
+		})
 	}
 }
-
-type unreadable struct {
-	*memStore
-	err error
-}
-
-func (u unreadable) AuditHead(context.Context) (Head, error) { return Head{}, u.err }

@@ -49,8 +49,8 @@ func TestDenials(t *testing.T) {
 	if err := d.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if l.Size() > 3 {
-		t.Errorf("%d entries in a second", l.Size())
+	if most := 3 + uint64(time.Since(start)/time.Second); l.Size() > most {
+		t.Errorf("%d entries in %v", l.Size(), time.Since(start))
 	}
 	n, all := denied(t, s)
 	if n != 40_001 {

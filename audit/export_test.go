@@ -190,6 +190,18 @@ func TestExportTampered(t *testing.T) {
 	}
 }
 
+func TestBadExportMessage(t *testing.T) {
+	for want, e := range map[string]*BadExport{
+		"line 3: why":                     {Line: 3, Reason: "why"},
+		"line 9: entry 4: why":            {Line: 9, First: 4, Last: 4, Reason: "why"},
+		"line 300: entries 0 to 255: why": {Line: 300, Last: 255, Reason: "why"},
+	} {
+		if got := e.Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 // No single bit of an export can change unseen.
 func TestExportBits(t *testing.T) {
 	_, export, key := exported(t, newMemStore(), newSigner(t), 300)

@@ -288,7 +288,7 @@ func TestDeadlines(t *testing.T) {
 		t.Error("a record of a caller who had gone was queued")
 	}
 
-	short, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	short, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var wg sync.WaitGroup
 	e := &Entry{Action: "first", Failed: []int{1, 2}}
@@ -307,6 +307,7 @@ func TestDeadlines(t *testing.T) {
 	if f := wantFault(t, err, fault.Overloaded); f.After <= 0 {
 		t.Error("does not say when to try again")
 	}
+	cancel()
 	wg.Wait()
 	// The callers have gone; their entries are their own all the same, whatever becomes of what they passed.
 	e.Failed[0], e.Failed[1] = -1, -1
@@ -371,20 +372,22 @@ func TestClose(t *testing.T) {
 // A store that hangs does not hang Close, and those who wait are told.
 func TestCloseOutOfTime(t *testing.T) {
 	s := newMemStore()
-	hang := make(chan struct{})
-	s.onCommit = func(int, []*Item) error { <-hang; return nil }
+	started, hang := held(s)
 	l, err := Open(context.Background(), s, Options{Origin: testOrigin})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	for range 3 {
+	for i := range 3 { // one in the store, two in the queue
 		wg.Go(func() {
 			_, err := l.Record(context.Background(), &Entry{})
 			wantFault(t, err, fault.AuditUnavailable)
 		})
+		if i == 0 {
+			<-started
+		}
 	}
-	waitFor(t, func() bool { return l.depth() > 0 })
+	waitFor(t, func() bool { return l.depth() == 2 })
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
 	wantFault(t, l.Close(ctx), fault.Timeout)

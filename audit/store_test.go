@@ -32,6 +32,19 @@ type memStore struct {
 	commits   int
 	saves     int
 	saveErr   error
+	failRead  int // which read from now on fails, from 1; 0 none
+	readErr   error
+}
+
+// read counts a read and fails the one that is to fail.
+func (s *memStore) read() error {
+	s.reads++
+	if s.failRead > 0 {
+		if s.failRead--; s.failRead == 0 {
+			return s.readErr
+		}
+	}
+	return nil
 }
 
 func newMemStore() *memStore {
@@ -105,14 +118,18 @@ func (s *memStore) Commit(ctx context.Context, batch []*Item, extend func(Head, 
 func (s *memStore) AuditHead(context.Context) (Head, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reads++
+	if err := s.read(); err != nil {
+		return Head{}, err
+	}
 	return s.head.clone(), nil
 }
 
 func (s *memStore) AuditEntries(_ context.Context, from uint64, limit int) ([]Stored, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reads++
+	if err := s.read(); err != nil {
+		return nil, err
+	}
 	var out []Stored
 	for i := from; i < uint64(len(s.leaves)) && len(out) < limit; i++ {
 		out = append(out, Stored{Index: i, Leaf: s.leaves[i]})
@@ -123,7 +140,9 @@ func (s *memStore) AuditEntries(_ context.Context, from uint64, limit int) ([]St
 func (s *memStore) AuditSearch(_ context.Context, f Filter, before uint64, limit int) ([]Stored, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reads++
+	if err := s.read(); err != nil {
+		return nil, 0, err
+	}
 	var out []Stored
 	i := min(before, uint64(len(s.leaves)))
 	for seen := 0; i > 0 && seen < s.searchMax && len(out) < limit; seen++ {
@@ -145,7 +164,9 @@ func (s *memStore) AuditSearch(_ context.Context, f Filter, before uint64, limit
 func (s *memStore) AuditHashes(_ context.Context, from uint64, n int) ([][32]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reads++
+	if err := s.read(); err != nil {
+		return nil, err
+	}
 	if from > uint64(len(s.hashes)) {
 		return nil, nil
 	}
@@ -155,7 +176,9 @@ func (s *memStore) AuditHashes(_ context.Context, from uint64, n int) ([][32]byt
 func (s *memStore) AuditNodes(_ context.Context, nodes []Node) ([][32]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reads++
+	if err := s.read(); err != nil {
+		return nil, err
+	}
 	out := make([][32]byte, len(nodes))
 	for i, n := range nodes {
 		h, ok := s.nodes[Node{Level: n.Level, Index: n.Index}]
@@ -181,6 +204,9 @@ func (s *memStore) SaveCheckpoint(_ context.Context, _ uint64, note []byte) erro
 func (s *memStore) Checkpoint(context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.read(); err != nil {
+		return nil, err
+	}
 	return s.note, nil
 }
 
@@ -278,11 +304,13 @@ func openLog(t testing.TB, s Store, opts Options) *Log {
 	return l
 }
 
+// wantFault may be called from any goroutine of the test; it never gives nil.
 func wantFault(t testing.TB, err error, code fault.Code) *fault.Error {
 	t.Helper()
 	var f *fault.Error
 	if !errors.As(err, &f) || f.Code != code {
-		t.Fatalf("got error %v, want %s", err, code)
+		t.Errorf("got error %v, want %s", err, code)
+		return fault.New(code, "")
 	}
 	return f
 }

@@ -1,0 +1,133 @@
+// Package token works one PKCS#11 token (OASIS PKCS#11 2.40): sessions, logins, object handles, mechanisms and the healing of
+// all of them. It says nothing of networks, processes or backends: package hsm/remote carries the same interface to a
+// process of its own, and package hsm makes a backend of it.
+//
+// It trusts the module not to lie about results that it cannot check, and nothing else: lengths are bounded, public keys
+// compared, a session that saw an error is dropped, a module that hangs is given up at the deadline. It never logs or returns a
+// PIN, and never sends a PIN a second time that the token has called wrong.
+package token
+
+import (
+	"context"
+	"crypto"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/secret"
+)
+
+// IDSize is the size of CKA_ID of our objects in bytes: the 16 bytes of the key's UUID, then the version, big-endian.
+const IDSize = 20
+
+// ID is the CKA_ID of an object, or the cache identity of a wrapped key.
+type ID [IDSize]byte
+
+// Token is one token. All methods are safe for concurrent use and respect their context's deadline. Their errors are
+// fault.Error values: fault.BackendUnavailable with RetryAfter while the token or module is being healed or is gone,
+// fault.Overloaded when the queue is full, fault.Timeout, fault.Unsupported, fault.KeyMaterial (no such object, or several),
+// fault.DecryptionFailed for every way in which data fails, fault.Conflict for an ID that exists.
+type Token interface {
+	// Describe tells what was found when the token was opened. It changes only with a new generation.
+	Describe() Description
+	// Generate makes a secret key or key pair with CKA_ID id: non-extractable, sensitive, with the usages of use alone. With
+	// wrapped the object is a session object that leaves only wrapped under the token's KEK, and Object.Wrapped has it.
+	Generate(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, wrapped bool) (Object, error)
+	// Import makes an object of clear material (raw, or PKCS#8) by wrapping it under a fresh session key and unwrapping it inside.
+	Import(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, material secret.Bytes, wrapped bool) (Object, error)
+	// Find gives the one object with the id, its public part and the attributes that say where it came from.
+	Find(ctx context.Context, id ID) (Object, error)
+	// List gives the objects whose CKA_ID has IDSize bytes and our label, without order.
+	List(ctx context.Context) ([]Object, error)
+	// Destroy removes every object with the id. What is gone is no error.
+	Destroy(ctx context.Context, id ID) error
+	// Use does one operation with one key.
+	Use(ctx context.Context, c Call) ([]byte, error)
+	// Random gives n bytes of the token's generator.
+	Random(ctx context.Context, n int) ([]byte, error)
+	// Ping does a real operation with a test key on the token.
+	Ping(ctx context.Context) error
+	// Stats are counters since the opening.
+	Stats() Stats
+	Close() error
+}
+
+// Operation is what Use does.
+type Operation uint8
+
+const (
+	Sign    Operation = iota + 1 // ECDSA (r ‖ s), RSA (digest as Input), Ed25519 (message)
+	Encrypt                      // AES-GCM: nonce ‖ ciphertext ‖ tag
+	Decrypt                      // AES-GCM of Encrypt's form, RSA-OAEP
+	MAC                          // HMAC, full length
+	Agree                        // ECDH: Input is the peer's SPKI DER; the raw shared secret
+	Wrap                         // AES-KWP of Input
+	Unwrap                       // AES-KWP
+)
+
+// Call is one operation with one key.
+type Call struct {
+	Op        Operation
+	ID        ID
+	Algorithm backend.Algorithm
+	Wrapped   []byte // of a wrapped key: what Generate gave; nil for a resident one
+	Input     []byte
+	AAD       []byte          // Encrypt, Decrypt
+	Hash      crypto.Hash     // Sign with RSA, Decrypt with OAEP
+	Padding   backend.Padding // Sign with RSA
+	Label     []byte          // OAEP
+}
+
+// Object is a key on the token.
+type Object struct {
+	ID        ID
+	Algorithm backend.Algorithm
+	Public    []byte // SPKI DER, nil for secret keys
+	Wrapped   []byte // only from Generate and Import with wrapped: the material under the KEK
+	// What CKA_LOCAL, CKA_SENSITIVE, CKA_ALWAYS_SENSITIVE, CKA_EXTRACTABLE and CKA_NEVER_EXTRACTABLE say.
+	Local, Sensitive, AlwaysSensitive, Extractable, NeverExtractable bool
+}
+
+// Description is what a token turned out to be.
+type Description struct {
+	Serial, Label, Manufacturer, Model, Firmware string // trimmed
+	Library                                      string // C_GetInfo's description and version
+	Slot                                         uint   // for people only: slot numbers move
+	MaxSessions                                  int    // 0: not limited
+	Mechanisms                                   []Mechanism
+	Capabilities                                 []backend.Capability // what was probed to work, with custody device
+	Wrapping                                     bool                 // wrapped placement works
+	Quirks                                       []string             // in words
+	LeaksWrapped                                 bool                 // the self-test could wrap a non-extractable key out
+	Generation                                   uint64               // of the module: grows with each initialisation
+}
+
+// Mechanism is one entry of C_GetMechanismList.
+type Mechanism struct {
+	Type             uint
+	Name             string
+	MinSize, MaxSize uint
+	Flags            uint
+}
+
+// Stats are counters of one token.
+type Stats struct {
+	Sessions, SessionsInUse            int
+	Reinitialisations, SessionsDropped uint64
+	Logins, LoginsRefused              uint64
+	Breaker                            string // closed, open, half-open
+}
+
+// Config is how a token is opened.
+type Config struct {
+	Module       string // path of the PKCS#11 module
+	InitArgs     string // C_Initialize's pReserved string (NSS)
+	Serial       string // one of Serial and Label names the token; both may
+	Label        string
+	PIN          secret.Bytes
+	Profile      string // vendor profile: softhsm, nss, opencryptoki, luna, nshield, utimaco, cloudhsm, yubihsm2, or "" (probed)
+	Sessions     int    // at most so many; 0: 64, less what the token allows less a reserve of 2
+	Queue        int    // calls that wait for a session; 0: 1024
+	AcceptLeaks  bool   // open a token that lets non-extractable keys be wrapped out
+	ReinitEvery  int    // seconds between re-initialisations at least; 0: 1
+	KEKLabel     string // label of the wrapping key for wrapped placement; "": "keywright-kek"
+	WrappedCache int    // wrapped keys that stay loaded as session objects; 0: 1024
+}

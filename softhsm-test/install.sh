@@ -9,6 +9,20 @@ need gcc gcc
 need openssl openssl
 need curl curl
 need git git
+need make make
+# The PKCS#11 parts: each is set up by the script of its name in this directory.
+need softhsm2-util softhsm2
+need certutil libnss3-tools
+need pkcsslotd opencryptoki
+need p11-kit p11-kit
+need pkcs11-tool opensc # a judge of modules that shares no code with the service
+need flock util-linux
+need_library() { compgen -G "/usr/lib/*/$1" >/dev/null || packages+=("$2"); }
+need_library softhsm/libsofthsm2.so libsofthsm2
+need_library libsoftokn3.so libnss3
+need_library pkcs11/libopencryptoki.so opencryptoki
+need_library pkcs11/p11-kit-client.so p11-kit-modules
+[ -e /usr/include/p11-kit-1/p11-kit/pkcs11.h ] || packages+=(libp11-kit-dev)
 [ -e /usr/include/stdlib.h ] || packages+=(libc6-dev)
 
 if [ ${#packages[@]} -gt 0 ]; then

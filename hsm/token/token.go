@@ -113,6 +113,7 @@ type Stats struct {
 	Sessions, SessionsInUse            int
 	Reinitialisations, SessionsDropped uint64
 	Logins, LoginsRefused              uint64
+	Stuck                              int    // calls that were given up at their deadline and that the module still has
 	Breaker                            string // closed, open, half-open
 }
 
@@ -130,4 +131,7 @@ type Config struct {
 	ReinitEvery  int    // seconds between re-initialisations at least; 0: 1
 	KEKLabel     string // label of the wrapping key for wrapped placement; "": "keywright-kek"
 	WrappedCache int    // wrapped keys that stay loaded as session objects; 0: 1024
+	// LoginGate, when not nil, is called instead of each login and calls login at most once, or not at all when the PIN is known to be
+	// refused: then its error has ErrPINRefused in its chain. So several processes with one token never send a wrong PIN twice.
+	LoginGate func(ctx context.Context, login func() error) error
 }

@@ -1,0 +1,52 @@
+package remote
+
+import (
+	"context"
+	"time"
+
+	"github.com/keywright/keywright/fault"
+)
+
+// doubt looks into a child that has given up a call at its deadline: the call may have waited for a session, or the module may be
+// stuck with it. After the grace the child says whether the module still has such calls. When it cannot tell and has done
+// nothing since, a real operation decides. Full queues alone never kill a child: it answers other calls all the while.
+func (l *link) doubt() {
+	if !l.suspect.CompareAndSwap(false, true) {
+		return
+	}
+	l.wg.Go(func() {
+		defer l.suspect.Store(false)
+		good := l.good.Load()
+		select {
+		case <-l.dead:
+			return
+		case <-time.After(l.grace):
+		}
+		a, err := l.ask(opStats)
+		if err != nil || a.err != nil {
+			return // dead, or it will be when the grace of this very call is over
+		}
+		s, err := decodeStats(a.body)
+		switch {
+		case err != nil:
+			l.die(err)
+		case s.Stuck > 0:
+			l.die(errHung)
+		case l.good.Load() == good:
+			a, err = l.ask(opPing)
+			if err == nil && fault.Has(a.err, fault.Timeout) && l.good.Load() == good {
+				l.die(errHung)
+			}
+		}
+	})
+}
+
+// ask makes a call without arguments within the grace.
+func (l *link) ask(op operation) (answer, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.grace)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	frame := beginRequest(nil, op)
+	finish(frame)
+	return l.call(ctx, frame, deadline, l.limit+spare)
+}

@@ -10,6 +10,7 @@ package token
 import (
 	"context"
 	"crypto"
+	"time"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/secret"
@@ -113,8 +114,12 @@ type Stats struct {
 	Sessions, SessionsInUse            int
 	Reinitialisations, SessionsDropped uint64
 	Logins, LoginsRefused              uint64
-	Stuck                              int    // calls that were given up at their deadline and that the module still has
-	Breaker                            string // closed, open, half-open
+	Stuck                              int           // calls that were given up at their deadline and that the module still has
+	StuckFor                           time.Duration // how long the one of them that was given up first has been so
+	Breaker                            string        // closed, open, half-open
+	Queued                             int           // operations that wait for a session now
+	Calls                              uint64        // operations that reached a session
+	QueueTime, DeviceTime              time.Duration // of all of them together: waiting, and on a session
 }
 
 // Config is how a token is opened.

@@ -1,0 +1,87 @@
+package token
+
+import (
+	"context"
+	"crypto/rand"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/keywright/keywright/secret"
+	"github.com/keywright/keywright/softhsm-test/rig"
+)
+
+// openToken opens a part's token; it is closed with the test.
+func openToken(t testing.TB, p *rig.Part, change ...func(*Config)) *device {
+	t.Helper()
+	d, err := tryOpen(t, p, change...)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return d
+}
+
+func tryOpen(t testing.TB, p *rig.Part, change ...func(*Config)) (*device, error) {
+	t.Helper()
+	cfg := Config{Module: p.Module, InitArgs: p.Init, Serial: p.Serial, Label: p.Label, PIN: secret.Bytes(p.PIN(t))}
+	for _, c := range change {
+		c(&cfg)
+	}
+	p.Setenv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	level := slog.LevelWarn
+	if testing.Verbose() {
+		level = slog.LevelDebug
+	}
+	tok, err := Open(ctx, cfg, Options{Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))})
+	if err != nil {
+		return nil, err
+	}
+	return tok.(*device), nil
+}
+
+func newID() (id ID) {
+	rand.Read(id[:])
+	return id
+}
+
+func TestOpenSoftHSM(t *testing.T) {
+	start := time.Now()
+	d := openToken(t, rig.SoftHSM(t))
+	t.Logf("%v", time.Since(start))
+	desc := d.Describe()
+	for _, c := range desc.Capabilities {
+		t.Logf("%-14s %v import %v", c.Algorithm, c.Operations, c.Import)
+	}
+	t.Logf("%+v %v %v %+v", desc.Quirks, desc.Wrapping, desc.LeaksWrapped, d.traits)
+}
+
+func TestOpenNSS(t *testing.T) {
+	start := time.Now()
+	d := openToken(t, rig.NSS(t), func(c *Config) { c.AcceptLeaks = true })
+	t.Logf("%v", time.Since(start))
+	desc := d.Describe()
+	for _, c := range desc.Capabilities {
+		t.Logf("%-14s %v import %v", c.Algorithm, c.Operations, c.Import)
+	}
+	t.Logf("%+v %v %v %+v", desc.Quirks, desc.Wrapping, desc.LeaksWrapped, d.traits)
+}
+
+func TestOpenOCK(t *testing.T) {
+	p := rig.OpenCryptoki(t)
+	start := time.Now()
+	d := openToken(t, p)
+	t.Logf("%v", time.Since(start))
+	desc := d.Describe()
+	for _, c := range desc.Capabilities {
+		t.Logf("%-14s %v import %v", c.Algorithm, c.Operations, c.Import)
+	}
+	t.Logf("%+v %v %v %+v", desc.Quirks, desc.Wrapping, desc.LeaksWrapped, d.traits)
+}

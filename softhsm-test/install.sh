@@ -3,6 +3,7 @@
 set -euo pipefail
 
 packages=()
+PATH=$PATH:/usr/sbin # where daemons are, which a user may not have in the path
 need() { command -v "$1" >/dev/null 2>&1 || packages+=("$2"); }
 
 need gcc gcc
@@ -17,6 +18,7 @@ need pkcsslotd opencryptoki
 need p11-kit p11-kit
 need pkcs11-tool opensc # a judge of modules that shares no code with the service
 need flock util-linux
+need fuser psmisc
 need_library() { compgen -G "/usr/lib/*/$1" >/dev/null || packages+=("$2"); }
 need_library softhsm/libsofthsm2.so libsofthsm2
 need_library libsoftokn3.so libnss3

@@ -7,14 +7,15 @@
 #   softhsm-test/opencryptoki.sh /tmp/ock wipe    # initialise the token anew: every object is gone
 #   softhsm-test/opencryptoki.sh /tmp/ock stop    # end the daemon, if this script started it
 #
-# A token that another hand initialised with other PINs is wiped by removing /var/lib/opencryptoki/swtok/* while no daemon
-# runs. To clean up: stop, then remove DIR.
+# A token that another hand initialised, or that was left half-way, is made new by removing the files under
+# /var/lib/opencryptoki/swtok and /dev/shm/var.lib.opencryptoki.swtok while no daemon runs. To clean up: stop, then remove DIR.
 usage='DIR [wipe|stop]'
 . "$(dirname -- "${BASH_SOURCE[0]}")/part.sh"
 
 need pkcsslotd
 need pkcsconf
 need flock
+need fuser
 dir=$(part_dir "${1:-}")
 action=${2:-start}
 module=$(library pkcs11/libopencryptoki.so)
@@ -52,31 +53,49 @@ if ! running; then
   cp /run/pkcsslotd.pid "$started"
 fi
 
-# The slot of the soft token, found by its model: numbers follow /etc/opencryptoki/opencryptoki.conf.
-info=$(pkcsconf -t)
-slot=$(awk '/^Token #/ { sub(/#/, "", $2); slot = $2 } /Model: IBM SoftTok/ { print slot; exit }' <<<"$info")
-[ -n "$slot" ] || die 'opencryptoki shows no soft token'
-
 keep "$dir/pin" '' 648219
 keep "$dir/so-pin" '' 97531086
 
-wipe() { # with the SO's PIN as it is now
-  printf '%s\n%s\n' "$1" "$label" | pkcsconf -I -c "$slot" >/dev/null
+# The soft token's slot and what pkcsconf says of it. The slot is found by the token's model: its number follows
+# /etc/opencryptoki/opencryptoki.conf. A daemon that has just started, or is ending, may refuse for a moment.
+look() {
+  local all
+  for _ in $(seq 50); do
+    if all=$(pkcsconf -t 2>&1); then
+      slot=$(awk '/^Token #/ { sub(/#/, "", $2); slot = $2 } /Model: IBM SoftTok/ { print slot; exit }' <<<"$all")
+      [ -n "$slot" ] || die 'opencryptoki shows no soft token'
+      token=$(awk -v want="#$slot" '/^Token #/ { ours = $2 == want } ours' <<<"$all")
+      return
+    fi
+    sleep 0.1
+  done
+  die "pkcsconf cannot reach the daemon: $all"
 }
-fresh=''
-if ! awk -v want="$slot" '/^Token #/ { here = ($2 == "#" want) } here && /Label: keywright-ock/ { found = 1 } END { exit !found }' <<<"$info"; then
-  # A new token has the SO's PIN 87654321 and demands that it be changed.
-  wipe 87654321 || die "the token is another's; see the head of this script"
-  pkcsconf -P -c "$slot" -S 87654321 -n "$(cat "$dir/so-pin")" >/dev/null
-  fresh=yes
-elif [ "$action" = wipe ]; then
-  wipe "$(cat "$dir/so-pin")" || die 'the token does not take the SO PIN of this directory'
-  fresh=yes
+says() { # word...: whether the token's description has them all
+  local word
+  for word in "$@"; do [[ $token == *"$word"* ]] || return 1; done
+}
+
+# C_InitToken is no way back: 3.8 leaves a token that its SO cannot log into, unless the SO's PIN is still the one of the
+# factory, which cannot be set again. So the token's files go, and its shared memory; the module makes them anew.
+look
+if [ "$action" = wipe ] && says "Label: $label"; then
+  ! fuser -s /dev/shm/var.lib.opencryptoki.swtok 2>/dev/null || die 'the token is in use'
+  find /var/lib/opencryptoki/swtok -type f -delete
+  rm -f /dev/shm/var.lib.opencryptoki.swtok
+  look
 fi
-if [ -n "$fresh" ]; then
-  # The PIN that the SO sets has to be changed by the user before use.
-  pkcsconf -u -c "$slot" -S "$(cat "$dir/so-pin")" -n 12345678 >/dev/null
-  pkcsconf -p -c "$slot" -U 12345678 -n "$(cat "$dir/pin")" >/dev/null
+if ! says "Label: $label" USER_PIN_INITIALIZED; then
+  so=$(cat "$dir/so-pin")
+  # A new token's SO PIN is 87654321. Both PINs have to be changed before use.
+  log=$(
+    {
+      printf '87654321\n%s\n' "$label" | pkcsconf -I -c "$slot" &&
+        pkcsconf -P -c "$slot" -S 87654321 -n "$so" &&
+        pkcsconf -u -c "$slot" -S "$so" -n 12345678 &&
+        pkcsconf -p -c "$slot" -U 12345678 -n "$(cat "$dir/pin")"
+    } 2>&1
+  ) || die "another hand initialised the token, or it was left half-way (see the head of this script): $log"
 fi
 
 describe "$module" "$label" 123 "$dir/pin" "$dir/so-pin"

@@ -58,7 +58,8 @@ struct control *control_open(const char *path, bool *made) {
   }
 out:;
   int saved = errno;
-  close(fd); /* and with it the lock; the mapping stays */
+  flock(fd, LOCK_UN); /* by hand: the mapping keeps the open file, and the lock with it */
+  close(fd);
   errno = saved;
   return c;
 }

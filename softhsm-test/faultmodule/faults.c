@@ -68,7 +68,7 @@ static void hang(uint32_t gen) {
 }
 
 static void crash(int64_t how) {
-  int *volatile nowhere = NULL;
+  volatile int *volatile nowhere = NULL;
   switch (how) {
   case CRASH_SEGV:
     *nowhere = 1;

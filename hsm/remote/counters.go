@@ -85,7 +85,9 @@ func (s *Supervisor) Stats() token.Stats {
 		if c.link.Load() != nil {
 			total.Sessions += c.stats.Sessions
 			total.SessionsInUse += c.stats.SessionsInUse
+			total.Queued += c.stats.Queued
 			total.Stuck += c.stats.Stuck
+			total.StuckFor = max(total.StuckFor, c.stats.StuckFor)
 			if b := c.stats.Breaker; b == "closed" || b == "half-open" && total.Breaker == "open" {
 				total.Breaker = b
 			}
@@ -117,4 +119,7 @@ func addCounters(to *token.Stats, s token.Stats) {
 	to.SessionsDropped += s.SessionsDropped
 	to.Logins += s.Logins
 	to.LoginsRefused += s.LoginsRefused
+	to.Calls += s.Calls
+	to.QueueTime += s.QueueTime
+	to.DeviceTime += s.DeviceTime
 }

@@ -7,9 +7,10 @@ import (
 	"github.com/keywright/keywright/fault"
 )
 
-// doubt looks into a child that has given up a call at its deadline: the call may have waited for a session, or the module may be
-// stuck with it. After the grace the child says whether the module still has such calls. When it cannot tell and has done
-// nothing since, a real operation decides. Full queues alone never kill a child: it answers other calls all the while.
+// doubt looks into a child that has given up a call at its deadline, or says that the token is gone: the call may have waited for
+// a session, or the module may be stuck with it, and so may be the child's healing. After the grace the child says how long the
+// module has had what was given up. When that is not the matter and nothing has succeeded since, a real operation decides. Full queues
+// alone never kill a child: it answers other calls all the while.
 func (l *link) doubt() {
 	if !l.suspect.CompareAndSwap(false, true) {
 		return
@@ -30,7 +31,7 @@ func (l *link) doubt() {
 		switch {
 		case err != nil:
 			l.die(err)
-		case s.Stuck > 0:
+		case s.StuckFor >= l.grace:
 			l.die(errHung)
 		case l.good.Load() == good:
 			a, err = l.ask(opPing)

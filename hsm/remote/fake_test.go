@@ -37,11 +37,13 @@ func TestMain(m *testing.M) {
 // fake is a token in memory for the tests of protocol and supervision. What it does is told by Config.Module, and by the Input
 // of Use. Its directory (Config.InitArgs) is the device that all processes share: what they do there stays.
 type fake struct {
-	dir string
+	dir    string
+	config token.Config
 
 	mu    sync.Mutex
 	keys  map[token.ID]token.Object // guarded by mu
 	stats token.Stats               // guarded by mu
+	stuck time.Time                 // guarded by mu: since when
 }
 
 // record adds a line to a file of the device.
@@ -74,7 +76,7 @@ func (f *fake) exists(file string) bool {
 }
 
 func openFake(ctx context.Context, c token.Config) (token.Token, error) {
-	f := &fake{dir: c.InitArgs, keys: make(map[token.ID]token.Object)}
+	f := &fake{dir: c.InitArgs, config: c, keys: make(map[token.ID]token.Object)}
 	if c.Module == "noop" {
 		return f, nil
 	}
@@ -204,6 +206,7 @@ func (f *fake) Use(ctx context.Context, c token.Call) ([]byte, error) {
 		<-ctx.Done()
 		f.mu.Lock()
 		f.stats.Stuck++
+		f.stuck = time.Now()
 		f.mu.Unlock()
 		return nil, fault.Wrap(fault.Timeout, "the module took too long", ctx.Err())
 	case "wait": // for a session that is not free
@@ -227,14 +230,12 @@ func (f *fake) Use(ctx context.Context, c token.Call) ([]byte, error) {
 		f.stats.Reinitialisations++
 		f.mu.Unlock()
 	case "relogin":
-		return nil, f.login(ctx, token.Config{PIN: secret.Bytes(argument), LoginGate: f.gate(c)})
+		return nil, f.login(ctx, f.config)
 	case "huge":
 		return make([]byte, maxFrame+1), nil
 	}
 	return c.Input, nil
 }
-
-func (f *fake) gate(token.Call) func(context.Context, func() error) error { return nil }
 
 func (f *fake) Random(_ context.Context, n int) ([]byte, error) {
 	return bytes.Repeat([]byte{7}, n), nil
@@ -253,6 +254,9 @@ func (f *fake) Stats() token.Stats {
 	defer f.mu.Unlock()
 	s := f.stats
 	s.Sessions, s.Breaker = 1, "closed"
+	if s.Stuck > 0 {
+		s.StuckFor = time.Since(f.stuck)
+	}
 	return s
 }
 

@@ -131,7 +131,7 @@ func (l *link) receive(kind byte, id uint64, body []byte) error {
 		if err != nil {
 			return err
 		}
-		if stuck || f.Code == fault.Timeout {
+		if stuck || f.Code == fault.Timeout || f.Code == fault.BackendUnavailable {
 			l.doubt()
 		}
 		if errors.Is(f, token.ErrPINRefused) {

@@ -167,19 +167,29 @@ func decodeObjects(list []token.Object, body []byte) ([]token.Object, error) {
 }
 
 func appendStats(b []byte, s token.Stats) []byte {
-	b = appendInt(appendInt(b, s.Sessions), s.SessionsInUse)
-	for _, n := range []uint64{s.Reinitialisations, s.SessionsDropped, s.Logins, s.LoginsRefused} {
+	for _, n := range []int{s.Sessions, s.SessionsInUse, s.Stuck, s.Queued} {
+		b = appendInt(b, n)
+	}
+	for _, n := range []uint64{s.Reinitialisations, s.SessionsDropped, s.Logins, s.LoginsRefused, s.Calls} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
-	return appendBytes(appendInt(b, s.Stuck), s.Breaker)
+	for _, t := range []time.Duration{s.StuckFor, s.QueueTime, s.DeviceTime} {
+		b = appendInt(b, int(t))
+	}
+	return appendBytes(b, s.Breaker)
 }
 
 func decodeStats(body []byte) (s token.Stats, err error) {
 	d := decoder{b: body}
-	s.Sessions, s.SessionsInUse = d.integer(), d.integer()
-	for _, p := range []*uint64{&s.Reinitialisations, &s.SessionsDropped, &s.Logins, &s.LoginsRefused} {
+	for _, p := range []*int{&s.Sessions, &s.SessionsInUse, &s.Stuck, &s.Queued} {
+		*p = d.integer()
+	}
+	for _, p := range []*uint64{&s.Reinitialisations, &s.SessionsDropped, &s.Logins, &s.LoginsRefused, &s.Calls} {
 		*p = d.u64()
 	}
-	s.Stuck, s.Breaker = d.integer(), d.str()
+	for _, p := range []*time.Duration{&s.StuckFor, &s.QueueTime, &s.DeviceTime} {
+		*p = time.Duration(d.integer())
+	}
+	s.Breaker = d.str()
 	return s, d.end()
 }

@@ -1,10 +1,14 @@
 package remote
 
 import (
+	"bytes"
 	"io"
 	"log/slog"
 	"net"
 	"os"
+	"time"
+
+	"github.com/keywright/keywright/hsm/token"
 )
 
 var discard = slog.New(slog.DiscardHandler)
@@ -15,11 +19,72 @@ func runRogue(how string) int {
 	if err != nil {
 		return 2
 	}
-	switch how {
-	case "echo":
+	if how == "echo" {
 		return echo(conn)
 	}
-	return 3
+	say := func(p []byte) {
+		if _, err := conn.Write(p); err != nil {
+			os.Exit(0) // the parent has had enough
+		}
+	}
+	switch how {
+	case "garbage hello":
+		say(bytes.Repeat([]byte("what?"), 1000))
+	case "other version":
+		say(seal(append(append(begin(nil, kindHello, 0), magic...), version+1)))
+	case "silent":
+		select {}
+	default:
+		say(seal(append(append(begin(nil, kindHello, 0), magic...), version)))
+	}
+	in := newFrameReader(conn)
+	_, id, _, err := in.next()
+	if err != nil {
+		return 3
+	}
+	if how == "garbage description" {
+		say(seal(append(begin(nil, kindResult, id), "neither fish nor flesh"...)))
+		time.Sleep(time.Minute)
+	}
+	say(seal(appendDescription(begin(nil, kindResult, id), &token.Description{Serial: "rogue"})))
+	for {
+		kind, id, _, err := in.next()
+		if err != nil {
+			return 4
+		}
+		if kind != kindRequest {
+			continue
+		}
+		switch how {
+		case "garbage":
+			say(bytes.Repeat([]byte("what?"), 1000))
+		case "huge frame":
+			say([]byte{0xff, 0xff, 0xff, 0xff, kindResult})
+		case "empty frame":
+			say(make([]byte, 64))
+		case "half frame":
+			say(seal(append(begin(nil, kindResult, id), "abcdef"...))[:15])
+			return 0
+		case "half frame, then silence":
+			say(seal(append(begin(nil, kindResult, id), "abcdef"...))[:15])
+			time.Sleep(time.Minute)
+		case "wrong number":
+			say(seal(begin(nil, kindResult, id+1)))
+		case "twice":
+			say(append(seal(begin(nil, kindPart, id)), seal(begin(nil, kindResult, id))...))
+			say(seal(begin(nil, kindResult, id)))
+		case "unknown kind":
+			say(seal(begin(nil, 99, id)))
+		case "unknown code":
+			say(seal(append(appendBytes(append(begin(nil, kindFault, id), 0), "ERR_NEVER_HEARD_OF"), make([]byte, 16)...)))
+		case "endless parts":
+			for {
+				say(seal(append(begin(nil, kindPart, id), make([]byte, 1<<20)...)))
+			}
+		case "login without question":
+			say(control(kindLoggedIn, 0, loginDone))
+		}
+	}
 }
 
 // echo gives back what it gets.
@@ -34,5 +99,3 @@ func echo(conn net.Conn) int {
 		}
 	}
 }
-
-var _ = os.Stderr

@@ -213,17 +213,13 @@ func (c *child) lastWords(l *link) {
 
 // finish lets a child end by itself: no more requests come, and it answers those that it has.
 func (c *child) finish(l *link, p *process) {
-	err := l.conn.CloseWrite()
-	limit := time.NewTimer(closeTime)
-	defer limit.Stop()
-	if err == nil {
+	limit, cancel := context.WithTimeout(context.Background(), closeTime)
+	defer cancel()
+	if err := l.conn.CloseWrite(); err == nil { // it fails on a dead link
 		select {
-		case <-l.dead:
-		case <-limit.C:
-		}
-		select {
-		case <-p.exited:
-		case <-limit.C:
+		case <-p.exited: // with its last answers in the socket
+			c.lastWords(l)
+		case <-limit.Done():
 			c.s.log().Warn("the module's process did not end by itself", "child", c.index)
 		}
 	}

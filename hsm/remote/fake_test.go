@@ -201,7 +201,10 @@ func (f *fake) Use(ctx context.Context, c token.Call) ([]byte, error) {
 	case "hang": // the module does not come back
 		select {}
 	case "stop":
-		return nil, syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+			return nil, err
+		}
+		time.Sleep(time.Minute) // the signal takes a moment
 	case "stuck": // the token gives a call up that the module does not
 		<-ctx.Done()
 		f.mu.Lock()

@@ -52,7 +52,7 @@ type link struct {
 	last    uint64             // guarded by mu: the number given last
 	cause   error              // guarded by mu: why it is dead
 
-	asked    bool          // the child waits for a permission to log in, or has it; only the goroutine that reads touches it
+	asked    atomic.Bool   // the child waits for a permission to log in, or has it
 	loggedIn chan struct{} // the child's word that the login is over
 	dead     chan struct{}
 	wg       sync.WaitGroup
@@ -141,20 +141,19 @@ func (l *link) receive(kind byte, id uint64, body []byte) error {
 	case kindPart:
 		return l.part(id, body)
 	case kindAskLogin:
-		if len(body) > 0 || l.asked {
+		if len(body) > 0 || l.asked.Swap(true) {
 			return errMalformed
 		}
-		l.asked = true
 		l.wg.Go(func() { l.logins.grant(l) })
 		return nil
 	case kindLoggedIn:
-		if len(body) != 1 || body[0] > loginFailed || !l.asked {
+		if len(body) != 1 || body[0] > loginFailed || !l.asked.Load() {
 			return errMalformed
 		}
 		if body[0] == loginRefused {
 			l.logins.refuse()
 		}
-		l.asked = false
+		l.asked.Store(false)
 		select {
 		case l.loggedIn <- struct{}{}:
 			return nil

@@ -87,6 +87,7 @@ func (g *logins) grant(l *link) {
 	yes := byte(1)
 	if g.isRefused() {
 		yes = 0
+		l.asked.Store(false) // before it knows, as it may ask again
 	}
 	if err := l.out.send(control(kindLogin, 0, yes)); err != nil {
 		l.die(err)

@@ -13,6 +13,7 @@ import (
 	"encoding/asn1"
 	"encoding/binary"
 	"math/big"
+	"slices"
 
 	"github.com/cloudflare/circl/sign/ed448"
 	"github.com/miekg/pkcs11"
@@ -39,7 +40,7 @@ func (d *device) Import(ctx context.Context, id ID, a backend.Algorithm, p backe
 	if err != nil {
 		return Object{}, err
 	}
-	if !d.can[a].imports {
+	if d.can[a].imported.none() {
 		return Object{}, fault.New(fault.Unsupported, "the token does not take keys of this algorithm")
 	}
 	in, err := parseMaterial(k, material)
@@ -126,7 +127,7 @@ func (s *session) bring(k kind, p backend.Purpose, id ID, c *clearKey, wrapped b
 	}
 	s.begin()
 	var pub pkcs11.ObjectHandle
-	key, err := s.introduce(k, p, id[:], c, !wrapped, wrapped)
+	key, err := s.introduce(s.d.can[k.Name].imported, k, p, id[:], c, !wrapped, wrapped)
 	if err == nil && c.pub != nil && !wrapped {
 		pub, err = s.publish(k, p, id[:], c.pub)
 	}
@@ -151,12 +152,8 @@ func (s *session) bring(k kind, p backend.Purpose, id ID, c *clearKey, wrapped b
 	return out, nil
 }
 
-// introduce makes a key object of clear material, in the way that the probing found.
-func (s *session) introduce(k kind, p backend.Purpose, id []byte, c *clearKey, onToken, extractable bool) (pkcs11.ObjectHandle, error) {
-	way := s.d.secretImport
-	if k.class == pkcs11.CKO_PRIVATE_KEY {
-		way = s.d.privateImport
-	}
+// introduce makes a key object of clear material.
+func (s *session) introduce(way importWay, k kind, p backend.Purpose, id []byte, c *clearKey, onToken, extractable bool) (pkcs11.ObjectHandle, error) {
 	if way.unwrap.form != 0 {
 		return s.introduceWrapped(way.unwrap, k, p, id, c, onToken, extractable)
 	}
@@ -179,12 +176,27 @@ func (s *session) introduceWrapped(way wrapWay, k kind, p backend.Purpose, id []
 	if err != nil {
 		return 0, err
 	}
-	own, _ := s.d.usagesOf(k, p)
-	t := s.d.unwrapStyle.template(object{class: k.class, keyType: k.keyType, label: k.label(), id: id, onToken: onToken, extractable: extractable, usages: own})
-	if k.class == pkcs11.CKO_SECRET_KEY && s.d.unwrapLength {
-		t = append(t, attr(pkcs11.CKA_VALUE_LEN, k.KeySize))
+	t := s.d.unwrapTemplate(way, k, p, id, onToken, extractable)
+	if s.d.profile.nssDB && c.pub != nil {
+		index, err := keyenc.MarshalRaw(c.pub)
+		if pub, ok := c.pub.(*rsa.PublicKey); ok {
+			index = pub.N.Bytes()
+		}
+		if err != nil {
+			return 0, errMaterial
+		}
+		t[len(t)-1] = attr(ckaNSSDB, index)
 	}
-	return s.d.lib.unwrap(s.SessionHandle, way.mech, iv, kek, wrapped, t)
+	key, err := s.d.lib.unwrap(s.SessionHandle, way.mech, iv, kek, wrapped, t)
+	if is(err, pkcs11.CKR_ATTRIBUTE_READ_ONLY) && extractable {
+		// opencryptoki makes unwrapped keys extractable and does not want to hear of it.
+		t = slices.DeleteFunc(t, func(a *pkcs11.Attribute) bool { return a.Type == pkcs11.CKA_EXTRACTABLE })
+		key, err = s.d.lib.unwrap(s.SessionHandle, way.mech, iv, kek, wrapped, t)
+	}
+	if err == nil {
+		err = s.settle(way, key, extractable)
+	}
+	return key, err
 }
 
 // wrapHere wraps outside the token what it will unwrap.

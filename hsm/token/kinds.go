@@ -16,6 +16,7 @@ const (
 	ckmAESKeyWrapKWP          = 0x210B
 	ckkECEdwards              = 0x40
 	ckkECMontgomery           = 0x41
+	ckaNSSDB                  = 0xD5A0DB00 // of NSS: CKA_NSS_DB
 )
 
 // kind is how PKCS#11 sees an algorithm.
@@ -89,15 +90,20 @@ func kindOf(name backend.Algorithm) (kind, bool) {
 	return k, true
 }
 
-// label tells keys for AES-KWP from those for AES-GCM, which PKCS#11 keeps as the same type.
+// label tells apart what PKCS#11 keeps as the same type: keys for AES-KWP and AES-GCM, for ECDH and ECDSA. Usages do not: NSS gives
+// keys that came in more than they were to have.
 func (k kind) label() string {
-	if k.Family == backend.FamilyKWP {
-		return objectLabel + kwpSuffix
+	switch k.Family {
+	case backend.FamilyKWP:
+		return labels[1]
+	case backend.FamilyECDH:
+		return labels[2]
 	}
-	return objectLabel
+	return labels[0]
 }
 
-const kwpSuffix = "-kwp"
+// labels are those of our keys.
+var labels = [...]string{objectLabel, objectLabel + "-kwp", objectLabel + "-ecdh"}
 
 // usages are the CKA_ numbers of what a key may be used for.
 var usages = [...]uint{pkcs11.CKA_ENCRYPT, pkcs11.CKA_DECRYPT, pkcs11.CKA_SIGN, pkcs11.CKA_VERIFY, pkcs11.CKA_WRAP, pkcs11.CKA_UNWRAP, pkcs11.CKA_DERIVE}

@@ -62,7 +62,7 @@ func (d *device) creatable(a backend.Algorithm, p backend.Purpose, wrapped bool)
 	if !slices.ContainsFunc(backend.OperationsOf(k.AlgorithmInfo, p), d.can[a].lists) {
 		return kind{}, fault.New(fault.Unsupported, "the token does not have this algorithm for this purpose")
 	}
-	if wrapped && d.wrapWay(k).form == 0 {
+	if wrapped && d.can[a].wrap.form == 0 {
 		return kind{}, errNoWrapping
 	}
 	return k, nil
@@ -286,46 +286,43 @@ func (s *session) inspect(h pkcs11.ObjectHandle, class uint) (Object, error) {
 	return out, err
 }
 
-// algorithm tells which of ours a key object is, from its type, size and usages.
+// algorithm tells which of ours a key object is, from its type, size and label.
 func (s *session) algorithm(h pkcs11.ObjectHandle, class uint) (backend.Algorithm, error) {
 	typ, err := s.number(h, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return "", err
 	}
+	label, err := s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_LABEL, 256)
+	if err != nil {
+		return "", err
+	}
 	var size uint
 	var params []byte
-	var label []byte
-	var derives bool
 	switch {
 	case class == pkcs11.CKO_SECRET_KEY:
-		if size, err = s.number(h, pkcs11.CKA_VALUE_LEN); err == nil {
-			label, err = s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_LABEL, 256)
-		}
+		size, err = s.number(h, pkcs11.CKA_VALUE_LEN)
 	case typ == pkcs11.CKK_RSA:
 		var n []byte
 		n, err = s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_MODULUS, maxAttribute)
 		size = uint(len(bytes.TrimLeft(n, "\x00")) * 8)
 	default:
-		if params, err = s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_EC_PARAMS, 256); err == nil {
-			derives, err = s.yes(h, pkcs11.CKA_DERIVE)
-		}
+		params, err = s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_EC_PARAMS, 256)
 	}
 	if err != nil {
 		return "", err
 	}
 	for _, info := range backend.Algorithms() {
 		k, ok := kindOf(info.Name)
-		if !ok || k.class != class || k.keyType != typ {
+		if !ok || k.class != class || k.keyType != typ || k.label() != string(label) {
 			continue
 		}
 		switch {
 		case class == pkcs11.CKO_SECRET_KEY:
-			ok = uint(k.KeySize) == size && bytes.HasSuffix(label, []byte(kwpSuffix)) == (k.Family == backend.FamilyKWP)
+			ok = uint(k.KeySize) == size
 		case typ == pkcs11.CKK_RSA:
 			ok = uint(k.KeyBits) == size
 		default:
-			ok = slices.ContainsFunc(k.params, func(p []byte) bool { return bytes.Equal(p, params) }) &&
-				(typ != pkcs11.CKK_EC || derives == (k.Family == backend.FamilyECDH))
+			ok = slices.ContainsFunc(k.params, func(p []byte) bool { return bytes.Equal(p, params) })
 		}
 		if ok {
 			return k.Name, nil
@@ -340,7 +337,7 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 	err := d.do(ctx, 0, func(s *session) error {
 		var out []Object
 		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
-			for _, label := range []string{objectLabel, objectLabel + kwpSuffix} {
+			for _, label := range labels {
 				handles, err := d.lib.find(s.SessionHandle, class, onToken, nil, label, maxList)
 				if err != nil {
 					return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/miekg/pkcs11"
 
@@ -15,27 +16,22 @@ import (
 
 // traits are what the probing found; fixed before the first operation.
 type traits struct {
-	style         style
-	unwrapStyle   style
-	unwrapLength  bool // unwrap templates of secret keys must say CKA_VALUE_LEN
-	kwp           kwpWay
-	kwpMech       uint
-	secretWrap    wrapWay
-	privateWrap   wrapWay
-	secretImport  importWay
-	privateImport importWay
-	native        native
-	params        map[backend.Algorithm][]byte
-	points        map[backend.Algorithm]pointForm
-	peerForm      pointForm // "" or pointRaw: bare points in CKM_ECDH1_DERIVE
-	can           map[backend.Algorithm]ability
-	testWith      backend.Algorithm // of the test key; "": only the generator is tested
+	style    style
+	kwp      kwpWay
+	kwpMech  uint
+	native   native
+	params   map[backend.Algorithm][]byte
+	points   map[backend.Algorithm]pointForm
+	peerForm pointForm // "" or pointRaw: bare points in CKM_ECDH1_DERIVE
+	can      map[backend.Algorithm]ability
+	testWith backend.Algorithm // of the test key; "": only the generator is tested
 }
 
 // ability is what was proven of one algorithm: bit n is Operation n.
 type ability struct {
-	ops     uint16
-	imports bool
+	ops      uint16
+	imported importWay
+	wrap     wrapWay
 }
 
 func (a ability) has(op Operation) bool { return a.ops&(1<<op) != 0 }
@@ -71,6 +67,7 @@ type prober struct {
 	s     *session
 	ctx   context.Context
 	fatal error
+	last  map[uint]importWay // by class: the way that worked first is tried first
 }
 
 // probe finds out what works, by doing it. Nothing is left on the token.
@@ -84,7 +81,7 @@ func (d *device) probe(ctx context.Context, g *generation) error {
 	d.can = map[backend.Algorithm]ability{}
 	d.params, d.points = map[backend.Algorithm][]byte{}, map[backend.Algorithm]pointForm{}
 	d.native = native{pss: map[crypto.Hash]bool{}, oaep: map[crypto.Hash]bool{}, label: map[crypto.Hash]bool{}}
-	p := &prober{device: d, g: g, ctx: ctx}
+	p := &prober{device: d, g: g, ctx: ctx, last: map[uint]importWay{}}
 	defer p.end()
 	for _, part := range []func(){p.templates, p.aes, p.hmac, p.kwrap, p.curves, p.rsa, p.wrapping, p.leaks} {
 		part()
@@ -177,12 +174,6 @@ func (p *prober) grant(a backend.Algorithm, list ...Operation) {
 	p.can[a] = c
 }
 
-func (p *prober) grantImport(a backend.Algorithm) {
-	c := p.can[a]
-	c.imports = true
-	p.can[a] = c
-}
-
 // templates finds the first style in which the token makes a key that is as it should be.
 func (p *prober) templates() {
 	aes, _ := kindOf(backend.AES256GCM)
@@ -246,10 +237,20 @@ func (p *prober) conclude() {
 			add(Decrypt, backend.OpEncrypt, backend.OpDecrypt, backend.OpRewrap, backend.OpDataKey, backend.OpWrap, backend.OpUnwrap)
 		}
 		if len(list) > 0 {
-			out.Capabilities = append(out.Capabilities, backend.Capability{Algorithm: info.Name, Custody: backend.CustodyDevice, Operations: list, Import: a.imports})
+			out.Capabilities = append(out.Capabilities, backend.Capability{Algorithm: info.Name, Custody: backend.CustodyDevice, Operations: list, Import: !a.imported.none()})
 		}
 	}
-	out.Wrapping = p.secretWrap.form != 0 && p.privateWrap.form != 0
+	var not []string
+	for _, c := range out.Capabilities {
+		if p.can[c.Algorithm].wrap.form != 0 {
+			out.Wrapping = true
+		} else {
+			not = append(not, string(c.Algorithm))
+		}
+	}
+	if out.Wrapping && len(not) > 0 {
+		p.quirk("cannot keep keys wrapped of " + strings.Join(not, ", "))
+	}
 	for _, a := range []backend.Algorithm{backend.AES256GCM, backend.AES128GCM, backend.HMACSHA256, backend.ECDSAP256} {
 		if p.can[a].ops != 0 {
 			p.testWith = a

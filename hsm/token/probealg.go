@@ -8,6 +8,7 @@ import (
 	"crypto/hmac"
 	"crypto/rsa"
 	"embed"
+	"errors"
 	"fmt"
 
 	"github.com/miekg/pkcs11"
@@ -22,6 +23,14 @@ import (
 //go:embed kat/*.der
 var kat embed.FS
 
+func knownRSA(k kind) (*clearKey, error) {
+	der, err := kat.ReadFile(fmt.Sprintf("kat/rsa%d.der", k.KeyBits))
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "reading a known key", err)
+	}
+	return parseMaterial(k, der)
+}
+
 // known is a secret for known answers, of any size.
 func known(n int) []byte {
 	out := make([]byte, n)
@@ -31,61 +40,79 @@ func known(n int) []byte {
 	return out
 }
 
-// imported finds, once for secret and once for private keys, how a token takes material: the first way in which check succeeds.
+// imported finds how a token takes material of an algorithm: the first way in which check succeeds.
 func (p *prober) imported(k kind, purpose backend.Purpose, in *clearKey, check func(s *session, key pkcs11.ObjectHandle) error) bool {
-	way := &p.secretImport
-	if k.class == pkcs11.CKO_PRIVATE_KEY {
-		way = &p.privateImport
+	ways := []importWay{p.last[k.class]}
+	for _, w := range p.unwrapWays(k) {
+		ways = append(ways, importWay{unwrap: w})
 	}
-	attempt := func() bool {
-		return p.try(fmt.Sprintf("importing %s", k.Name), func(s *session) error {
-			key, err := s.introduce(k, purpose, nil, in, false, false)
+	ways = append(ways, importWay{create: true})
+	for i, w := range ways {
+		if w.none() || i > 0 && w == ways[0] {
+			continue
+		}
+		if p.try(fmt.Sprintf("importing %s", k.Name), func(s *session) error {
+			key, err := s.introduce(w, k, purpose, nil, in, false, false)
 			if err != nil {
 				return err
+			}
+			if err := s.held(key); err != nil {
+				return err
+			}
+			if k.Symmetric() {
+				// SoftHSM does not know how long a key is that it has unwrapped, and says 0.
+				if n, err := s.number(key, pkcs11.CKA_VALUE_LEN); err != nil || n != uint(k.KeySize) {
+					return errors.Join(errWrong, err)
+				}
 			}
 			if err := check(s, key); err != nil {
 				return err
 			}
 			return s.destroyObjects(key)
-		})
-	}
-	if !way.none() {
-		return attempt()
-	}
-	for _, w := range p.unwrapWays() {
-		for _, st := range []style{p.style, p.style | omitExtractable} {
-			for _, length := range []bool{false, true} {
-				if length && k.class == pkcs11.CKO_PRIVATE_KEY {
-					continue
-				}
-				*way = importWay{unwrap: w}
-				p.unwrapStyle, p.unwrapLength = st, length
-				if attempt() {
-					return true
-				}
+		}) {
+			if !p.takes(k) {
+				p.last[k.class] = w
 			}
+			c := p.can[k.Name]
+			c.imported = w
+			p.can[k.Name] = c
+			return true
 		}
 	}
-	p.unwrapStyle, p.unwrapLength = p.style, false
-	*way = importWay{create: true}
-	if attempt() {
-		return true
-	}
-	*way = importWay{}
 	return false
 }
 
-// unwrapWays are the mechanisms with which keys might be wrapped, the best first.
-func (p *prober) unwrapWays() []wrapWay {
+// takes reports whether the token takes material of a class at all: then a known answer that is wrong is the algorithm's fault.
+func (p *prober) takes(k kind) bool { return !p.last[k.class].none() }
+
+// mechanisms are those with which keys might be wrapped, the best first: the first two find out what was changed.
+func (p *prober) wrapMechanisms() []wrapWay {
 	var out []wrapWay
 	for _, m := range append(p.profile.kwp[:len(p.profile.kwp):len(p.profile.kwp)], ckmAESKeyWrapKWP, pkcs11.CKM_AES_KEY_WRAP_PAD) {
 		if _, ok := p.offers(m); ok {
-			out = append(out, wrapWay{formKWP, m})
+			out = append(out, wrapWay{form: formKWP, mech: m})
 		}
 	}
-	for _, w := range []wrapWay{{formKW, pkcs11.CKM_AES_KEY_WRAP}, {formCBCPad, pkcs11.CKM_AES_CBC_PAD}} {
+	for _, w := range []wrapWay{{form: formKW, mech: pkcs11.CKM_AES_KEY_WRAP}, {form: formCBCPad, mech: pkcs11.CKM_AES_CBC_PAD}} {
 		if _, ok := p.offers(w.mech); ok {
 			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// unwrapWays adds to the mechanisms what templates might have to be like.
+func (p *prober) unwrapWays(k kind) []wrapWay {
+	var out []wrapWay
+	for _, w := range p.wrapMechanisms() {
+		for _, w.style = range []style{p.style, p.style | omitExtractable} {
+			for _, w.length = range []bool{false, true} {
+				for _, w.harden = range []bool{false, true} {
+					if !w.length || k.class == pkcs11.CKO_SECRET_KEY {
+						out = append(out, w)
+					}
+				}
+			}
 		}
 	}
 	return out
@@ -111,9 +138,7 @@ func (p *prober) aes() {
 			p.imported(k, backend.PurposeEncryption, &clearKey{bytes: secret}, check)
 			continue
 		}
-		if p.imported(k, backend.PurposeEncryption, &clearKey{bytes: secret}, check) {
-			p.grantImport(name)
-		} else if !p.secretImport.none() {
+		if !p.imported(k, backend.PurposeEncryption, &clearKey{bytes: secret}, check) && p.takes(k) {
 			continue // it takes keys, and does this wrong
 		}
 		if p.try("making a key for "+string(name), func(s *session) error { return s.roundTripGCM(k) }) {
@@ -186,7 +211,7 @@ func (p *prober) hmac() {
 			continue
 		}
 		secret := known(k.KeySize)
-		imported := p.imported(k, backend.PurposeMAC, &clearKey{bytes: secret}, func(s *session, key pkcs11.ObjectHandle) error {
+		proven := p.imported(k, backend.PurposeMAC, &clearKey{bytes: secret}, func(s *session, key pkcs11.ObjectHandle) error {
 			for _, n := range []int{0, 1, 200} {
 				got, err := s.signInto(key, hmacMechanism(k), known(n), k.TagSize)
 				if err != nil {
@@ -200,9 +225,7 @@ func (p *prober) hmac() {
 			}
 			return nil
 		})
-		if imported {
-			p.grantImport(name)
-		} else if !p.secretImport.none() {
+		if !proven && p.takes(k) {
 			continue
 		}
 		if p.try("making a key for "+string(name), func(s *session) error {
@@ -250,7 +273,7 @@ func (p *prober) kwrap() {
 		mech uint
 	}
 	var list []attempt
-	for _, w := range p.unwrapWays() {
+	for _, w := range p.wrapMechanisms() {
 		if w.form == formKWP {
 			list = append(list, attempt{kwpNative, w.mech})
 		}
@@ -262,7 +285,6 @@ func (p *prober) kwrap() {
 		p.kwp, p.kwpMech = a.way, a.mech
 		if p.imported(k, backend.PurposeWrapping, &clearKey{bytes: secret}, prove) {
 			p.grant(k.Name, Wrap, Unwrap)
-			p.grantImport(k.Name)
 			if a.way == kwpECB {
 				p.quirk("AES-KWP is composed of the token's AES-ECB: it takes long for long material")
 			}
@@ -343,11 +365,7 @@ func (p *prober) curve(k kind) bool {
 
 // importCurve makes a pair here and lets the token use it.
 func (p *prober) importCurve(k kind) {
-	priv, err := generateKnown(k)
-	if err != nil {
-		return
-	}
-	pub, err := keyenc.PublicOf(priv)
+	priv, err := newPrivate(k)
 	if err != nil {
 		return
 	}
@@ -359,12 +377,9 @@ func (p *prober) importCurve(k kind) {
 	if err != nil {
 		return
 	}
-	_ = pub
-	if p.imported(k, k.Purposes[0], in, func(s *session, key pkcs11.ObjectHandle) error {
+	p.imported(k, k.Purposes[0], in, func(s *session, key pkcs11.ObjectHandle) error {
 		return s.consistent(k, k.Purposes[0], key, in.pub)
-	}) {
-		p.grantImport(k.Name)
-	}
+	})
 }
 
 // rsa lets the token use known keys, which takes milliseconds, where making one can take a minute. That it makes keys of a size is
@@ -379,11 +394,7 @@ func (p *prober) rsa() {
 		if uint(k.KeyBits) < making.MinSize || uint(k.KeyBits) > making.MaxSize && making.MaxSize > 0 {
 			continue
 		}
-		der, err := kat.ReadFile(fmt.Sprintf("kat/rsa%d.der", k.KeyBits))
-		if err != nil {
-			continue
-		}
-		in, err := parseMaterial(k, der)
+		in, err := knownRSA(k)
 		if err != nil {
 			continue
 		}
@@ -408,9 +419,6 @@ func (p *prober) rsa() {
 		if canOpen && p.everyOAEP() {
 			p.grant(name, Decrypt)
 		}
-		if (canSign || canOpen) && !p.privateImport.none() {
-			p.grantImport(name)
-		}
 	}
 }
 
@@ -419,7 +427,7 @@ func (p *prober) rsaWorks(k kind, purpose backend.Purpose, in *clearKey, check f
 	if p.imported(k, purpose, in, check) {
 		return true
 	}
-	if !p.privateImport.none() {
+	if p.takes(k) {
 		return false
 	}
 	return p.try("a pair of "+string(k.Name), func(s *session) error {
@@ -442,13 +450,13 @@ func (p *prober) rsaWorks(k kind, purpose backend.Purpose, in *clearKey, check f
 // rsaMatrix finds out which hashes the token's PSS and OAEP take, and OAEP with a label. What is wrong once is not used.
 func (p *prober) rsaMatrix(k kind, in *clearKey, pub *rsa.PublicKey) {
 	each := func(purpose backend.Purpose, what string, f func(s *session, key pkcs11.ObjectHandle) error) bool {
-		if p.privateImport.none() && !p.imported(k, backend.PurposeSigning, in, func(s *session, key pkcs11.ObjectHandle) error {
+		if p.can[k.Name].imported.none() && !p.imported(k, backend.PurposeSigning, in, func(s *session, key pkcs11.ObjectHandle) error {
 			return s.rsaSigns(k, key, pub, crypto.SHA256, backend.PaddingPKCS1v15)
 		}) {
 			return false
 		}
 		return p.try(what, func(s *session) error {
-			key, err := s.introduce(k, purpose, nil, in, false, false)
+			key, err := s.introduce(p.can[k.Name].imported, k, purpose, nil, in, false, false)
 			if err != nil {
 				return err
 			}
@@ -499,11 +507,3 @@ func (p *prober) nativeOAEP() bool {
 
 // everyOAEP reports whether all hashes can be had, with a label too: an RSA key for encryption must have them all.
 func (p *prober) everyOAEP() bool { return p.native.raw || p.nativeOAEP() }
-
-func generateKnown(k kind) (crypto.PrivateKey, error) {
-	switch k.Family {
-	case backend.FamilyECDSA, backend.FamilyECDH, backend.FamilyEdDSA:
-		return newPrivate(k)
-	}
-	return nil, fault.New(fault.Unsupported, "not a curve")
-}

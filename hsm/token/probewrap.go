@@ -33,53 +33,79 @@ func newPrivate(k kind) (crypto.PrivateKey, error) {
 	return ecdsa.GenerateKey(k.curve, rand.Reader)
 }
 
-// wrapping proves that a key can be made, wrapped out, unwrapped and used, with a wrapping key of the session: nothing is made on
-// the token before somebody wants a wrapped key. The tag needs HMAC-SHA-256.
+// wrapping proves for each algorithm that a key can be wrapped out, unwrapped and used, with a wrapping key of the session: nothing
+// is made on the token before somebody wants a wrapped key. The tag needs HMAC-SHA-256.
 func (p *prober) wrapping() {
 	if !p.can[backend.HMACSHA256].has(MAC) {
 		return
 	}
-	secret, okSecret := p.first(backend.AES256GCM, backend.HMACSHA256)
-	private, okPrivate := p.first(backend.ECDSAP256, backend.RSA2048, backend.Ed25519)
-	for _, w := range p.unwrapWays() {
-		for _, st := range []style{p.unwrapStyle, p.unwrapStyle | omitExtractable} {
-			for _, length := range []bool{p.unwrapLength, !p.unwrapLength} {
-				was := p.traits
-				p.unwrapStyle, p.unwrapLength = st, length
-				if okSecret && p.secretWrap.form == 0 && p.wraps(w, secret) {
-					p.secretWrap = w
-					continue
-				}
-				if okPrivate && p.privateWrap.form == 0 && p.wraps(w, private) {
-					p.privateWrap = w
-					continue
-				}
-				p.unwrapStyle, p.unwrapLength = was.unwrapStyle, was.unwrapLength
+	last := map[uint]wrapWay{}
+	decides := false
+	for _, info := range backend.Algorithms() {
+		k, ok := kindOf(info.Name)
+		c := p.can[info.Name]
+		if !ok || c.ops == 0 {
+			continue
+		}
+		ways := append([]wrapWay{last[k.class]}, p.unwrapWays(k)...)
+		for i, w := range ways {
+			if w.form == 0 || i > 0 && w == ways[0] {
+				continue
+			}
+			if p.wraps(w, k) {
+				c.wrap, last[k.class] = w, w
+				p.can[info.Name] = c
+				decides = decides || w.style&omitExtractable != p.style&omitExtractable
+				break
 			}
 		}
 	}
-	if p.secretWrap.form != 0 && p.unwrapStyle&omitExtractable != 0 {
+	if decides {
 		p.quirk("decides itself whether an unwrapped key can be extracted")
 	}
 }
 
-func (p *prober) first(names ...backend.Algorithm) (kind, bool) {
-	for _, n := range names {
-		if p.can[n].ops != 0 {
-			return kindOf(n)
-		}
+// kek makes a wrapping key for the session; value is nil when the token lets nobody know it.
+func (p *prober) kek(s *session) (pkcs11.ObjectHandle, []byte, error) {
+	o := object{class: pkcs11.CKO_SECRET_KEY, keyType: pkcs11.CKK_AES, label: objectLabel + "-probe", usages: []uint{pkcs11.CKA_WRAP, pkcs11.CKA_UNWRAP}}
+	value := known(32)
+	h, err := p.lib.CreateObject(s.SessionHandle, append(p.style.template(o), attr(pkcs11.CKA_VALUE, value)))
+	if err == nil {
+		return h, value, nil
 	}
-	return kind{}, false
+	h, err = s.secret(o, pkcs11.CKM_AES_KEY_GEN)
+	return h, nil, err
+}
+
+// extractable makes a key to be wrapped. RSA keys are known ones where the token takes them.
+func (p *prober) extractable(s *session, k kind, purpose backend.Purpose) (key pkcs11.ObjectHandle, pub crypto.PublicKey, err error) {
+	if way := p.can[k.Name].imported; k.Family == backend.FamilyRSA && !way.none() {
+		in, err := knownRSA(k)
+		if err != nil {
+			return 0, nil, err
+		}
+		key, err = s.introduce(way, k, purpose, nil, in, false, true)
+		return key, in.pub, err
+	}
+	own, public := p.usagesOf(k, purpose)
+	key, h, err := s.make(k, object{class: k.class, keyType: k.keyType, label: k.label(), extractable: true, usages: own}, public)
+	if err == nil && h != 0 {
+		pub, err = s.public(k, h)
+	}
+	return key, pub, err
 }
 
 func (p *prober) wraps(w wrapWay, k kind) bool {
 	return p.try("wrapping "+string(k.Name), func(s *session) error {
-		kek, err := s.secret(object{keyType: pkcs11.CKK_AES, label: objectLabel + "-probe", usages: []uint{pkcs11.CKA_WRAP, pkcs11.CKA_UNWRAP}}, pkcs11.CKM_AES_KEY_GEN)
+		kek, value, err := p.kek(s)
 		if err != nil {
 			return err
 		}
-		own, public := p.usagesOf(k, k.Purposes[0])
-		key, pub, err := s.make(k, object{class: k.class, keyType: k.keyType, label: k.label(), extractable: true, usages: own}, public)
+		purpose := k.Purposes[0]
+		if k.Family == backend.FamilyRSA && !p.can[k.Name].has(Sign) {
+			purpose = backend.PurposeEncryption
+		}
+		key, pub, err := p.extractable(s, k, purpose)
 		if err != nil {
 			return err
 		}
@@ -87,31 +113,54 @@ func (p *prober) wraps(w wrapWay, k kind) bool {
 		if err != nil {
 			return err
 		}
+		if w.form == formKWP && value != nil {
+			// SoftHSM pads with zeros to eight bytes before it wraps, which PKCS#8 bears; nothing else may be different.
+			if _, err := keyenc.KWPUnwrap(value, blob); err != nil {
+				return errWrong
+			}
+		}
 		var iv []byte
 		if w.form == formCBCPad {
 			iv, blob = blob[:ivSize], blob[ivSize:]
 		}
-		back, err := p.lib.unwrap(s.SessionHandle, w.mech, iv, kek, blob, p.unwrapTemplate(k, k.Purposes[0], nil, false))
+		back, err := p.lib.unwrap(s.SessionHandle, w.mech, iv, kek, blob, p.unwrapTemplate(w, k, purpose, nil, false, false))
 		if err != nil {
 			return err
 		}
-		if pub != 0 {
-			parsed, err := s.public(k, pub)
-			if err != nil {
-				return err
-			}
-			if err := s.consistent(k, k.Purposes[0], back, parsed); err != nil {
-				return err
-			}
-		} else if err := s.same(k, key, back); err != nil {
+		if err := s.settle(w, back, false); err != nil {
 			return err
 		}
-		return s.destroyObjects(kek, key, pub, back)
+		if err := s.held(back); err != nil {
+			return err
+		}
+		if pub != nil {
+			err = s.consistent(k, purpose, back, pub)
+		} else {
+			err = s.same(k, key, back)
+		}
+		if err != nil {
+			return err
+		}
+		return s.destroyObjects(kek, key, back)
 	})
 }
 
 // same shows that two secret keys are one: what the first makes the second knows.
 func (s *session) same(k kind, a, b pkcs11.ObjectHandle) error {
+	if k.Family == backend.FamilyKWP {
+		wrapped, err := s.kwpWrap(a, known(20))
+		if err != nil {
+			return err
+		}
+		got, err := s.kwpUnwrap(b, wrapped)
+		if err != nil {
+			return err
+		}
+		if string(got) != string(known(20)) {
+			return errWrong
+		}
+		return nil
+	}
 	if k.Family == backend.FamilyHMAC {
 		x, err := s.signInto(a, hmacMechanism(k), known(20), k.TagSize)
 		if err != nil {
@@ -149,10 +198,10 @@ func (p *prober) leaks() {
 		}
 		k, _ = kindOf(backend.AES256GCM)
 	}
-	ways := p.unwrapWays()
+	ways := p.wrapMechanisms()
 	for _, m := range []uint{pkcs11.CKM_AES_ECB, pkcs11.CKM_AES_CBC} {
 		if _, ok := p.offers(m); ok {
-			ways = append(ways, wrapWay{formCBCPad, m})
+			ways = append(ways, wrapWay{form: formCBCPad, mech: m})
 		}
 	}
 	for _, w := range ways {
@@ -178,4 +227,13 @@ func (p *prober) leaks() {
 			return
 		}
 	}
+}
+
+func (p *prober) first(names ...backend.Algorithm) (kind, bool) {
+	for _, n := range names {
+		if p.can[n].ops != 0 {
+			return kindOf(n)
+		}
+	}
+	return kind{}, false
 }

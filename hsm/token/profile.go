@@ -10,12 +10,13 @@ type profile struct {
 	kwp    []uint   // mechanism numbers to try for AES-KWP, before the common ones
 	styles []style  // templates to try first
 	quirks []string
+	nssDB  bool // private keys that come in need CKA_NSS_DB (CKR_TEMPLATE_INCOMPLETE otherwise)
 }
 
 // profiles is read-only. Those of SoftHSM, NSS and opencryptoki are tested; the others follow the vendors' documents.
 var profiles = []profile{
 	{name: "softhsm", match: []string{"softhsm"}, quirks: []string{"answers CKR_GENERAL_ERROR to a ciphertext that was tampered with"}},
-	{name: "nss", match: []string{"mozilla", "nss"}, quirks: []string{"outside FIPS mode it does not enforce CKA_EXTRACTABLE"}},
+	{name: "nss", match: []string{"mozilla", "nss"}, nssDB: true, quirks: []string{"outside FIPS mode it does not enforce CKA_EXTRACTABLE"}},
 	{name: "opencryptoki", match: []string{"opencryptoki", "softtok", "ibm"}},
 	// CKM_AES_KWP of SafeNet's cryptoki_v2.h.
 	{name: "luna", match: []string{"safenet", "thales", "luna", "gemalto"}, kwp: []uint{0x80000171}},

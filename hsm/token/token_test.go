@@ -36,52 +36,16 @@ func tryOpen(t testing.TB, p *rig.Part, change ...func(*Config)) (*device, error
 	p.Setenv(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	level := slog.LevelWarn
-	if testing.Verbose() {
-		level = slog.LevelDebug
-	}
-	tok, err := Open(ctx, cfg, Options{Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))})
+	tok, err := Open(ctx, cfg, Options{Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))})
 	if err != nil {
 		return nil, err
 	}
 	return tok.(*device), nil
 }
 
+func acceptLeaks(c *Config) { c.AcceptLeaks = true }
+
 func newID() (id ID) {
 	rand.Read(id[:])
 	return id
-}
-
-func TestOpenSoftHSM(t *testing.T) {
-	start := time.Now()
-	d := openToken(t, rig.SoftHSM(t))
-	t.Logf("%v", time.Since(start))
-	desc := d.Describe()
-	for _, c := range desc.Capabilities {
-		t.Logf("%-14s %v import %v", c.Algorithm, c.Operations, c.Import)
-	}
-	t.Logf("%+v %v %v %+v", desc.Quirks, desc.Wrapping, desc.LeaksWrapped, d.traits)
-}
-
-func TestOpenNSS(t *testing.T) {
-	start := time.Now()
-	d := openToken(t, rig.NSS(t), func(c *Config) { c.AcceptLeaks = true })
-	t.Logf("%v", time.Since(start))
-	desc := d.Describe()
-	for _, c := range desc.Capabilities {
-		t.Logf("%-14s %v import %v", c.Algorithm, c.Operations, c.Import)
-	}
-	t.Logf("%+v %v %v %+v", desc.Quirks, desc.Wrapping, desc.LeaksWrapped, d.traits)
-}
-
-func TestOpenOCK(t *testing.T) {
-	p := rig.OpenCryptoki(t)
-	start := time.Now()
-	d := openToken(t, p)
-	t.Logf("%v", time.Since(start))
-	desc := d.Describe()
-	for _, c := range desc.Capabilities {
-		t.Logf("%-14s %v import %v", c.Algorithm, c.Operations, c.Import)
-	}
-	t.Logf("%+v %v %v %+v", desc.Quirks, desc.Wrapping, desc.LeaksWrapped, d.traits)
 }

@@ -41,15 +41,37 @@ const (
 )
 
 type wrapWay struct {
-	form wrapForm
-	mech uint
+	form   wrapForm
+	mech   uint
+	style  style // of the template when unwrapping
+	length bool  // which must say CKA_VALUE_LEN for secret keys
+	harden bool  // the attributes that hold the key are set afterwards
 }
 
-func (d *device) wrapWay(k kind) wrapWay {
-	if k.class == pkcs11.CKO_SECRET_KEY {
-		return d.secretWrap
+// settle makes a key that came in what it has to be.
+func (s *session) settle(w wrapWay, key pkcs11.ObjectHandle, extractable bool) error {
+	if !w.harden {
+		return nil
 	}
-	return d.privateWrap
+	holds := []*pkcs11.Attribute{attr(pkcs11.CKA_SENSITIVE, true)}
+	if !extractable {
+		holds = append(holds, attr(pkcs11.CKA_EXTRACTABLE, false))
+	}
+	return s.d.lib.SetAttributeValue(s.SessionHandle, key, holds)
+}
+
+// held reports whether a key is sensitive and not extractable.
+func (s *session) held(key pkcs11.ObjectHandle) error {
+	for attribute, want := range map[uint]bool{pkcs11.CKA_SENSITIVE: true, pkcs11.CKA_EXTRACTABLE: false} {
+		is, err := s.yes(key, attribute)
+		if err != nil {
+			return err
+		}
+		if is != want {
+			return errWrong
+		}
+	}
+	return nil
 }
 
 var purposeNumbers = [...]backend.Purpose{1: backend.PurposeEncryption, backend.PurposeWrapping, backend.PurposeSigning, backend.PurposeMAC, backend.PurposeAgreement}
@@ -155,7 +177,8 @@ func (s *session) findKEKs() ([]keks, error) {
 		if len(id) != IDSize {
 			continue
 		}
-		macs, err := s.d.lib.find(s.SessionHandle, pkcs11.CKO_SECRET_KEY, onToken, id, label+"-mac", 2)
+		other := companion(ID(id))
+		macs, err := s.d.lib.find(s.SessionHandle, pkcs11.CKO_SECRET_KEY, onToken, other[:], label+"-mac", 2)
 		if err != nil {
 			return nil, err
 		}
@@ -166,14 +189,21 @@ func (s *session) findKEKs() ([]keks, error) {
 	return out, nil
 }
 
+// companion gives the CKA_ID of the key for tags that belongs to a wrapping key. It cannot be the same: NSS replaces a secret key by
+// another one with its CKA_ID.
+func companion(id ID) ID {
+	id[IDSize-1] ^= 1
+	return id
+}
+
 // makeKEKs makes a pair, the wrapping key last, and takes it back if another process has made one meanwhile: of two that see each
 // other both give way and try again after a random time, so that never two remain.
 func (s *session) makeKEKs() error {
 	s.begin()
 	var id ID
 	rand.Read(id[:]) // never fails (crypto/rand)
-	label := s.d.cfg.KEKLabel
-	mac, err := s.secret(object{keyType: pkcs11.CKK_GENERIC_SECRET, label: label + "-mac", id: id[:], onToken: true, usages: []uint{pkcs11.CKA_SIGN, pkcs11.CKA_VERIFY}}, pkcs11.CKM_GENERIC_SECRET_KEY_GEN)
+	label, other := s.d.cfg.KEKLabel, companion(id)
+	mac, err := s.secret(object{keyType: pkcs11.CKK_GENERIC_SECRET, label: label + "-mac", id: other[:], onToken: true, usages: []uint{pkcs11.CKA_SIGN, pkcs11.CKA_VERIFY}}, pkcs11.CKM_GENERIC_SECRET_KEY_GEN)
 	if err != nil {
 		return err
 	}
@@ -186,7 +216,7 @@ func (s *session) makeKEKs() error {
 	if err != nil {
 		return err
 	}
-	if len(found) > 1 {
+	if len(found) != 1 || found[0].wrap != wrap {
 		if err := s.destroyObjects(wrap, mac); err != nil {
 			return err
 		}
@@ -216,7 +246,7 @@ func (s *session) wrapOut(k kind, p backend.Purpose, id ID, key pkcs11.ObjectHan
 	if err != nil {
 		return nil, err
 	}
-	way := s.d.wrapWay(k)
+	way := s.d.can[k.Name].wrap
 	out := make([]byte, 0, wrappedHeader+ivSize+maxWrapped+wrappedTag)
 	out = append(out, wrappedVersion, byte(way.form))
 	out = binary.BigEndian.AppendUint16(out, k.ID)
@@ -255,11 +285,15 @@ func (s *session) wrapBy(way wrapWay, kek, key pkcs11.ObjectHandle) ([]byte, err
 }
 
 // unwrapTemplate is for a key that comes in under another, or as bytes.
-func (d *device) unwrapTemplate(k kind, p backend.Purpose, id []byte, onToken bool) []*pkcs11.Attribute {
+func (d *device) unwrapTemplate(w wrapWay, k kind, p backend.Purpose, id []byte, onToken, extractable bool) []*pkcs11.Attribute {
 	own, _ := d.usagesOf(k, p)
-	t := d.unwrapStyle.template(object{class: k.class, keyType: k.keyType, label: k.label(), id: id, onToken: onToken, usages: own})
-	if k.class == pkcs11.CKO_SECRET_KEY && d.unwrapLength {
+	t := w.style.template(object{class: k.class, keyType: k.keyType, label: k.label(), id: id, onToken: onToken, extractable: extractable, usages: own})
+	if k.class == pkcs11.CKO_SECRET_KEY && w.length {
 		t = append(t, attr(pkcs11.CKA_VALUE_LEN, k.KeySize))
+	}
+	if k.class == pkcs11.CKO_PRIVATE_KEY && d.profile.nssDB {
+		// The last one: an index of NSS's database, the public key by custom; for session objects anything does.
+		t = append(t, attr(ckaNSSDB, append([]byte{0}, id...)))
 	}
 	return t
 }
@@ -472,7 +506,7 @@ func (s *session) load(ctx context.Context, k kind, id ID, blob []byte) (pkcs11.
 	if err != nil {
 		return 0, 0, err
 	}
-	way := s.d.wrapWay(k)
+	way := s.d.can[k.Name].wrap
 	if way.form != w.form {
 		return 0, 0, fault.New(fault.Unsupported, "the token does not have the wrapping mechanism of this key")
 	}
@@ -496,7 +530,10 @@ func (s *session) load(ctx context.Context, k kind, id ID, blob []byte) (pkcs11.
 	err = s.gen.holder.with(ctx, s, func(hs *session, now uint64) error {
 		epoch = now
 		var err error
-		h, err = s.d.lib.unwrap(hs.SessionHandle, way.mech, w.iv, ks.wrap, w.material, s.d.unwrapTemplate(k, w.purpose, id[:], false))
+		h, err = s.d.lib.unwrap(hs.SessionHandle, way.mech, w.iv, ks.wrap, w.material, s.d.unwrapTemplate(way, k, w.purpose, id[:], false, false))
+		if err == nil {
+			err = hs.settle(way, h, false)
+		}
 		return err
 	})
 	if err != nil {

@@ -230,7 +230,8 @@ func (d *device) attempt(s *session, j *job) (*session, error) {
 			if again {
 				continue
 			}
-			if c == classHandle {
+			// A handle that was looked up a moment ago: either the object went meanwhile, or the login did.
+			if c == classHandle && d.ping() == nil {
 				return nil, explain(err)
 			}
 			d.trip(err, true)

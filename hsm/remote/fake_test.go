@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 		if rogue := os.Getenv(rogueVariable); rogue != "" {
 			os.Exit(runRogue(rogue))
 		}
-		os.Exit(Child(context.Background(), openFake))
+		os.Exit(Child(context.Background(), openAny))
 	}
 	os.Exit(m.Run())
 }
@@ -73,6 +74,15 @@ func recorded(t testing.TB, dir, file string) []string {
 func (f *fake) exists(file string) bool {
 	_, err := os.Stat(filepath.Join(f.dir, file))
 	return err == nil
+}
+
+// openAny opens a fake, or the real module that the configuration names.
+func openAny(ctx context.Context, c token.Config) (token.Token, error) {
+	switch c.Module {
+	case "fake", "noop":
+		return openFake(ctx, c)
+	}
+	return token.Open(ctx, c, token.Options{Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 }
 
 func openFake(ctx context.Context, c token.Config) (token.Token, error) {

@@ -24,7 +24,17 @@ import (
 )
 
 // quick makes supervision fast enough for tests.
-var quick = Options{Grace: 200 * time.Millisecond, RestartEvery: 300 * time.Millisecond}
+var quick = Options{Grace: 200 * time.Millisecond, RestartEvery: 300 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(raceWatch{}, nil))}
+
+// raceWatch is the log of children: what the race detector finds in them must end the test.
+type raceWatch struct{}
+
+func (raceWatch) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("DATA RACE")) {
+		panic("a data race in a child: see its output with a logger of your own")
+	}
+	return len(p), nil
+}
 
 func quickly(processes int) Options {
 	o := quick

@@ -1,0 +1,240 @@
+package remote
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/hsm/token"
+	"github.com/keywright/keywright/secret"
+	"github.com/keywright/keywright/softhsm-test/rig"
+)
+
+// openModule opens a real module in two processes.
+func openModule(t testing.TB, p *rig.Part, o Options) *Supervisor {
+	t.Helper()
+	p.Setenv(t)
+	config := token.Config{Module: p.Module, InitArgs: p.Init, Serial: p.Serial, Label: p.Label, PIN: secret.Bytes(p.PIN(t))}
+	s, err := Open(within(t, 20*time.Second), config, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// signer is a key on the token, and what its signatures are checked with.
+type signer struct {
+	s      *Supervisor
+	id     token.ID
+	public *ecdsa.PublicKey
+}
+
+func newSigner(t testing.TB, s *Supervisor) *signer {
+	t.Helper()
+	k := &signer{s: s}
+	rand.Read(k.id[:])
+	o, err := s.Generate(within(t, 10*time.Second), k.id, backend.ECDSAP256, backend.PurposeSigning, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.ParsePKIXPublicKey(o.Public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.public = public.(*ecdsa.PublicKey)
+	return k
+}
+
+var errWrong = errors.New("the signature is wrong")
+
+// sign makes a signature and checks it.
+func (k *signer) sign(limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	digest := sha256.Sum256([]byte("message"))
+	sig, err := k.s.Use(ctx, token.Call{Op: token.Sign, ID: k.id, Algorithm: backend.ECDSAP256, Input: digest[:]})
+	if err != nil {
+		return err
+	}
+	if len(sig) != 64 || !ecdsa.Verify(k.public, digest[:], new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])) {
+		return errWrong
+	}
+	return nil
+}
+
+func TestRealModule(t *testing.T) {
+	s := openModule(t, rig.SoftHSM(t), Options{Processes: 2})
+	k := newSigner(t, s)
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for range 50 {
+				if err := k.sign(10 * time.Second); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if st := s.Stats(); st.Logins != 2 || st.Calls < 800 {
+		t.Errorf("both processes must log in, and share the calls: %+v", st)
+	}
+	d := s.Describe()
+	if d.Serial == "" || len(d.Mechanisms) == 0 || len(d.Capabilities) == 0 {
+		t.Errorf("%+v", d)
+	}
+	o, err := s.Generate(within(t, 10*time.Second), token.ID{1}, backend.AES256GCM, backend.PurposeEncryption, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrapped := token.Call{Op: token.Encrypt, ID: o.ID, Algorithm: o.Algorithm, Wrapped: o.Wrapped, Input: []byte("plain"), AAD: []byte("with")}
+	sealed, err := s.Use(within(t, 5*time.Second), wrapped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids := make(map[*link]bool)
+	for i := range s.children { // the wrapped key works in every process
+		l := s.children[i].link.Load()
+		pids[l] = true
+		frame := appendCall(beginRequest(nil, opUse), &token.Call{Op: token.Decrypt, ID: o.ID, Algorithm: o.Algorithm, Wrapped: o.Wrapped, Input: sealed, AAD: []byte("with")})
+		finish(frame)
+		ctx := within(t, 5*time.Second)
+		deadline, _ := ctx.Deadline()
+		if a, err := l.call(ctx, frame, deadline, l.limit); err != nil || a.err != nil || string(a.body) != "plain" {
+			t.Errorf("child %d: %q, %v, %v", i, a.body, a.err, err)
+		}
+	}
+	if len(pids) != 2 {
+		t.Errorf("%d processes", len(pids))
+	}
+}
+
+// TestRealModuleHeals breaks a real module under load in every way: operations succeed again within two seconds after the
+// cause is gone, no result is wrong, and no PIN is refused.
+func TestRealModuleHeals(t *testing.T) {
+	f := rig.Fault(t, rig.SoftHSM(t))
+	s := openModule(t, f.Part, Options{Processes: 2})
+	k := newSigner(t, s)
+	for _, c := range []struct {
+		name        string
+		break_, fix func()
+	}{
+		{"crash", func() { f.Crash(t, "C_Sign", "segv", "times=2") }, func() {}},
+		{"hang", func() { f.Hang(t, "C_Sign", "times=2") }, func() {}},
+		{"sessions dropped", func() { f.DropSessions(t) }, func() {}},
+		{"wedged", func() { f.Wedge(t) }, func() {}},
+		{"token gone", func() { f.TokenGone(t) }, func() { f.TokenBack(t) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			eventually(t, "all is well before", func() bool { return k.sign(time.Second) == nil && s.Counters().Ready == 2 })
+			ctx, stop := context.WithCancel(t.Context())
+			var wg sync.WaitGroup
+			for range 4 {
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						if err := k.sign(300 * time.Millisecond); errors.Is(err, errWrong) || fault.Has(err, fault.Internal) || fault.Has(err, fault.KeyMaterial) {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			c.break_()
+			time.Sleep(500 * time.Millisecond)
+			c.fix()
+			start := time.Now()
+			eventually(t, "operations succeed again", func() bool {
+				for range 20 {
+					if k.sign(300*time.Millisecond) != nil {
+						return false
+					}
+				}
+				return true
+			})
+			t.Logf("twenty operations in a row succeeded %v after the cause was gone, or half a second after it", time.Since(start))
+			stop()
+			wg.Wait()
+		})
+	}
+	if n := f.WrongPINs(t); n != 0 {
+		t.Errorf("%d wrong PINs", n)
+	}
+	t.Logf("%+v", s.Counters())
+}
+
+// TestRealModuleRefusesThePIN has the token refuse its PIN after its sessions are gone: of all processes, and of all attempts to
+// heal, one login reaches it.
+func TestRealModuleRefusesThePIN(t *testing.T) {
+	f := rig.Fault(t, rig.SoftHSM(t))
+	s := openModule(t, f.Part, quickly(3))
+	k := newSigner(t, s)
+	f.ResetCounts(t)
+	f.Set(t, "C_Login", "CKR_PIN_INCORRECT")
+	f.DropSessions(t)
+	var wg sync.WaitGroup
+	for range 12 {
+		wg.Go(func() {
+			until := time.Now().Add(2 * time.Second)
+			for time.Now().Before(until) {
+				if err := k.sign(time.Second); err == nil {
+					t.Error("a token without a login has signed")
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+	}
+	wg.Wait()
+	if n := f.Count(t, "C_Login"); n != 1 {
+		t.Errorf("the PIN was sent %d times", n)
+	}
+	if err := k.sign(time.Second); !errors.Is(err, token.ErrPINRefused) || !s.Counters().PINRefused {
+		t.Errorf("got %v", err)
+	}
+}
+
+// BenchmarkRealModule signs with P-256 on SoftHSM: in process, through one child, and through two.
+func BenchmarkRealModule(b *testing.B) {
+	p := rig.SoftHSM(b)
+	p.Setenv(b)
+	config := token.Config{Module: p.Module, InitArgs: p.Init, Serial: p.Serial, PIN: secret.Bytes(p.PIN(b))}
+	digest := make([]byte, 32)
+	run := func(name string, callers int, open func() (token.Token, error)) {
+		b.Run(fmt.Sprintf("%s/callers=%d", name, callers), func(b *testing.B) {
+			tok, err := open()
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer tok.Close()
+			var id token.ID
+			rand.Read(id[:])
+			if _, err := tok.Generate(b.Context(), id, backend.ECDSAP256, backend.PurposeSigning, false); err != nil {
+				b.Fatal(err)
+			}
+			measure(b, callers, func() error {
+				_, err := tok.Use(b.Context(), token.Call{Op: token.Sign, ID: id, Algorithm: backend.ECDSAP256, Input: digest})
+				return err
+			})
+		})
+	}
+	for _, callers := range []int{1, 16} {
+		run("in-process", callers, func() (token.Token, error) { return token.Open(b.Context(), config, token.Options{}) })
+		for _, n := range []int{1, 2} {
+			run(fmt.Sprintf("processes=%d", n), callers, func() (token.Token, error) { return Open(b.Context(), config, Options{Processes: n}) })
+		}
+	}
+}

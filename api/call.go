@@ -52,7 +52,7 @@ type answer struct {
 
 func newCall(s *Server) *call {
 	c := &call{s: s}
-	c.decode = decodeOptions(&c.fields)
+	c.decode = decodeOptions(c)
 	return c
 }
 
@@ -75,7 +75,9 @@ func (c *call) release() {
 	}
 	c.out.Reset()
 	c.body = c.body[:0]
-	c.gin, c.route, c.query, c.principal, c.id, c.taken, c.answer = nil, nil, nil, nil, "", 0, answer{}
+	clear(c.answer.wipe)
+	c.answer = answer{wipe: c.answer.wipe[:0]}
+	c.gin, c.route, c.query, c.principal, c.id, c.taken = nil, nil, nil, nil, "", 0
 	c.s.calls.Put(c)
 }
 

@@ -21,16 +21,21 @@ func operation[Req, One any](fn func(context.Context, *call, *Req) (appender, er
 	return e
 }
 
-// items are the slices that the hot operations hand to the service, kept with the call for the next one.
+// items are the lists of the hot operations, as they are read and as they are handed to the service, kept with the call
+// for the next one.
 type items struct {
-	encrypt []keys.EncryptItem
-	open    []keys.CiphertextItem
+	wireEncrypt []wire.EncryptItem
+	wireDecrypt []wire.DecryptItem
+	encrypt     []keys.EncryptItem
+	open        []keys.CiphertextItem
 }
 
 func (i *items) wipe() {
+	clear(i.wireEncrypt)
+	clear(i.wireDecrypt)
 	clear(i.encrypt)
 	clear(i.open)
-	i.encrypt, i.open = i.encrypt[:0], i.open[:0]
+	i.wireEncrypt, i.wireDecrypt, i.encrypt, i.open = i.wireEncrypt[:0], i.wireDecrypt[:0], i.encrypt[:0], i.open[:0]
 }
 
 // target says which key a request is on: the path's, or the body's on routes without one.

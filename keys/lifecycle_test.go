@@ -340,7 +340,15 @@ func TestDeletion(t *testing.T) {
 			if ended == nil || ended.Principal != "system" || ended.Tenant != e.tenant || ended.Key != id {
 				t.Errorf("the log says %+v", ended)
 			}
-			e.create("k", backend.AES256GCM) // the name is free
+			next := e.create("k", backend.AES256GCM) // the name is free
+			for range 2 {
+				if old, err := e.Get(ctx, e.c, id.String()); err != nil || old.ID != id {
+					t.Errorf("the record of the destroyed key: %v", err)
+				}
+				if k, err := e.Get(ctx, e.c, "k"); err != nil || k.ID != next.ID {
+					t.Errorf("the name is that of the destroyed key: %v", err)
+				}
+			}
 		})
 	}
 }

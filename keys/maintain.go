@@ -88,8 +88,8 @@ func (s *Service) rotateDue(ctx context.Context, k *Key) error {
 		if err != nil {
 			return nil, err
 		}
-		if n.begun == nil && fresh.RotatedAt != k.RotatedAt {
-			return nil, fault.New(fault.Conflict, "the key was rotated meanwhile")
+		if n.begun == nil && (!fresh.RotatedAt.Equal(k.RotatedAt) || fresh.State != StateActive) {
+			return nil, fault.New(fault.Conflict, "the key was changed meanwhile")
 		}
 		q.entry.Detail = "scheduled"
 		return n.add(ctx, q, fresh, generate)

@@ -96,6 +96,7 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 		}
 		b.enveloped = k.envelope != nil && !k.raw && b.record.info.Family != backend.FamilyKWP
 		if err := b.authorize(ctx, len(items)); err != nil {
+			b.note(q)
 			return nil, err
 		}
 		if k.prepare != nil {
@@ -116,6 +117,7 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 			outcome = fault.CodeOf(P(&out[0]).failure())
 		}
 		s.metrics.observe(b.record, v, took, len(items), failed, outcome)
+		b.note(q)
 		if err != nil {
 			wipeAll[O, P](out)
 			return nil, err
@@ -123,19 +125,23 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 		if outcome != "" {
 			q.entry.Outcome = string(outcome)
 		}
-		if b.primary != nil {
-			q.entry.KeyVersion = b.primary.Version.Version
-		} else if len(b.uses) == 1 {
-			q.entry.KeyVersion = b.uses[0].version.Version.Version
-		}
-		if len(b.uses) > 1 {
-			q.entry.Detail = strings.TrimPrefix(q.entry.Detail+" "+b.versions(), " ")
-		}
 		if limit := b.record.key.Policy.UsageLimit; limit > 0 && failed < len(items) {
 			q.change(b.record.key.ID, s.store.AddUses(b.record.key.ID, int64(len(items)-failed), limit))
 		}
 		return out, nil
 	}, wipeAll[O, P])
+}
+
+// note writes into the entry which versions were used, or were to be.
+func (b *batch) note(q *request) {
+	if b.primary != nil {
+		q.entry.KeyVersion = b.primary.Version.Version
+	} else if len(b.uses) == 1 {
+		q.entry.KeyVersion = b.uses[0].version.Version.Version
+	}
+	if len(b.uses) > 1 {
+		q.entry.Detail = strings.TrimPrefix(q.entry.Detail+" "+b.versions(), " ")
+	}
 }
 
 func wipeAll[O any, P result[O]](out []O) {

@@ -603,10 +603,20 @@ func TestEverythingOpensAgain(t *testing.T) {
 				}
 			},
 			"": func(rt *rapid.T) {
-				for _, b := range boxes {
-					r, err := e.Decrypt(ctx, e.c, keys.Target{}, keys.EncryptOpts{}, []keys.CiphertextItem{b.item}, true)
-					if err != nil || !bytes.Equal(r[0].Bytes, b.pt) {
-						rt.Fatalf("a ciphertext does not open: %v", err)
+				if len(boxes) == 0 {
+					return
+				}
+				items := make([]keys.CiphertextItem, len(boxes))
+				for i, b := range boxes {
+					items[i] = b.item
+				}
+				r, err := e.Decrypt(ctx, e.c, keys.Target{}, keys.EncryptOpts{}, items, false)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				for i, b := range boxes {
+					if r[i].Err != nil || !bytes.Equal(r[i].Bytes, b.pt) {
+						rt.Fatalf("a ciphertext does not open: %v", r[i].Err)
 					}
 				}
 			},

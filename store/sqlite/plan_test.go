@@ -27,7 +27,7 @@ func TestPlans(t *testing.T) {
 		sqlKeysByLabel:      "key_labels_name (tenant=? AND label=? AND name>? AND name<?)",
 		sqlKeysByLabelValue: "PRIMARY KEY (tenant=? AND label=? AND value=? AND name>? AND name<?)",
 		sqlKeysDue:          "keys_due (due_at<?)",
-		sqlKeysCreating:     "key_versions_creating (created_at<?)",
+		sqlKeysCreating:     "key_versions_creating (state_at<?)",
 		sqlVersion:          "key_versions_1 (key_id=? AND version=?)",
 		sqlVersions:         "key_versions_1 (key_id=? AND version>?)",
 		sqlDefaultKey:       "PRIMARY KEY (tenant=? AND purpose=?)",

@@ -130,6 +130,8 @@ type kind struct {
 	Purpose backend.Purpose
 }
 
+func (k kind) String() string { return string(k.Algorithm) + "/" + string(k.Purpose) }
+
 // has reports whether the capability lists an operation that this purpose has.
 func (k kind) has(op backend.Operation) bool {
 	return slices.Contains(k.Operations, op) && (op == backend.OpExport || slices.Contains(backend.OperationsOf(k.Info, k.Purpose), op))

@@ -55,7 +55,7 @@ func (s *suite) testExport(t *testing.T) {
 		if !k.has(backend.OpExport) {
 			continue // testUnsupported asks for these
 		}
-		t.Run(string(k.Algorithm)+"/"+string(k.Purpose), func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			spec := s.spec(k)
 			spec.Exportable = true
 			if imp, ok := s.b.(backend.Importer); ok && k.Import {
@@ -186,7 +186,7 @@ func privateOKP(t testing.TB, der []byte) []byte {
 // refuseExport asks for exports to what is no proper RSA key.
 func refuseExport(t *testing.T, e backend.Exporter, to *rsa.PrivateKey) {
 	t.Helper()
-	small, err := rsa.GenerateKey(rand.Reader, 1024)
+	small, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // what must be refused
 	if err != nil {
 		t.Fatal(err)
 	}

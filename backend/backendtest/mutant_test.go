@@ -122,8 +122,8 @@ func (m mutant) harness(t *testing.T) backendtest.Harness {
 		}
 	case "reopen":
 		h.Only = []string{"info", "reopen"}
-	case "close":
-		h.Only = []string{"aead", "close"}
+	case "close", "contexts":
+		h.Only = []string{"aead", m.part}
 	}
 	return h
 }

@@ -36,7 +36,7 @@ func eachLine(ctx context.Context, a *app, s source, out binary, encode bool, se
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close(f, a)) }()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	bar := a.progress(-1, "items", false)
 	failed := 0
 	err = out.toSink(a, func(w io.Writer) error {

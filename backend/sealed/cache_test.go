@@ -185,7 +185,6 @@ func TestSweeper(t *testing.T) {
 
 // slow opens when told to, and counts.
 type slow struct {
-	opener
 	calls atomic.Int32
 	gate  chan error // each receive ends one opening
 }

@@ -281,16 +281,16 @@ func TestSealerErrors(t *testing.T) {
 
 func TestRSAGivenUp(t *testing.T) {
 	e, _ := newEngine(t, Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond) // nobody finds primes in that time
 	defer cancel()
 	begin := time.Now()
 	_, err := e.Generate(ctx, spec(backend.RSA4096, backend.PurposeSigning))
-	if !fault.Has(err, fault.Timeout) && err != nil {
+	if !fault.Has(err, fault.Timeout) {
 		t.Errorf("%v", err)
 	}
-	// With luck primes are found in time; without, the answer does not wait for them. Close waits, in the clean-up.
-	if err != nil && time.Since(begin) > 5*time.Second {
-		t.Errorf("given up after %v", time.Since(begin))
+	// The answer does not wait for the primes; the engine's Close does, in the clean-up.
+	if d := time.Since(begin); d > 5*time.Second {
+		t.Errorf("given up after %v", d)
 	}
 }
 

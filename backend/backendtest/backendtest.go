@@ -43,7 +43,7 @@ type Requirements struct {
 	Pinger     bool
 }
 
-// Run runs the suite. It closes every backend that it opens.
+// Run runs the suite. It closes every backend that it opens. It counts goroutines, so no other test may run beside it.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	if h.Workers == 0 {

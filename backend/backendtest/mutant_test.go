@@ -121,8 +121,8 @@ func (m mutant) harness(t *testing.T) backendtest.Harness {
 			}
 		}
 	case "reopen":
-		h.Only = []string{"info", "reopen"}
-	case "close", "contexts":
+		h.Only = []string{"aead", "reopen"}
+	case "close":
 		h.Only = []string{"aead", m.part}
 	}
 	return h

@@ -562,3 +562,79 @@ func TestBackends(t *testing.T) {
 		t.Error("names of backends")
 	}
 }
+
+// TestSuspensionIsImmediate: nothing that begins after the answer to a suspension succeeds, however busy the key is.
+func TestSuspensionIsImmediate(t *testing.T) {
+	e := newEnv(t, nil)
+	e.create("k", backend.AES256GCM)
+	var wg sync.WaitGroup
+	var mu sync.RWMutex // guards suspended: an encryption holds it from before its start to its end
+	suspended := false
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				mu.RLock()
+				before := suspended
+				_, err := e.encrypt(keys.Target{Key: "k"}, "x")
+				mu.RUnlock()
+				if before && err == nil {
+					t.Error("a suspended key works")
+					return
+				}
+				if err != nil && !fault.Has(err, fault.BadState) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 20 {
+		if _, err := e.SetVersionState(t.Context(), e.c, "k", 1, keys.StateSuspended); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		suspended = true
+		mu.Unlock()
+		if _, err := e.encrypt(keys.Target{Key: "k"}, "x"); !fault.Has(err, fault.BadState) {
+			t.Errorf("just after the answer: %v", err)
+		}
+		mu.Lock()
+		suspended = false
+		mu.Unlock()
+		if _, err := e.SetVersionState(t.Context(), e.c, "k", 1, keys.StateActive); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// TestInvalidate: what another node has changed is read again once this one is told.
+func TestInvalidate(t *testing.T) {
+	e := newEnv(t, nil)
+	k := e.create("k", backend.AES256GCM)
+	other, err := keys.New(keys.Options{Store: e.store, Idempotency: e.store, Recorder: e.recorder, Backends: []backend.Backend{e.soft}, Now: e.clock.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := e.encrypt(keys.Target{Key: "k"}, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.SetVersionState(t.Context(), e.c, "k", 1, keys.StateSuspended); err != nil {
+		t.Fatal(err)
+	}
+	e.Invalidate(k.ID)
+	_, err = e.encrypt(keys.Target{Key: "k"}, "x")
+	wantCode(t, err, fault.BadState, "after Invalidate")
+}

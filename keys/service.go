@@ -129,7 +129,6 @@ type BytesResult struct {
 
 // DataKeyRequest asks for a fresh data key, in clear (unless Hide) and encrypted under the key.
 type DataKeyRequest struct {
-	Target  Target
 	Bytes   int // 16 to 64; 0: 32
 	Hide    bool
 	AAD     []byte

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"html/template"
 	"reflect"
-	"strings"
 
 	_ "embed"
 
@@ -64,7 +63,8 @@ type (
 		Media                            string
 	}
 	pageField struct {
-		Name, Type, Choices string
+		Name, Type, Meaning string
+		Choices             []string
 		Optional            bool
 		Depth               int
 	}
@@ -125,7 +125,7 @@ func pageFields(t reflect.Type, depth int) []pageField {
 	var out []pageField
 	for _, f := range fieldsOf(t) {
 		out = append(out, pageField{Name: f.name, Type: typeName(f.typ), Optional: f.optional, Depth: depth,
-			Choices: strings.Join(choices(f.name, t), ", ")})
+			Meaning: meaning(t, f.name), Choices: choices(t, f.name)})
 		if inner := structOf(f.typ); inner != nil && depth < 2 {
 			out = append(out, pageFields(inner, depth+1)...)
 		}

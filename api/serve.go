@@ -150,9 +150,6 @@ func (c *call) takeBody() error {
 		return fault.New(fault.BodyTooLarge, "This route takes no body.")
 	}
 	if r.ContentLength == 0 && (c.route.BodyLimit == 0 || c.route.BodyOptional) {
-		if c.route.Timeout == timeShort { // less than any server's ReadTimeout
-			return nil
-		}
 		return noDeadline(http.NewResponseController(c.gin.Writer))
 	}
 	if v := r.Header["Content-Type"]; len(v) != 1 || !isJSON(v[0]) {

@@ -182,7 +182,7 @@ func (k auditExportCmd) Run(ctx context.Context, a *app) error {
 	}
 	bar := a.progress(-1, "exporting", true)
 	var n counter
-	err = sink{k.Out, k.Force}.create(func(w io.Writer) error { return c.AuditExport(ctx, io.MultiWriter(w, bar, &n)) })
+	err = sink(k).create(func(w io.Writer) error { return c.AuditExport(ctx, io.MultiWriter(w, bar, &n)) })
 	if err = errors.Join(err, bar.Finish()); err != nil {
 		return err
 	}

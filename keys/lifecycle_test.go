@@ -143,6 +143,9 @@ func TestUpdate(t *testing.T) {
 	if err != nil || !cmp.Equal(k.Labels, map[string]string{"b": "2", "c": "3"}) {
 		t.Fatalf("%+v %v", k, err)
 	}
+	if last := e.lastEntry(); last.Action != "key.update" || last.Detail != "name labels" || last.Key != k.ID {
+		t.Errorf("the log says %+v", last)
+	}
 	_, err = e.encrypt(keys.Target{Key: "k"}, "x")
 	wantCode(t, err, fault.KeyNotFound, "by its old name")
 	for _, key := range []string{"renamed", id} {

@@ -228,10 +228,11 @@ func (b *batch) resolve(ctx context.Context, q *request, enveloped uuid.UUID) (e
 	return nil
 }
 
-// named notes in the log which key was asked for in vain, when what was asked for has the form of one.
+// named notes in the log which key was asked for in vain. Only an id is noted: in the place of a name there may be anything, a misplaced
+// credential among it.
 func (q *request) named(key string) {
-	if _, ok := idForm(key); ok || CheckName(key) == nil {
-		q.entry.Resource = "key:" + key
+	if id, ok := idForm(key); ok {
+		q.entry.Resource = "key:" + id.String()
 	}
 }
 

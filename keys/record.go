@@ -107,6 +107,10 @@ func (s *Service) share(ctx context.Context, key string, load func(context.Conte
 	}
 	asked := s.cache.begin()
 	ch := s.flights.group.DoChan(key, func() (any, error) {
+		if err := s.join(); err != nil {
+			return &flight{began: asked, err: err}, nil
+		}
+		defer s.leave()
 		shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 		defer cancel()
 		return once(shared), nil

@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveScript, "stop": stopScript, "code": codeScript, "capture": captureScript,
 			"fill": fillScript, "flip": flipScript, "cut": cutScript, "nofiles": noFilesScript,
-			"interrupt": interruptScript,
+			"interrupt": interruptScript, "detached": detachedScript,
 		},
 	})
 }
@@ -141,6 +141,19 @@ func codeScript(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got != want {
 		ts.Fatalf("exit code %d, want %d\n%s%s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	}
+}
+
+// detachedScript runs the program without a terminal, wherever the test itself runs: detached N TEXT args…, where N is the
+// exit code and TEXT part of standard error.
+func detachedScript(ts *testscript.TestScript, neg bool, args []string) {
+	cmd := exec.Command(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "keywright"), args[2:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir, cmd.Env = ts.MkAbs("."), []string{"KEYWRIGHT_ADDR=" + ts.Getenv("KEYWRIGHT_ADDR")}
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] || !strings.Contains(string(out), args[1]) {
+		ts.Fatalf("ended with %v: %s", err, out)
 	}
 }
 

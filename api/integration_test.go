@@ -290,7 +290,7 @@ func TestServiceSignatures(t *testing.T) {
 		}
 	}
 	for _, peer := range []string{"A", "-----BEGIN PUBLIC KEY-----\nAA==\n", "x-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"} {
-		refused(t, s.do("POST", "/keys/dh/derive", string(must(json.Marshal(wire.Derive{DeriveItem: wire.DeriveItem{PeerPublicKey: peer}}, encodeOptions)))), 400, fault.BadEncoding)
+		refused(t, s.do("POST", "/keys/dh/derive", string(must(encode(wire.Derive{DeriveItem: wire.DeriveItem{PeerPublicKey: peer}})))), 400, fault.BadEncoding)
 	}
 }
 
@@ -514,3 +514,5 @@ func benchmarkService(b *testing.B, items int) {
 
 func BenchmarkServiceEncryptSingle(b *testing.B)   { benchmarkService(b, 1) }
 func BenchmarkServiceEncryptBatch100(b *testing.B) { benchmarkService(b, 100) }
+
+func encode(v any) ([]byte, error) { return json.Marshal(v, encodeOptions) }

@@ -341,7 +341,7 @@ func fieldsOf(t reflect.Type) []field {
 			out = append(out, fieldsOf(f.Type)...)
 			continue
 		}
-		out = append(out, field{tag, f.Type, options == "omitempty"})
+		out = append(out, field{tag, f.Type, options != ""})
 	}
 	return out
 }

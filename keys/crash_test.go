@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
@@ -295,5 +297,35 @@ func TestTwoNodes(t *testing.T) {
 		if n != 1 {
 			t.Errorf("version %d was answered %d times", v, n)
 		}
+	}
+}
+
+// hooked is the real store with something that happens just before a version is read.
+type hooked struct {
+	keys.Store
+	before func()
+}
+
+func (h *hooked) Version(ctx context.Context, key uuid.UUID, n uint32) (*keys.Version, error) {
+	if f := h.before; f != nil {
+		h.before = nil
+		f()
+	}
+	return h.Store.Version(ctx, key, n)
+}
+
+// TestRotatedMeanwhile: a request that has read the key before a rotation and reads the version after it begins again.
+func TestRotatedMeanwhile(t *testing.T) {
+	h := &hooked{}
+	e := newEnv(t, func(o *keys.Options) { h.Store, o.Store = o.Store, h })
+	e.create("k", backend.AES256GCM)
+	h.before = func() {
+		if _, err := e.Rotate(t.Context(), e.c, "k"); err != nil {
+			t.Error(err)
+		}
+	}
+	r, err := e.encrypt(keys.Target{Key: "k"}, "x")
+	if err != nil || r.Used.Version != 2 {
+		t.Errorf("%+v %v", r.Used, err)
 	}
 }

@@ -97,7 +97,7 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 		b.enveloped = k.envelope != nil && !k.raw && b.record.info.Family != backend.FamilyKWP
 		if err := b.authorize(ctx, len(items)); err != nil {
 			b.note(q)
-			return nil, err
+			return nil, b.refreshed(ctx, err)
 		}
 		if k.prepare != nil {
 			if err := k.prepare(b); err != nil {
@@ -120,7 +120,7 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 		b.note(q)
 		if err != nil {
 			wipeAll[O, P](out)
-			return nil, err
+			return nil, b.refreshed(ctx, err)
 		}
 		if outcome != "" {
 			q.entry.Outcome = string(outcome)
@@ -267,6 +267,23 @@ func (b *batch) authorize(ctx context.Context, items int) error {
 	}
 	b.primary = u.version
 	return nil
+}
+
+// refreshed looks whether a refusal comes from a record that was read before a change and its version after it, as happens to whoever
+// uses a key while it is rotated: then the request begins again.
+func (b *batch) refreshed(ctx context.Context, err error) error {
+	switch fault.CodeOf(err) {
+	case fault.BadState, fault.BadVersion, fault.VersionNotFound:
+	default:
+		return err
+	}
+	k := b.record.key
+	fresh, failed := b.s.store.KeyByID(ctx, k.Tenant, k.ID)
+	if failed != nil || fresh.Revision == k.Revision {
+		return err // the refusal stands
+	}
+	b.s.cache.drop(k.ID, false)
+	return again{err}
 }
 
 func stateDenied() error {

@@ -66,7 +66,7 @@ func (c *checkpointer) loop(ctx context.Context) {
 		}
 		// An error here loses nothing: the pages stay in the log and are moved next time, by the writer when the log
 		// becomes very long, or at Close, which reports it.
-		pages, err := c.checkpoint(sqlPassive)
+		pages, err := c.checkpoint(sqlMovePages)
 		if err != nil || pages < c.limit {
 			continue
 		}
@@ -75,9 +75,9 @@ func (c *checkpointer) loop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		mode := sqlPassive
+		mode := sqlMovePages
 		if pages > 2*c.limit {
-			mode = sqlRestart // a reader was in the way last time: wait for it, up to busy_timeout
+			mode = sqlBeginAnew // a reader was in the way last time: wait for it, up to busy_timeout
 		}
 		_, _ = c.checkpoint(mode) // as above
 		<-c.store.turn
@@ -85,8 +85,8 @@ func (c *checkpointer) loop(ctx context.Context) {
 }
 
 const (
-	sqlPassive = "PRAGMA wal_checkpoint(PASSIVE)"
-	sqlRestart = "PRAGMA wal_checkpoint(RESTART)"
+	sqlMovePages = "PRAGMA wal_checkpoint(PASSIVE)"
+	sqlBeginAnew = "PRAGMA wal_checkpoint(RESTART)"
 )
 
 // checkpoint gives the length of the log in pages.

@@ -42,30 +42,37 @@ func TestPlans(t *testing.T) {
 		sqlUpdateVersion:     "key_versions_1 (key_id=? AND version=?)",
 		sqlDeleteLabel:       "key_labels_name (tenant=? AND label=? AND name=? AND key_id=? AND value=?)",
 	} {
-		// Parameters count for nothing in a plan, but the driver wants them.
-		query := positional(query)
-		args := make([]any, strings.Count(query, "?"))
-		rows, err := s.read.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
-		if err != nil {
-			t.Fatalf("%v in %s", err, query)
-		}
-		var plan []string
-		for rows.Next() {
-			var id, parent, unused int
-			var step string
-			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
-				t.Fatal(err)
-			}
-			plan = append(plan, step)
-		}
-		if err := rows.Close(); err != nil {
-			t.Fatal(err)
-		}
-		text := strings.Join(plan, "; ")
+		text := explain(t, s, query)
 		if !strings.Contains(text, want) || strings.Contains(text, "SCAN") || strings.Contains(text, "FOR ORDER BY") {
 			t.Errorf("%s\n\tplan: %s\n\twant: %s", query, text, want)
 		}
 	}
+}
+
+// explain gives the steps of a query's plan.
+func explain(t *testing.T, s *Store, query string) string {
+	t.Helper()
+	query = positional(query)
+	// Parameters count for nothing in a plan, but the driver wants them.
+	args := make([]any, strings.Count(query, "?"))
+	rows, err := s.read.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatalf("%v in %s", err, query)
+	}
+	defer rows.Close()
+	var plan []string
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, step)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(plan, "; ")
 }
 
 // positional puts ? in the place of every named parameter.

@@ -110,13 +110,17 @@ func TestOpenRefuses(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
+	inner := filepath.Join(dir, "inner")
+	if err := os.Mkdir(inner, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, path string
 		code       fault.Code
 		says       string
 	}{
 		{"no directory", filepath.Join(dir, "none", "store.db"), fault.StoreUnavailable, "directory of the store does not exist"},
-		{"a directory", dir, fault.StoreUnavailable, "not a file"},
+		{"a directory", inner, fault.StoreUnavailable, "not a file"},
 		{"text", file("text.db", "this is not a database, but longer than the header of one\n"), fault.StoreCorrupted, "not a database"},
 		{"a short file", file("short.db", "SQLite"), fault.StoreCorrupted, "not a database"},
 		{"a header and nothing", file("header.db", "SQLite format 3\x00"+strings.Repeat("x", 4096)), fault.StoreCorrupted, ""},

@@ -78,7 +78,7 @@ func (k *Key) apply(r UpdateRequest) error {
 		if err := checkPolicy(*r.Policy, info, k.Purpose, k.Origin); err != nil {
 			return err
 		}
-		k.Policy = *r.Policy
+		k.Policy = r.Policy.clone()
 	}
 	for _, least := range []struct{ set, old *uint32 }{{r.MinDecrypt, &k.MinDecrypt}, {r.MinEncrypt, &k.MinEncrypt}} {
 		if least.set == nil {

@@ -91,7 +91,7 @@ func gone(c net.Conn) bool {
 
 // alive checks that a connection has not been closed.
 func alive(c net.Conn) bool {
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(5 * time.Millisecond)); err != nil {
 		return false
 	}
 	_, err := c.Read(make([]byte, 1))

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/keywright/keywright/fault"
@@ -37,6 +38,10 @@ func (c *committer) next() bool {
 		}
 		c.gather.Wait()
 	}
+	// Whoever is ready to run goes first: what they are about to record then shares this transaction instead of needing another.
+	c.mu.Unlock()
+	runtime.Gosched()
+	c.mu.Lock()
 	n := min(len(c.waiting), c.opts.MaxBatch)
 	c.batch = append(c.batch[:0], c.waiting[:n]...)
 	rest := copy(c.waiting, c.waiting[n:])

@@ -19,7 +19,8 @@ type writer struct {
 }
 
 func openWriter(path string, o Options) (*writer, error) {
-	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(path), writePragmas(o))
+	// A commit of this connection leaves the sync of the log to Store.Sync, which does it beside the next commit.
+	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(path), append(writePragmas(o), "PRAGMA synchronous = NORMAL"))
 	if err != nil {
 		return nil, err
 	}

@@ -23,14 +23,14 @@ type suite struct {
 }
 
 func bench(ctx context.Context, s settings) error {
-	if err := os.MkdirAll(s.out, 0o755); err != nil {
+	if err := os.MkdirAll(s.out, 0o750); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "keywright-bench-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // in the system's temporary directory
 	b := &suite{settings: s}
 	if b.floor, err = startFloor(ctx); err != nil {
 		return err
@@ -284,7 +284,7 @@ func (b *suite) freshThousand(ctx context.Context, set uint64) (float64, error) 
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // in the system's temporary directory
 	p, err := startService(ctx, b.binary, dir)
 	if err != nil {
 		return 0, err

@@ -14,7 +14,7 @@ func FuzzFailure(f *testing.F) {
 	f.Add("text/html", "Wed, 21 Oct 2037 07:28:00 GMT", []byte("<html>"))
 	f.Add("application/json", "-1", []byte("{\"error\":{\"error_code\":\"\\u001b[2J\",\"message\":\"\\n\"}}"))
 	f.Fuzz(func(t *testing.T, media, after string, body []byte) {
-		resp := &http.Response{StatusCode: 503, Header: http.Header{"Content-Type": {media}, "Retry-After": {after}, "X-Request-Id": {after}}}
+		resp := &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Content-Type": {media}, "Retry-After": {after}, "X-Request-Id": {after}}}
 		e := failure(resp, body)
 		s := e.Error()
 		if s == "" || len([]rune(s)) > 2048 || !utf8.ValidString(s) || strings.ContainsAny(s, "\x00\x07\x1b\r\n\u009b") || e.RetryAfter < 0 {

@@ -97,7 +97,7 @@ func exported(t testing.TB, key backend.Key, to *rsa.PrivateKey, h crypto.Hash) 
 // checkSameKey compares by value: one key has several PKCS#8 encodings.
 func checkSameKey(t testing.TB, m material, got []byte) {
 	t.Helper()
-	same := false
+	var same bool
 	switch {
 	case m.public == nil:
 		same = bytes.Equal(got, m.bytes)

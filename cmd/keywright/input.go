@@ -268,7 +268,7 @@ func (a *app) ask(prompt string) (string, error) {
 		}
 		tty = a.stdin
 	} else {
-		defer tty.Close()
+		defer tty.Close() //nolint:errcheck // it keeps nothing
 	}
 	fmt.Fprint(a.stderr, prompt)
 	b, err := term.ReadPassword(int(tty.Fd()))

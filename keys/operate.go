@@ -88,7 +88,10 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 		if k.envelope != nil && !k.raw && t.Key == "" {
 			var err error
 			if named, err = firstKey(items, k.envelope); err != nil && v != verbUnwrap {
-				return nil, err
+				if single {
+					return nil, err
+				}
+				return nameless[I, O, P](q, items, err), nil
 			}
 		}
 		if err := b.resolve(ctx, q, named); err != nil {
@@ -198,6 +201,18 @@ func firstKey[I any](items []I, of func(*I) []byte) (uuid.UUID, error) {
 		}
 	}
 	return uuid.Nil, first
+}
+
+// nameless is the answer to a batch none of whose items names a key: each fails by itself.
+func nameless[I, O any, P result[O]](q *request, items []I, err error) []O {
+	out := make([]O, len(items))
+	for i := range out {
+		P(&out[i]).set(Used{}, err)
+		q.entry.Failed = append(q.entry.Failed, i)
+	}
+	q.entry.Outcome = string(fault.CodeOf(err))
+	q.entry.Detail = q.entry.Outcome
+	return out
 }
 
 // resolve finds the key: the one that the target names, else the one that the first envelope named, else the tenant's default.

@@ -68,6 +68,17 @@ func TestBatch(t *testing.T) {
 	if last = e.lastEntry(); last.Outcome != string(fault.DecryptionFailed) || last.Items != 2 {
 		t.Errorf("the log says %+v", last)
 	}
+	// None names a key: each fails by itself, and the log has the refusal without a key. A single one is refused as a whole.
+	r, err = e.Decrypt(ctx, e.c, keys.Target{}, keys.EncryptOpts{}, items[:1:1], false)
+	if err != nil || len(r) != 1 || r[0].Bytes != nil {
+		t.Fatalf("%+v %v", r, err)
+	}
+	wantCode(t, r[0].Err, fault.BadEnvelope, "the only item")
+	if last = e.lastEntry(); last.Key != uuid.Nil || last.Items != 1 || !cmp.Equal(last.Failed, []int{0}) || last.Outcome != string(fault.BadEnvelope) {
+		t.Errorf("the log says %+v", last)
+	}
+	_, err = e.Decrypt(ctx, e.c, keys.Target{}, keys.EncryptOpts{}, items[:1:1], true)
+	wantCode(t, err, fault.BadEnvelope, "a single one")
 	for _, n := range []int{0, keys.MaxItems + 1} {
 		_, err := e.Encrypt(ctx, e.c, keys.Target{Key: "k"}, keys.EncryptOpts{}, make([]keys.EncryptItem, n), false)
 		wantCode(t, err, fault.TooManyItems, fmt.Sprint(n, " items"))

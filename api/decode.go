@@ -65,7 +65,7 @@ func boundedItems[T any](kept func() *[]T) *json.Unmarshalers {
 		}
 		for d.PeekKind() != ']' {
 			if len(list) == keys.MaxItems {
-				return fault.New(fault.TooManyItems, "A batch has 1 to "+strconv.Itoa(keys.MaxItems)+" items.")
+				return fault.New(fault.TooManyItems, "a batch has 1 to "+strconv.Itoa(keys.MaxItems)+" items")
 			}
 			var zero T
 			list = append(list, zero)
@@ -100,7 +100,7 @@ func boundedContext(d *jsontext.Decoder, p *map[string]string) error {
 	m := make(map[string]string)
 	for d.PeekKind() != '}' {
 		if len(m) == maxContext {
-			return fault.New(fault.BadSize, "An object of names and values has at most "+strconv.Itoa(maxContext)+" of them.")
+			return fault.New(fault.BadSize, "an object of names and values has at most "+strconv.Itoa(maxContext)+" of them")
 		}
 		name, err := d.ReadToken()
 		if err != nil {
@@ -174,7 +174,7 @@ func decodeBody(body []byte, p any, o json.Options) error {
 		return decodeFault(err)
 	}
 	if body[bytes.IndexAny(body, "{n")] == 'n' { // valid JSON, of these types: an object or null
-		return fault.New(fault.BadJSON, "The body is not one valid JSON object.")
+		return fault.New(fault.BadJSON, "the body is not one valid JSON object")
 	}
 	return nil
 }
@@ -192,22 +192,22 @@ func decodeFault(err error) error {
 		at := pointer(semantic.JSONPointer)
 		switch {
 		case errors.Is(semantic.Err, json.ErrUnknownName):
-			return fault.New(fault.UnknownField, "This request has no field"+at+".")
+			return fault.New(fault.UnknownField, "this request has no field"+at)
 		case errors.Is(semantic.Err, errEncoding):
-			return fault.New(fault.BadEncoding, "The field"+at+" must be standard padded base64.")
+			return fault.New(fault.BadEncoding, "the field"+at+" must be standard padded base64")
 		case semantic.Err != nil && semantic.GoType == reflect.TypeFor[time.Time]():
-			return fault.New(fault.BadField, "The field"+at+" must be a time in RFC 3339.")
+			return fault.New(fault.BadField, "the field"+at+" must be a time in RFC 3339")
 		case semantic.Err != nil && semantic.JSONKind == '0':
-			return fault.New(fault.BadField, "The field"+at+" must be a whole number within its range.")
+			return fault.New(fault.BadField, "the field"+at+" must be a whole number within its range")
 		}
-		return fault.New(fault.BadJSON, "The value"+at+" is not of the type that this request needs there.")
+		return fault.New(fault.BadJSON, "the value"+at+" is not of the type that this request needs there")
 	case errors.As(err, &syntax):
 		if errors.Is(syntax.Err, jsontext.ErrDuplicateName) {
-			return fault.New(fault.BadJSON, "The body has the same name twice"+pointer(syntax.JSONPointer)+".")
+			return fault.New(fault.BadJSON, "the body has the same name twice"+pointer(syntax.JSONPointer))
 		}
-		return fault.New(fault.BadJSON, "The body is not one valid JSON object (at byte "+strconv.FormatInt(syntax.ByteOffset, 10)+").")
+		return fault.New(fault.BadJSON, "the body is not one valid JSON object (at byte "+strconv.FormatInt(syntax.ByteOffset, 10)+")")
 	}
-	return fault.New(fault.BadJSON, "The body is not one valid JSON object.")
+	return fault.New(fault.BadJSON, "the body is not one valid JSON object")
 }
 
 // pointer writes a JSON pointer (RFC 6901) for a message, with a blank before it. A part that does not look like a name

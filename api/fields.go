@@ -200,7 +200,7 @@ func meaningOf(name string) string {
 	case "labels":
 		return "names and values for people and filters"
 	case "last_rotated_at", "rotated_at":
-		return "when the newest version was made"
+		return "when the key was last rotated; absent before the first rotation"
 	case "latency_us":
 		return "time that the operation took, in microseconds"
 	case "latest_version":

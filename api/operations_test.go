@@ -60,8 +60,8 @@ func TestShapes(t *testing.T) {
 		{"GET", "/me", ``, 200, `{"data":{"id":"api-key:1","name":"tester","tenant":"00000000-0000-7000-8000-000000000001",` +
 			`"scopes":["keys:read","keys:write","encryption:write","audit:read","settings:write"]}` + tail},
 		{"GET", "/health", ``, 200, `{"data":{"status":"ok","version":"test"}` + tail},
-		{"POST", "/decrypt", `{}`, 400, `{"error":{"error_code":"ERR_MISSING_FIELD","message":"The field ciphertext is missing."}` + tail},
-		{"GET", "/none", ``, 404, `{"error":{"error_code":"ERR_ROUTE_NOT_FOUND","message":"There is nothing at this path."}` + tail},
+		{"POST", "/decrypt", `{}`, 400, `{"error":{"error_code":"ERR_MISSING_FIELD","message":"the field ciphertext is missing"}` + tail},
+		{"GET", "/none", ``, 404, `{"error":{"error_code":"ERR_ROUTE_NOT_FOUND","message":"there is nothing at this path"}` + tail},
 	} {
 		r := newRig(t, Limits{})
 		w := r.do(c.method, prefix+c.path, c.body, "X-Request-ID", "r-1")
@@ -161,15 +161,15 @@ func TestMessagesNameTheField(t *testing.T) {
 	for body, at := range map[string]string{
 		`{"plaintext":"A"}`: " /plaintext ",
 		`{"items":[{"plaintext":""},{"plaintext":"A"}]}`:        " /items/1/plaintext ",
-		`{"items":[{"plaintext":""},{"plaintext":"","x":"y"}]}`: " /items/1/x.",
+		`{"items":[{"plaintext":""},{"plaintext":"","x":"y"}]}`: " /items/1/x\"",
 		`{"items":[{"plaintext":"","context":{"a":5}}]}`:        " /items/0/context/a ",
 		`{"items":{"a":1}}`:               " /items ",
 		`{"context":[]}`:                  " /context ",
 		`{"items":[{"plaintext":""},{}]}`: " /items/1/plaintext ",
-		`{"items":[{"aad":"","aad":""}]}`: " /items/0/aad.",
-		`{"context":{"a":"","a":""}}`:     " /context/a.",
+		`{"items":[{"aad":"","aad":""}]}`: " /items/0/aad\"",
+		`{"context":{"a":"","a":""}}`:     " /context/a\"",
 		`{"key_version":"x"}`:             " /key_version ",
-		`{"x y z":1}`:                     " /?.",
+		`{"x y z":1}`:                     " /?\"",
 	} {
 		w := r.do("POST", "/api/v1/encrypt", body)
 		if w.Code != 400 || !strings.Contains(w.Body.String(), at) {

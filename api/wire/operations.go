@@ -69,7 +69,7 @@ type DataKeyItem struct {
 	WithoutPlaintext bool              `json:"without_plaintext,omitempty"`
 }
 
-// DataKey is POST /keys/{key}/data-key.
+// DataKey is POST /keys/{key}/data-key and POST /data-key.
 type DataKey struct {
 	Target
 	DataKeyItem

@@ -35,14 +35,17 @@ test:
 	softhsm-test/install.sh
 	$(MAKE) lint unit crash
 
+# Once with the race detector; what leaves out part of its vectors under it, because it is slow there, once more without.
 unit:
 	$(GO) test -race -timeout 10m ./...
+	$(GO) test -timeout 10m ./verify ./backend/...
 
 # The real binary under load, killed without warning $(KILLS) times; every acknowledged effect must be there afterwards.
 crash: build
 	$(GO) test -timeout 20m -count=1 ./softhsm-test -kills $(KILLS)
 
 lint: $(LINT)
+	$(GO) mod tidy -diff
 	$(LINT) run ./...
 
 $(LINT):

@@ -82,20 +82,15 @@ type Filter struct {
 
 // Store keeps the log. Implementations: store/sqlite, later store/postgres; suite: store/storetest.
 type Store interface {
-	// Commit carries out one batch in one transaction. Each item's changes are applied together or, when one
+	// Commit carries out one batch in one durable transaction. Each item's changes are applied together or, when one
 	// fails, not at all: then Item.Err is set and the others go on. It then calls extend with the head as stored and the
 	// surviving items in order; extend sets their Index and returns the new head and nodes; entries, nodes and head are
 	// stored. An error of extend ends the transaction and is what Commit returns; extend may be called again when the
-	// store repeats its transaction. When Commit returns nil all of it is committed, behind everything that was committed
-	// before, and Sync makes it durable; when it returns an error nothing of it is stored. One Commit runs at a time in a
-	// store, over all nodes. The items are reused once Commit has returned: the store keeps copies.
+	// store repeats its transaction. When Commit returns nil all of it is durable; when it returns an error nothing of
+	// it is. One Commit runs at a time in a store, over all nodes. The items are reused once Commit has returned: the
+	// store keeps copies.
 	Commit(ctx context.Context, batch []*Item, extend func(Head, []*Item) (Head, []Node, error)) error
-	// Sync returns nil when all batches are durable whose Commit had returned before Sync was called. A crash may keep any
-	// beginning of what was not synced, and nothing behind a gap. After an error the store commits nothing more until it is
-	// opened again: what the disk has kept is not known then. A store whose Commit is durable by itself does nothing here.
-	// It may run beside a Commit, so that the disk works on one batch while the next is made.
-	Sync(ctx context.Context) error
-	// AuditHead gives the head as committed.
+	// AuditHead gives the head as stored.
 	AuditHead(ctx context.Context) (Head, error)
 	// AuditEntries gives up to limit entries from index from upward, in order and without a gap. Fewer only at the end
 	// of the log, none beyond it.
@@ -109,7 +104,7 @@ type Store interface {
 	// AuditNodes gives the hashes of the named nodes (Hash of the arguments is ignored), in the order asked. A node that
 	// is not stored is an error.
 	AuditNodes(ctx context.Context, nodes []Node) ([][32]byte, error)
-	// SaveCheckpoint keeps a signed checkpoint, durably, and with it everything committed before; Checkpoint gives the newest one kept, nil when there is none.
+	// SaveCheckpoint keeps a signed checkpoint; Checkpoint gives the newest one kept, nil when there is none.
 	SaveCheckpoint(ctx context.Context, size uint64, note []byte) error
 	Checkpoint(ctx context.Context) ([]byte, error)
 }

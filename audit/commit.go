@@ -10,48 +10,12 @@ import (
 
 // commitLoop is the one goroutine that writes: it ends when the log is closed and nothing waits.
 func (l *Log) commitLoop() {
-	defer close(l.committed)
-	c := committer{Log: l, items: make([]*Item, 0, l.opts.MaxBatch)}
-	for c.next() {
-		if c.commit() {
-			l.committed <- c.batch // waits while the batch before the last is still being synced
-		} else {
-			l.wake(c.batch)
-		}
-	}
-}
-
-// syncLoop makes committed batches durable and wakes those who wait for them, while commitLoop makes the next. It ends with
-// commitLoop.
-func (l *Log) syncLoop() {
 	defer close(l.finished)
-	for batch := range l.committed {
-		start := time.Now()
-		err := l.store.Sync(l.ctx)
-		l.metrics.synced.Observe(time.Since(start).Seconds())
-		if err != nil {
-			l.log.Error("the audit log cannot be made durable", "error", err, "records", len(batch))
-			f := fault.Wrap(fault.AuditUnavailable, notDurable, err)
-			for _, p := range batch {
-				if p.Err == nil {
-					p.Err = f
-				}
-			}
-		}
-		l.wake(batch)
+	c := committer{Log: l, batch: make([]*pending, 0, l.opts.MaxBatch), items: make([]*Item, 0, l.opts.MaxBatch)}
+	for c.next() {
+		c.commit()
 	}
 }
-
-// wake tells the callers of a batch that Index and Err are final, and gives its slice back.
-func (l *Log) wake(batch []*pending) {
-	for i, p := range batch {
-		batch[i] = nil
-		p.done <- struct{}{} // never blocks; p is the caller's from here on
-	}
-	l.free <- batch[:0]
-}
-
-const notDurable = "the audit record could not be made durable, so the result is not released"
 
 // committer is the state of commitLoop.
 type committer struct {
@@ -59,7 +23,7 @@ type committer struct {
 	batch  []*pending
 	items  []*Item
 	nodes  []Node
-	grown  Head // what extend made; committed when Commit has returned nil
+	grown  Head // what extend made; durable when Commit has returned nil
 	called bool // extend was called
 	failed int  // batches refused in a row
 }
@@ -79,7 +43,7 @@ func (c *committer) next() bool {
 	runtime.Gosched()
 	c.mu.Lock()
 	n := min(len(c.waiting), c.opts.MaxBatch)
-	c.batch = append(<-c.free, c.waiting[:n]...) // there are as many slices as places for a batch: this never waits
+	c.batch = append(c.batch[:0], c.waiting[:n]...)
 	rest := copy(c.waiting, c.waiting[n:])
 	clear(c.waiting[rest:])
 	c.waiting = c.waiting[:rest]
@@ -88,8 +52,8 @@ func (c *committer) next() bool {
 
 var errNotExtended = errors.New("the store committed entries without extending the tree")
 
-// commit stores the batch and reports whether it is there to be synced.
-func (c *committer) commit() bool {
+// commit makes the batch durable and wakes those who wait for it.
+func (c *committer) commit() {
 	c.items = c.items[:0]
 	for _, p := range c.batch {
 		c.items = append(c.items, &p.Item)
@@ -118,7 +82,10 @@ func (c *committer) commit() bool {
 			c.failed = 0
 		}
 	}
-	return err == nil
+	for i, p := range c.batch {
+		c.batch[i] = nil
+		p.done <- struct{}{} // never blocks; p is the caller's from here on
+	}
 }
 
 // refuse fails the whole batch closed. By its contract the store has kept nothing of it, but a store that lost its
@@ -128,7 +95,7 @@ func (c *committer) refuse(err error) {
 	if c.failed++; c.failed == 1 {
 		c.log.Error("the audit log cannot be written", "error", err, "records", len(c.batch))
 	}
-	f := fault.Wrap(fault.AuditUnavailable, notDurable, err)
+	f := fault.Wrap(fault.AuditUnavailable, "the audit record could not be made durable, so the result is not released", err)
 	for _, it := range c.items {
 		it.Err = f
 	}

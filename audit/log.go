@@ -42,8 +42,8 @@ type Options struct {
 // Log is the audit log over a store. It is safe for concurrent use.
 //
 // Records are committed in groups: callers encode and hash their own leaf, queue it and wait; one goroutine takes all that
-// wait and commits them in one transaction, another makes it durable, and meanwhile the next group gathers and is
-// committed. Nothing is delayed on purpose.
+// wait and commits them in one transaction, and while that is being made durable the next group gathers. Nothing is
+// delayed on purpose.
 type Log struct {
 	store    Store
 	opts     Options
@@ -54,11 +54,8 @@ type Log struct {
 	ctx      context.Context      // ends the work in the store when Close runs out of time
 	cancel   context.CancelFunc
 	stop     chan struct{} // closed by the first Close
-	finished chan struct{} // closed when all that was recorded is durable, or refused, after Close
-
-	committed chan []*pending // from commitLoop to syncLoop
-	free      chan []*pending // slices for batches: one being made, one waiting for its sync, one being synced
-	periodic  chan struct{}   // closed when the checkpoint goroutine has ended
+	finished chan struct{} // closed when the committer has ended
+	periodic chan struct{} // closed when the checkpoint goroutine has ended
 
 	mu      sync.Mutex // guards waiting and closed
 	gather  *sync.Cond // on mu: waiting or closed changed
@@ -102,7 +99,7 @@ func Open(ctx context.Context, store Store, opts Options) (*Log, error) {
 	}
 	l := &Log{
 		store: store, opts: opts, log: opts.Logger,
-		stop: make(chan struct{}), finished: make(chan struct{}), committed: make(chan []*pending), free: make(chan []*pending, batches), periodic: make(chan struct{}),
+		stop: make(chan struct{}), finished: make(chan struct{}), periodic: make(chan struct{}),
 		signing: make(chan struct{}, 1),
 	}
 	l.pool.New = func() any { return &pending{leaf: make([]byte, 0, 512), done: make(chan struct{}, 1)} }
@@ -118,11 +115,7 @@ func Open(ctx context.Context, store Store, opts Options) (*Log, error) {
 		return nil, fmt.Errorf("registering metrics of the audit log: %w", err)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	for range batches {
-		l.free <- make([]*pending, 0, 64)
-	}
 	go l.commitLoop()
-	go l.syncLoop()
 	if opts.Signer != nil && opts.CheckpointEvery > 0 {
 		go l.checkpointLoop()
 	} else {
@@ -131,10 +124,7 @@ func Open(ctx context.Context, store Store, opts Options) (*Log, error) {
 	return l, nil
 }
 
-// batches is how many batches can be on their way at once.
-const batches = 3
-
-// Size is the number of committed entries that this node knows of.
+// Size is the number of durable entries that this node knows of.
 func (l *Log) Size() uint64 { return l.head.Load().Size }
 
 const late = "the deadline passed before the audit record was durable"

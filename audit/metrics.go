@@ -11,19 +11,10 @@ type metrics struct {
 	reg     prometheus.Registerer
 	batch   prometheus.Histogram
 	seconds prometheus.Histogram
-	synced  prometheus.Histogram
 	all     []prometheus.Collector
 }
 
 func newMetrics(l *Log, reg prometheus.Registerer) (*metrics, error) {
-	timing := func(name, help string) prometheus.Histogram {
-		return prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: name, Help: help,
-			Buckets:                        []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 10},
-			NativeHistogramBucketFactor:    1.1,
-			NativeHistogramMaxBucketNumber: 100,
-		})
-	}
 	m := &metrics{
 		reg: reg,
 		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -31,8 +22,13 @@ func newMetrics(l *Log, reg prometheus.Registerer) (*metrics, error) {
 			Help:    "Records committed to the audit log in one transaction.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 10), // 1 … 512
 		}),
-		seconds: timing("keywright_audit_commit_seconds", "Time for one transaction of the audit log, without its sync."),
-		synced:  timing("keywright_audit_sync_seconds", "Time for committed records of the audit log to become durable."),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:                           "keywright_audit_commit_seconds",
+			Help:                           "Time for one transaction of the audit log to become durable.",
+			Buckets:                        []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 10},
+			NativeHistogramBucketFactor:    1.1,
+			NativeHistogramMaxBucketNumber: 100,
+		}),
 	}
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "keywright_audit_queue_depth",
@@ -46,7 +42,7 @@ func newMetrics(l *Log, reg prometheus.Registerer) (*metrics, error) {
 		Name: "keywright_audit_size",
 		Help: "Entries in the audit log.",
 	}, func() float64 { return float64(l.Size()) })
-	m.all = []prometheus.Collector{m.batch, m.seconds, m.synced, queue, size}
+	m.all = []prometheus.Collector{m.batch, m.seconds, queue, size}
 	if reg == nil {
 		return m, nil
 	}

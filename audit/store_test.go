@@ -32,8 +32,6 @@ type memStore struct {
 	commits   int
 	saves     int
 	saveErr   error
-	syncs     int
-	syncErr   error
 	failRead  int // which read from now on fails, from 1; 0 none
 	readErr   error
 }
@@ -115,14 +113,6 @@ func (s *memStore) Commit(ctx context.Context, batch []*Item, extend func(Head, 
 		return afterward(n)
 	}
 	return nil
-}
-
-// Sync fails as syncErr says.
-func (s *memStore) Sync(context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.syncs++
-	return s.syncErr
 }
 
 func (s *memStore) AuditHead(context.Context) (Head, error) {

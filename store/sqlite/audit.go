@@ -267,16 +267,12 @@ func (s *Store) SaveCheckpoint(ctx context.Context, size uint64, note []byte) er
 	if size > math.MaxInt64 {
 		return fault.New(fault.Internal, "the checkpoint is of no tree that can be")
 	}
-	err := s.write(ctx, func(w *writer) error {
+	return s.write(ctx, func(w *writer) error {
 		return w.transaction(ctx, func() error {
 			_, err := w.exec(sqlSaveCheckpoint, int64(size), note)
 			return err
 		})
 	})
-	if err != nil {
-		return err
-	}
-	return s.Sync(ctx)
 }
 
 // Checkpoint gives the newest checkpoint, nil when there is none.

@@ -70,10 +70,7 @@ func (s *Store) open(ctx context.Context) error {
 		return err
 	}
 	s.checkpoints, err = startCheckpoints(s)
-	if err != nil {
-		return translate("opening the store", err)
-	}
-	return s.Sync(ctx) // what this start has written
+	return translate("opening the store", err)
 }
 
 // prepareFile creates the file with its mode, before SQLite would with the umask's, or looks at the one that is there.

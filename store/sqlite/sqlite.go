@@ -77,7 +77,6 @@ type Store struct {
 	turn    chan struct{} // a lock with a context: whoever has its one place may use w
 	w       *writer       // nil when the last failure left it unusable: opened again at the next turn
 	failing atomic.Bool   // the last Commit failed for a reason of the store
-	log     walFile       // what Sync syncs
 
 	checkpoints *checkpointer
 }
@@ -180,7 +179,7 @@ func (s *Store) closeAll() error {
 		errs = append(errs, s.w.run("PRAGMA wal_checkpoint(TRUNCATE)"), s.w.close())
 		s.w = nil
 	}
-	errs = append(errs, s.log.close(), s.lock.Close())
+	errs = append(errs, s.lock.Close())
 	if err := errors.Join(errs...); err != nil {
 		return translate("closing the store", err)
 	}
@@ -208,9 +207,6 @@ func (s *Store) write(ctx context.Context, f func(*writer) error) error {
 		return err
 	}
 	defer s.leave()
-	if err := s.log.fit(); err != nil {
-		return err
-	}
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():

@@ -19,8 +19,7 @@ type writer struct {
 }
 
 func openWriter(path string, o Options) (*writer, error) {
-	// A commit of this connection leaves the sync of the log to Store.Sync, which does it beside the next commit.
-	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(path), append(writePragmas(o), "PRAGMA synchronous = NORMAL"))
+	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(path), writePragmas(o))
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"html/template"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -135,6 +136,9 @@ func describeRoute(r *route) pageRoute {
 	if r.BodyLimit > 0 && r.Do.Req != reflect.TypeFor[wire.Empty]() {
 		p.Limit = binarySize(r.BodyLimit)
 		p.Request = pageFields(r.Do.Req, 0)
+		if r.onKey { // the body must not name the key as well
+			p.Request = slices.DeleteFunc(p.Request, func(f pageField) bool { return f.Name == "key" && f.Depth == 0 })
+		}
 	}
 	if r.Do.Media == "" {
 		p.Response = pageFields(r.Do.Resp, 0)

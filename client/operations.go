@@ -56,7 +56,7 @@ func many[I, R any](ctx context.Context, c *Client, name string, keyless bool, r
 	return answer.Items, nil
 }
 
-// The operations. A request's Key is an id or a name; without it the tenant's default key is used (encrypt, sign, verify),
+// The operations. A request's Key is an id or a name; without it the tenant's default key is used (encrypt, data-key, sign, verify),
 // or the key that the ciphertext names (decrypt). The Items field of a single request is ignored: the Batch methods take
 // up to 1,000 items and give one result each, in order, with its own error.
 
@@ -100,12 +100,12 @@ func (c *Client) RewrapBatch(ctx context.Context, o BatchOptions, items []wire.D
 func (c *Client) DataKey(ctx context.Context, r wire.DataKey) (*wire.DataKeyResult, error) {
 	key := r.Key
 	r.Key, r.Items = "", nil
-	return operation[wire.DataKeyResult](ctx, c, "data-key", key, false, never, r)
+	return operation[wire.DataKeyResult](ctx, c, "data-key", key, true, never, r)
 }
 
 // DataKeyBatch is DataKey for many items.
 func (c *Client) DataKeyBatch(ctx context.Context, o BatchOptions, items []wire.DataKeyItem) ([]wire.DataKeyResult, error) {
-	return many[wire.DataKeyItem, wire.DataKeyResult](ctx, c, "data-key", false, never, o, items)
+	return many[wire.DataKeyItem, wire.DataKeyResult](ctx, c, "data-key", true, never, o, items)
 }
 
 // Wrap wraps key material, 8 to 4096 bytes for AES-KWP keys.

@@ -185,7 +185,7 @@ func ciphertexts(lines [][]byte, aad []byte, context map[string]string, send fun
 	for i, l := range lines {
 		b, err := base64.StdEncoding.Strict().AppendDecode(nil, bytes.TrimSpace(l))
 		if err != nil || len(b) == 0 {
-			out[i].err = &wire.Error{Code: "ERR_INVALID_ENCODING", Message: "The line is not base64."}
+			out[i].err = &wire.Error{Code: "ERR_INVALID_ENCODING", Message: "the line is not base64"}
 			continue
 		}
 		items, at = append(items, wire.DecryptItem{Ciphertext: b, AAD: aad, Context: context}), append(at, i)

@@ -38,10 +38,14 @@ func (c *committer) next() bool {
 		}
 		c.gather.Wait()
 	}
-	// Whoever is ready to run goes first: what they are about to record then shares this transaction instead of needing another.
-	c.mu.Unlock()
-	runtime.Gosched()
-	c.mu.Lock()
+	// Whoever is ready to run goes first, as long as that brings more: what they are about to record then shares this
+	// transaction instead of needing another. Nobody is waited for.
+	for had := 0; had < len(c.waiting); {
+		had = len(c.waiting)
+		c.mu.Unlock()
+		runtime.Gosched()
+		c.mu.Lock()
+	}
 	n := min(len(c.waiting), c.opts.MaxBatch)
 	c.batch = append(c.batch[:0], c.waiting[:n]...)
 	rest := copy(c.waiting, c.waiting[n:])

@@ -69,7 +69,7 @@ func (s *Server) listAPIKeys(ctx context.Context, c *call, _ *wire.Empty) (wire.
 }
 
 func (s *Server) revokeAPIKey(ctx context.Context, c *call, _ *wire.Empty) (wire.APIKey, error) {
-	id, err := c.pathID("id", fault.New(fault.APIKeyNotFound, "No such API key in this tenant."))
+	id, err := c.pathID("id", fault.New(fault.APIKeyNotFound, "no such API key in this tenant"))
 	if err != nil {
 		return wire.APIKey{}, err
 	}

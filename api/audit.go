@@ -79,7 +79,7 @@ func (s *Server) checkpoint(ctx context.Context, _ *call, _ *wire.Empty) (wire.C
 
 // proof shows an entry of the caller's tenant only; the leaf itself is in the answer.
 func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof, error) {
-	const unknown = "The audit log has no such entry."
+	const unknown = "the audit log has no such entry"
 	n, err := c.pathNumber("n", 63, fault.EntryNotFound, unknown)
 	if err != nil {
 		return wire.Proof{}, err

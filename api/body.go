@@ -76,10 +76,10 @@ func (c *call) readBody(limit int64) error {
 			return noDeadline(rc)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			c.gin.Writer.Header()["Connection"] = closeConnection
-			return fault.New(fault.Timeout, "The body did not arrive in time.")
+			return fault.New(fault.Timeout, "the body did not arrive in time")
 		case err != nil:
 			c.gin.Writer.Header()["Connection"] = closeConnection
-			return fault.Wrap(fault.BadJSON, "The body ended before its announced length.", err)
+			return fault.Wrap(fault.BadJSON, "the body ended before its announced length", err)
 		}
 	}
 }
@@ -100,7 +100,7 @@ func (c *call) grow(buf []byte, limit int64) ([]byte, error) {
 		// The old and the new buffer are both there for a moment, and the decoded fields come on top: three in all.
 		if want := 3 * size; want > c.taken {
 			if !c.s.bodies.take(want - c.taken) {
-				return nil, fault.New(fault.Overloaded, "Too many large requests at once.").RetryAfter(time.Second)
+				return nil, fault.New(fault.Overloaded, "too many large requests at once").RetryAfter(time.Second)
 			}
 			c.taken = want
 		}
@@ -112,5 +112,5 @@ func (c *call) grow(buf []byte, limit int64) ([]byte, error) {
 }
 
 func tooLarge() error {
-	return fault.New(fault.BodyTooLarge, "The body is larger than this route accepts.")
+	return fault.New(fault.BodyTooLarge, "the body is larger than this route accepts")
 }

@@ -32,7 +32,7 @@ func (s *Server) importKey(ctx context.Context, c *call, r *wire.ImportKey) (wir
 		r.Labels != nil || r.Policy != nil
 	switch {
 	case r.Key != "" && another:
-		return wire.Key{}, fault.New(fault.MissingField, "Send key, or the fields of a new key, not both.")
+		return wire.Key{}, fault.New(fault.MissingField, "send key, or the fields of a new key, not both")
 	case r.Key == "":
 		if err := fresh(r.Name, r.Algorithm); err != nil {
 			return wire.Key{}, err
@@ -46,13 +46,13 @@ func (s *Server) importKey(ctx context.Context, c *call, r *wire.ImportKey) (wir
 	}
 	switch {
 	case r.PublicKey != "" && (r.WrappedKey != nil || r.ImportToken != ""):
-		return wire.Key{}, fault.New(fault.MissingField, "Send import_token with wrapped_key, or public_key, not both.")
+		return wire.Key{}, fault.New(fault.MissingField, "send import_token with wrapped_key, or public_key, not both")
 	case r.PublicKey != "":
 		if in.Public, err = spki("public_key", r.PublicKey); err != nil {
 			return wire.Key{}, err
 		}
 	case r.WrappedKey == nil:
-		return wire.Key{}, fault.New(fault.MissingField, "The field wrapped_key (or public_key) is missing.")
+		return wire.Key{}, fault.New(fault.MissingField, "the field wrapped_key (or public_key) is missing")
 	default:
 		if err := required("import_token", r.ImportToken); err != nil {
 			return wire.Key{}, err
@@ -73,7 +73,7 @@ func (s *Server) exportKey(ctx context.Context, c *call, r *wire.ExportKey) (wir
 	}
 	switch {
 	case (r.To == "") == (r.PublicKey == ""):
-		return none, fault.New(fault.MissingField, "Send exactly one of the fields to and public_key.")
+		return none, fault.New(fault.MissingField, "send exactly one of the fields to and public_key")
 	case r.PublicKey != "":
 		if in.Public, err = spki("public_key", r.PublicKey); err != nil {
 			return none, err

@@ -52,7 +52,7 @@ type answer struct {
 
 func newCall(s *Server) *call {
 	c := &call{s: s}
-	c.decode = decodeOptions(&c.fields)
+	c.decode = decodeOptions(c)
 	return c
 }
 
@@ -75,7 +75,9 @@ func (c *call) release() {
 	}
 	c.out.Reset()
 	c.body = c.body[:0]
-	c.gin, c.route, c.query, c.principal, c.id, c.taken, c.answer = nil, nil, nil, nil, "", 0, answer{}
+	clear(c.answer.wipe)
+	c.answer = answer{wipe: c.answer.wipe[:0]}
+	c.gin, c.route, c.query, c.principal, c.id, c.taken = nil, nil, nil, nil, "", 0
 	c.s.calls.Put(c)
 }
 
@@ -134,7 +136,7 @@ func (c *call) creator() (keys.Caller, error) {
 		return k, nil
 	}
 	if len(v) != 1 || !visibleASCII(v[0]) {
-		return k, fault.New(fault.BadField, "The header Idempotency-Key must be 1 to 255 visible ASCII characters.")
+		return k, fault.New(fault.BadField, "the header Idempotency-Key must be 1 to 255 visible ASCII characters")
 	}
 	h := sha256.New()
 	h.Write([]byte(c.route.Method + " " + c.gin.Request.URL.EscapedPath() + "\n"))
@@ -164,7 +166,7 @@ func (c *call) param(name string) (string, error) {
 	}
 	d, err := url.PathUnescape(v)
 	if err != nil {
-		return "", fault.New(fault.RouteNotFound, "The path is not well encoded.")
+		return "", fault.New(fault.RouteNotFound, "the path is not well encoded")
 	}
 	return d, nil
 }
@@ -173,24 +175,24 @@ func (c *call) param(name string) (string, error) {
 func presented(h http.Header) (string, error) {
 	bearer, apiKey := h["Authorization"], h["X-Api-Key"]
 	if len(bearer) > 1 || len(apiKey) > 1 {
-		return "", fault.New(fault.Unauthenticated, "Send one credential.")
+		return "", fault.New(fault.Unauthenticated, "send one credential")
 	}
 	var token string
 	if len(bearer) == 1 {
 		scheme, rest, ok := strings.Cut(bearer[0], " ")
 		if !ok || !strings.EqualFold(scheme, "Bearer") {
-			return "", fault.New(fault.Unauthenticated, "The Authorization header must be of the scheme Bearer.")
+			return "", fault.New(fault.Unauthenticated, "the Authorization header must be of the scheme Bearer")
 		}
 		token = strings.Trim(rest, " ")
 	}
 	if len(apiKey) == 1 {
 		if len(bearer) == 1 && !sameToken(apiKey[0], token) {
-			return "", fault.New(fault.Unauthenticated, "Authorization and X-API-Key carry different credentials.")
+			return "", fault.New(fault.Unauthenticated, "Authorization and X-API-Key carry different credentials")
 		}
 		token = apiKey[0]
 	}
 	if token == "" {
-		return "", fault.New(fault.Unauthenticated, "Send a credential, as Authorization: Bearer or X-API-Key.")
+		return "", fault.New(fault.Unauthenticated, "send a credential, as Authorization: Bearer or X-API-Key")
 	}
 	return token, nil
 }

@@ -13,7 +13,9 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keys"
 )
 
 // errEncoding marks a binary field that is not strict base64.
@@ -22,24 +24,100 @@ var errEncoding = errors.New("not standard padded base64")
 // strictBase64 is RFC 4648 section 4 with section 3.5 enforced: the unused bits of the last character are zero.
 var strictBase64 = base64.StdEncoding.Strict()
 
-// decodeOptions makes the options of strict decoding. Binary fields are decoded into memory of the arena, so that they can
-// be wiped together once the call is over.
-func decodeOptions(a *arena) json.Options {
-	return json.JoinOptions(
-		json.RejectUnknownMembers(true),
-		json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, p *[]byte) error {
+// decodeOptions makes the options of strict decoding for a call. Binary fields are decoded into its arena, so that they can
+// be wiped together once the call is over. Lists of items and contexts are bounded while they are read: a body of four
+// mebibytes must not become a list of a million.
+func decodeOptions(c *call) json.Options {
+	return json.JoinOptions(json.RejectUnknownMembers(true), json.WithUnmarshalers(json.JoinUnmarshalers(
+		json.UnmarshalFromFunc(func(d *jsontext.Decoder, p *[]byte) error {
 			v, err := d.ReadValue()
 			if err != nil {
 				return err
 			}
-			b, err := a.base64(v)
-			if err != nil {
+			*p, err = c.fields.base64(v)
+			return err
+		}),
+		json.UnmarshalFromFunc(boundedContext),
+		boundedItems(func() *[]wire.EncryptItem { return &c.batch.wireEncrypt }),
+		boundedItems(func() *[]wire.DecryptItem { return &c.batch.wireDecrypt }),
+		boundedItems[wire.DataKeyItem](nil),
+		boundedItems[wire.WrapItem](nil),
+		boundedItems[wire.UnwrapItem](nil),
+		boundedItems[wire.SignItem](nil),
+		boundedItems[wire.VerifyItem](nil),
+		boundedItems[wire.MACItem](nil),
+		boundedItems[wire.DeriveItem](nil),
+	)))
+}
+
+// boundedItems reads a list of at most keys.MaxItems, into memory that is kept for the next call where there is any.
+func boundedItems[T any](kept func() *[]T) *json.Unmarshalers {
+	return json.UnmarshalFromFunc(func(d *jsontext.Decoder, p *[]T) error {
+		if d.PeekKind() != '[' {
+			return errors.ErrUnsupported // null, or what is not a list: the library knows what to say
+		}
+		if _, err := d.ReadToken(); err != nil {
+			return err
+		}
+		list := []T{}
+		if kept != nil {
+			list = (*kept())[:0]
+		}
+		for d.PeekKind() != ']' {
+			if len(list) == keys.MaxItems {
+				return fault.New(fault.TooManyItems, "a batch has 1 to "+strconv.Itoa(keys.MaxItems)+" items")
+			}
+			var zero T
+			list = append(list, zero)
+			if kept != nil {
+				*kept() = list // so that it is wiped whatever happens
+			}
+			if err := json.UnmarshalDecode(d, &list[len(list)-1]); err != nil {
 				return err
 			}
-			*p = b
-			return nil
-		})),
-	)
+		}
+		if _, err := d.ReadToken(); err != nil {
+			return err
+		}
+		if list == nil {
+			list = []T{} // there was a list, if an empty one
+		}
+		*p = list
+		return nil
+	})
+}
+
+// maxContext bounds the entries of an item's context, as of its labels.
+const maxContext = keys.MaxLabels
+
+func boundedContext(d *jsontext.Decoder, p *map[string]string) error {
+	if d.PeekKind() != '{' {
+		return errors.ErrUnsupported
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return err
+	}
+	m := make(map[string]string)
+	for d.PeekKind() != '}' {
+		if len(m) == maxContext {
+			return fault.New(fault.BadSize, "an object of names and values has at most "+strconv.Itoa(maxContext)+" of them")
+		}
+		name, err := d.ReadToken()
+		if err != nil {
+			return err
+		}
+		key := name.String() // before the next read, which reuses the token's memory
+		var value string
+		if err := json.UnmarshalDecode(d, &value); err != nil {
+			return err
+		}
+		m[key] = value
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return err
+	}
+	*p = m
+	return nil
 }
 
 // arena is memory for the binary fields of one request. The decoded fields never need more than the body has.
@@ -96,7 +174,7 @@ func decodeBody(body []byte, p any, o json.Options) error {
 		return decodeFault(err)
 	}
 	if body[bytes.IndexAny(body, "{n")] == 'n' { // valid JSON, of these types: an object or null
-		return fault.New(fault.BadJSON, "The body is not one valid JSON object.")
+		return fault.New(fault.BadJSON, "the body is not one valid JSON object")
 	}
 	return nil
 }
@@ -106,27 +184,30 @@ func decodeBody(body []byte, p any, o json.Options) error {
 func decodeFault(err error) error {
 	var syntax *jsontext.SyntacticError
 	var semantic *json.SemanticError
+	var ours *fault.Error
 	switch {
+	case errors.As(err, &ours):
+		return ours
 	case errors.As(err, &semantic):
 		at := pointer(semantic.JSONPointer)
 		switch {
 		case errors.Is(semantic.Err, json.ErrUnknownName):
-			return fault.New(fault.UnknownField, "This request has no field"+at+".")
+			return fault.New(fault.UnknownField, "this request has no field"+at)
 		case errors.Is(semantic.Err, errEncoding):
-			return fault.New(fault.BadEncoding, "The field"+at+" must be standard padded base64.")
+			return fault.New(fault.BadEncoding, "the field"+at+" must be standard padded base64")
 		case semantic.Err != nil && semantic.GoType == reflect.TypeFor[time.Time]():
-			return fault.New(fault.BadField, "The field"+at+" must be a time in RFC 3339.")
+			return fault.New(fault.BadField, "the field"+at+" must be a time in RFC 3339")
 		case semantic.Err != nil && semantic.JSONKind == '0':
-			return fault.New(fault.BadField, "The field"+at+" must be a whole number within its range.")
+			return fault.New(fault.BadField, "the field"+at+" must be a whole number within its range")
 		}
-		return fault.New(fault.BadJSON, "The value"+at+" is not of the type that this request needs there.")
+		return fault.New(fault.BadJSON, "the value"+at+" is not of the type that this request needs there")
 	case errors.As(err, &syntax):
 		if errors.Is(syntax.Err, jsontext.ErrDuplicateName) {
-			return fault.New(fault.BadJSON, "The body has the same name twice"+pointer(syntax.JSONPointer)+".")
+			return fault.New(fault.BadJSON, "the body has the same name twice"+pointer(syntax.JSONPointer))
 		}
-		return fault.New(fault.BadJSON, "The body is not one valid JSON object (at byte "+strconv.FormatInt(syntax.ByteOffset, 10)+").")
+		return fault.New(fault.BadJSON, "the body is not one valid JSON object (at byte "+strconv.FormatInt(syntax.ByteOffset, 10)+")")
 	}
-	return fault.New(fault.BadJSON, "The body is not one valid JSON object.")
+	return fault.New(fault.BadJSON, "the body is not one valid JSON object")
 }
 
 // pointer writes a JSON pointer (RFC 6901) for a message, with a blank before it. A part that does not look like a name

@@ -17,7 +17,7 @@ func spki(field, text string) ([]byte, error) {
 	block, rest := pem.Decode([]byte(text))
 	if block == nil || block.Type != "PUBLIC KEY" || len(block.Headers) != 0 || strings.TrimSpace(string(rest)) != "" ||
 		!strings.HasPrefix(strings.TrimSpace(text), "-----BEGIN") {
-		return nil, fault.New(fault.BadEncoding, "The field "+field+" must be one PEM block of the type PUBLIC KEY.")
+		return nil, fault.New(fault.BadEncoding, "the field "+field+" must be one PEM block of the type PUBLIC KEY")
 	}
 	return block.Bytes, nil
 }
@@ -28,11 +28,11 @@ func peer(text string) ([]byte, error) {
 		return spki("peer_public_key", text)
 	}
 	if strings.ContainsAny(text, "\r\n") {
-		return nil, fault.New(fault.BadEncoding, "The field peer_public_key must be PEM or standard padded base64.")
+		return nil, fault.New(fault.BadEncoding, "the field peer_public_key must be PEM or standard padded base64")
 	}
 	b, err := strictBase64.DecodeString(text)
 	if err != nil {
-		return nil, fault.New(fault.BadEncoding, "The field peer_public_key must be PEM or standard padded base64.")
+		return nil, fault.New(fault.BadEncoding, "the field peer_public_key must be PEM or standard padded base64")
 	}
 	return b, nil
 }

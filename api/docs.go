@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"html/template"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 
 	_ "embed"
@@ -50,21 +52,22 @@ type (
 		Errors  []pageError
 	}
 	pageGroup struct {
-		Name, About string
-		Routes      []pageRoute
+		Name, Title, About string
+		Routes             []pageRoute
 	}
 	pageRoute struct {
 		ID, Method, Path, Summary, Scope string
 		AtRoot, Creates, Optional        bool
 		Status                           int
-		Limit                            int64
+		Limit                            string
 		Query                            []param
 		Request, Response                []pageField
 		Batched                          bool
 		Media                            string
 	}
 	pageField struct {
-		Name, Type, Choices string
+		Name, Type, Meaning string
+		Choices             []string
 		Optional            bool
 		Depth               int
 	}
@@ -82,7 +85,7 @@ func renderPage(routes []route, version string) ([]byte, error) {
 	}
 	data := pageData{Version: version, Style: template.CSS(pageStyle), Scopes: auth.Scopes()} //nolint:gosec // a file of ours
 	for _, g := range tags() {
-		group := pageGroup{Name: g[0], About: g[1]}
+		group := pageGroup{Name: g[0], Title: title(g[0]), About: g[1]}
 		for i := range routes {
 			if r := &routes[i]; r.Tag == g[0] {
 				group.Routes = append(group.Routes, describeRoute(r))
@@ -101,6 +104,25 @@ func renderPage(routes []route, version string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// title is a group's name as a heading.
+func title(name string) string {
+	if name == "api-keys" {
+		return "API keys"
+	}
+	return strings.ToUpper(name[:1]) + name[1:]
+}
+
+// binarySize writes a number of bytes in the largest unit that divides it.
+func binarySize(n int64) string {
+	switch {
+	case n%(1<<20) == 0:
+		return strconv.FormatInt(n>>20, 10) + " MiB"
+	case n%(1<<10) == 0:
+		return strconv.FormatInt(n>>10, 10) + " KiB"
+	}
+	return strconv.FormatInt(n, 10) + " bytes"
+}
+
 func describeRoute(r *route) pageRoute {
 	p := pageRoute{ID: operationID(r, prefix+r.Path), Method: r.Method, Path: prefix + r.Path, Summary: r.Summary,
 		Scope: r.scopes(), AtRoot: r.AtRoot, Creates: r.Creates, Optional: r.BodyOptional, Status: r.Status, Query: r.Query,
@@ -112,8 +134,11 @@ func describeRoute(r *route) pageRoute {
 		p.Scope = "any credential"
 	}
 	if r.BodyLimit > 0 && r.Do.Req != reflect.TypeFor[wire.Empty]() {
-		p.Limit = r.BodyLimit
+		p.Limit = binarySize(r.BodyLimit)
 		p.Request = pageFields(r.Do.Req, 0)
+		if r.onKey { // the body must not name the key as well
+			p.Request = slices.DeleteFunc(p.Request, func(f pageField) bool { return f.Name == "key" && f.Depth == 0 })
+		}
 	}
 	if r.Do.Media == "" {
 		p.Response = pageFields(r.Do.Resp, 0)
@@ -125,7 +150,7 @@ func pageFields(t reflect.Type, depth int) []pageField {
 	var out []pageField
 	for _, f := range fieldsOf(t) {
 		out = append(out, pageField{Name: f.name, Type: typeName(f.typ), Optional: f.optional, Depth: depth,
-			Choices: strings.Join(choices(f.name, t), ", ")})
+			Meaning: meaning(t, f.name), Choices: choices(t, f.name)})
 		if inner := structOf(f.typ); inner != nil && depth < 2 {
 			out = append(out, pageFields(inner, depth+1)...)
 		}

@@ -17,7 +17,7 @@ func encryptOpts(hashName, format string) (o keys.EncryptOpts, err error) {
 	case "raw":
 		o.Raw = true
 	default:
-		return o, fault.New(fault.BadField, "The field format must be envelope or raw.")
+		return o, fault.New(fault.BadField, "the field format must be envelope or raw")
 	}
 	return o, nil
 }
@@ -88,7 +88,7 @@ func (s *Server) rewrap(ctx context.Context, c *call, r *wire.Decrypt) (appender
 		return nil, err
 	}
 	if r.Hash != "" || r.Format != "" {
-		return nil, fault.New(fault.BadField, "Rewrap takes envelopes: it has neither hash nor format.")
+		return nil, fault.New(fault.BadField, "rewrap takes envelopes: it has neither hash nor format")
 	}
 	out, err := s.keys.Rewrap(ctx, c.caller(), t, list, single)
 	return c.results("ciphertext", false, single, len(list), out, err)

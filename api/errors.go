@@ -46,7 +46,7 @@ func statusOf(code fault.Code) (status int, ok bool) {
 
 // internal is all that a caller sees of a failure without a code.
 func internal() *fault.Error {
-	return fault.New(fault.Internal, "An internal fault. The service's log has its cause under the request id.")
+	return fault.New(fault.Internal, "an internal fault: the service's log has its cause under the request id")
 }
 
 // public gives the fault that may be shown for err. known is false when err carried no code of the table: then its cause
@@ -60,7 +60,7 @@ func public(err error) (f *fault.Error, known bool) {
 	}
 	// A bare context error comes from a layer that had no fault to say it with; both mean that the time was over.
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		return fault.New(fault.Timeout, "The deadline passed before the operation finished."), true
+		return fault.New(fault.Timeout, "the deadline passed before the operation finished"), true
 	}
 	return internal(), false
 }

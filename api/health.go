@@ -19,7 +19,7 @@ func (s *Server) health(context.Context, *call, *wire.Empty) (wire.Health, error
 // isReady answers 200 only when an operation would be carried out now.
 func (s *Server) isReady(ctx context.Context, _ *call, _ *wire.Empty) (wire.Health, error) {
 	if s.root.Locked() {
-		return wire.Health{}, fault.New(fault.Locked, "The service is locked: its root is not open yet.")
+		return wire.Health{}, fault.New(fault.Locked, "the service is locked: its root is not open yet")
 	}
 	if err := s.ready(ctx); err != nil {
 		return wire.Health{}, err

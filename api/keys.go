@@ -40,6 +40,14 @@ func nextRotation(k *keys.Key) time.Time {
 	return last.Add(k.Policy.RotationPeriod)
 }
 
+// rotatedAt is when the key was last rotated; zero while it has the material that it was made with.
+func rotatedAt(k *keys.Key) time.Time {
+	if k.PrimaryVersion <= 1 {
+		return time.Time{}
+	}
+	return k.RotatedAt
+}
+
 func (s *Server) wireKey(k *keys.Key) wire.Key {
 	labels := k.Labels
 	if labels == nil {
@@ -50,7 +58,7 @@ func (s *Server) wireKey(k *keys.Key) wire.Key {
 		Backend: s.keys.BackendName(k.BackendID), Custody: string(k.Custody), Origin: string(k.Origin),
 		State: shownState(k.State), PrimaryVersion: k.PrimaryVersion, LatestVersion: k.LatestVersion,
 		MinDecryptVersion: k.MinDecrypt, MinEncryptVersion: k.MinEncrypt, Labels: labels, Policy: wirePolicy(k.Policy),
-		CreatedAt: k.CreatedAt.UTC(), UpdatedAt: k.UpdatedAt.UTC(), RotatedAt: optional(k.RotatedAt),
+		CreatedAt: k.CreatedAt.UTC(), UpdatedAt: k.UpdatedAt.UTC(), RotatedAt: optional(rotatedAt(k)),
 		NextRotationAt: optional(nextRotation(k)), DeletionAt: optional(k.DeletionAt),
 	}
 }
@@ -79,7 +87,7 @@ func policy(w *wire.Policy) (keys.Policy, error) {
 	if w.RotationPeriod != "" {
 		d, err := time.ParseDuration(w.RotationPeriod)
 		if err != nil || d < 0 {
-			return p, badField("The field policy/rotation_period must be a duration such as 720h.")
+			return p, badField("the field policy/rotation_period must be a duration such as 720h")
 		}
 		p.RotationPeriod = d
 	}
@@ -115,7 +123,7 @@ func (s *Server) createKey(ctx context.Context, c *call, r *wire.CreateKey) (wir
 // required refuses a request that lacks a field.
 func required(name, value string) error {
 	if value == "" {
-		return fault.New(fault.MissingField, "The field "+name+" is missing.")
+		return fault.New(fault.MissingField, "the field "+name+" is missing")
 	}
 	return nil
 }
@@ -170,7 +178,7 @@ func (s *Server) updateKey(ctx context.Context, c *call, r *wire.UpdateKey) (wir
 		u.Policy = &p
 	}
 	if u.Name == nil && u.Labels == nil && u.Policy == nil && u.MinDecrypt == nil && u.MinEncrypt == nil && u.Default == nil {
-		return wire.Key{}, fault.New(fault.MissingField, "There is nothing to change in the body.")
+		return wire.Key{}, fault.New(fault.MissingField, "there is nothing to change in the body")
 	}
 	return s.shown(s.keys.Update(ctx, c.caller(), key, u))
 }
@@ -186,10 +194,10 @@ func (s *Server) deleteKey(ctx context.Context, c *call, r *wire.DeleteKey) (wir
 	}
 	if r.WaitingPeriodDays != 0 {
 		if days != 0 {
-			return wire.Key{}, fault.New(fault.MissingField, "Send waiting_period_days in the query or in the body, not both.")
+			return wire.Key{}, fault.New(fault.MissingField, "send waiting_period_days in the query or in the body, not both")
 		}
 		if r.WaitingPeriodDays < 7 || r.WaitingPeriodDays > 30 {
-			return wire.Key{}, badField("The field waiting_period_days must be from 7 to 30.")
+			return wire.Key{}, badField("the field waiting_period_days must be from 7 to 30")
 		}
 		days = uint64(r.WaitingPeriodDays)
 	}

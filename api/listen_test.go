@@ -22,13 +22,16 @@ import (
 )
 
 // serve runs a handler on a loopback port for the length of a test.
-func serve(t *testing.T, h http.Handler, o ServeOptions) string {
+func serve(t *testing.T, h http.Handler, o ServeOptions, change ...func(*http.Server)) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := NewHTTPServer(h, o)
+	for _, f := range change {
+		f(s)
+	}
 	done := make(chan error, 1)
 	go func() { done <- ServeListener(s, l) }()
 	t.Cleanup(func() {
@@ -88,7 +91,7 @@ func gone(c net.Conn) bool {
 
 // alive checks that a connection has not been closed.
 func alive(c net.Conn) bool {
-	if err := c.SetReadDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(5 * time.Millisecond)); err != nil {
 		return false
 	}
 	_, err := c.Read(make([]byte, 1))
@@ -98,7 +101,24 @@ func alive(c net.Conn) bool {
 
 func TestIdleConnectionsMakeRoom(t *testing.T) {
 	const most = 8
-	addr := serve(t, newRig(t, Limits{}).Handler(), ServeOptions{MaxConns: most})
+	idle := make(chan struct{}, 64)
+	addr := serve(t, newRig(t, Limits{}).Handler(), ServeOptions{MaxConns: most}, func(s *http.Server) {
+		note := s.ConnState
+		s.ConnState = func(c net.Conn, state http.ConnState) {
+			note(c, state)
+			if state == http.StateIdle {
+				idle <- struct{}{}
+			}
+		}
+	})
+	// The server calls a connection idle some time after the client has its answer: the order of the test is that of the books.
+	ask := func(c net.Conn) error {
+		err := ask(c)
+		if err == nil {
+			<-idle
+		}
+		return err
+	}
 	var conns []net.Conn
 	for range most {
 		c := dial(t, addr)

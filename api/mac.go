@@ -28,7 +28,7 @@ func (c *call) macItems(r *wire.MAC, withMAC bool) (t keys.Target, list []keys.M
 	}
 	for i := range list {
 		if list[i].MAC != nil {
-			return t, nil, false, badField("The field mac is for verify-mac only.")
+			return t, nil, false, badField("the field mac is for verify-mac only")
 		}
 	}
 	return t, list, single, nil

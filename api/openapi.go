@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/keywright/keywright/api/wire"
-	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 )
@@ -51,7 +50,8 @@ type document struct {
 func describe(routes []route, version string) *document {
 	d := &document{paths: object{}, schemas: object{}, version: version}
 	d.schemas["Error"] = d.structure(reflect.TypeFor[wire.Error]())
-	d.schemas["Error"].(object)["properties"].(object)["error_code"] = object{"type": "string", "enum": codeNames()}
+	d.schemas["Error"].(object)["properties"].(object)["error_code"] = object{"type": "string", "enum": codeNames(),
+		"description": meaningOf("error_code")}
 	d.schema(reflect.TypeFor[wire.ErrorResponse]())
 	for i := range routes {
 		r := &routes[i]
@@ -293,10 +293,7 @@ func (d *document) structure(t reflect.Type) object {
 	props := object{}
 	var need []string
 	for _, f := range fieldsOf(t) {
-		props[f.name] = d.schema(f.typ)
-		if values := choices(f.name, t); values != nil {
-			props[f.name] = object{"type": "string", "enum": values}
-		}
+		props[f.name] = d.member(t, f)
 		if !f.optional {
 			need = append(need, f.name)
 		}
@@ -309,6 +306,21 @@ func (d *document) structure(t reflect.Type) object {
 		out["required"] = need
 	}
 	return out
+}
+
+// member describes a field: its type, its choices, its meaning. (Beside a reference OpenAPI 3.1 allows a description.)
+func (d *document) member(in reflect.Type, f field) object {
+	schema := d.schema(f.typ)
+	if values := choices(in, f.name); values != nil {
+		schema = object{"type": "string", "enum": values}
+	}
+	if f.name == "items" && schema["type"] == "array" && !strings.Contains(in.Name(), "[") {
+		schema["minItems"], schema["maxItems"] = 1, keys.MaxItems
+	}
+	if m := meaning(in, f.name); m != "" {
+		schema["description"] = m
+	}
+	return schema
 }
 
 var wirePath = reflect.TypeFor[wire.Empty]().PkgPath()
@@ -329,7 +341,7 @@ func fieldsOf(t reflect.Type) []field {
 			out = append(out, fieldsOf(f.Type)...)
 			continue
 		}
-		out = append(out, field{tag, f.Type, options == "omitempty"})
+		out = append(out, field{tag, f.Type, options != ""})
 	}
 	return out
 }
@@ -342,34 +354,4 @@ func structFields(t reflect.Type) func(yield func(reflect.StructField) bool) {
 			}
 		}
 	}
-}
-
-// choices gives the values that a field can have, from the tables that decide it.
-func choices(name string, in reflect.Type) []string {
-	var out []string
-	switch {
-	case name == "algorithm" && (in == reflect.TypeFor[wire.CreateKey]() || in == reflect.TypeFor[wire.ImportKey]()):
-		for _, a := range backend.Algorithms() {
-			out = append(out, string(a.Name))
-		}
-	case name == "custody":
-		if in.Name() == "Backend" {
-			return nil
-		}
-		return []string{string(backend.CustodyDevice), string(backend.CustodySealed), string(backend.CustodySoftware)}
-	case name == "state" && in != reflect.TypeFor[wire.Backend]() && in != reflect.TypeFor[wire.PublicKey]():
-		for _, s := range []keys.State{keys.StatePreActive, keys.StatePendingImport, keys.StateActive, keys.StateDeactivated,
-			keys.StateSuspended, keys.StateCompromised, keys.StatePendingDeletion, keys.StateDestroyed} {
-			out = append(out, string(s))
-		}
-	case name == "hash":
-		return []string{"SHA-1", "SHA-256", "SHA-384", "SHA-512"}
-	case name == "padding":
-		return []string{string(backend.PaddingPSS), string(backend.PaddingPKCS1v15)}
-	case name == "encoding":
-		return []string{"der", "p1363"}
-	case name == "kind" && (in == reflect.TypeFor[wire.AddSlot]() || in == reflect.TypeFor[wire.Slot]()):
-		return []string{"passphrase", "key-file", "shamir"}
-	}
-	return out
 }

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -120,6 +121,31 @@ func TestAnswersFitTheDocument(t *testing.T) {
 		if err := response.Value.Content["application/json"].Schema.Value.VisitJSON(v); err != nil {
 			t.Errorf("%s %s: %v", c.method, c.path, err)
 		}
+	}
+}
+
+func TestEveryFieldIsExplained(t *testing.T) {
+	r := newRig(t, Limits{})
+	seen := map[reflect.Type]bool{}
+	var walk func(reflect.Type)
+	walk = func(in reflect.Type) {
+		if in == nil || seen[in] {
+			return
+		}
+		seen[in] = true
+		for _, f := range fieldsOf(in) {
+			if meaning(in, f.name) == "" {
+				t.Errorf("%s.%s is not explained", in.Name(), f.name)
+			}
+			walk(structOf(f.typ))
+		}
+	}
+	for i := range r.routes {
+		walk(r.routes[i].Do.Req)
+		walk(r.routes[i].Do.Resp)
+	}
+	if len(seen) < 40 {
+		t.Errorf("only %d types", len(seen))
 	}
 }
 

@@ -21,16 +21,21 @@ func operation[Req, One any](fn func(context.Context, *call, *Req) (appender, er
 	return e
 }
 
-// items are the slices that the hot operations hand to the service, kept with the call for the next one.
+// items are the lists of the hot operations, as they are read and as they are handed to the service, kept with the call
+// for the next one.
 type items struct {
-	encrypt []keys.EncryptItem
-	open    []keys.CiphertextItem
+	wireEncrypt []wire.EncryptItem
+	wireDecrypt []wire.DecryptItem
+	encrypt     []keys.EncryptItem
+	open        []keys.CiphertextItem
 }
 
 func (i *items) wipe() {
+	clear(i.wireEncrypt)
+	clear(i.wireDecrypt)
 	clear(i.encrypt)
 	clear(i.open)
-	i.encrypt, i.open = i.encrypt[:0], i.open[:0]
+	i.wireEncrypt, i.wireDecrypt, i.encrypt, i.open = i.wireEncrypt[:0], i.wireDecrypt[:0], i.encrypt[:0], i.open[:0]
 }
 
 // target says which key a request is on: the path's, or the body's on routes without one.
@@ -41,7 +46,7 @@ func (c *call) target(t wire.Target) (keys.Target, error) {
 			return keys.Target{}, err
 		}
 		if t.Key != "" {
-			return keys.Target{}, fault.New(fault.BadField, "The path names the key: the body must not.")
+			return keys.Target{}, fault.New(fault.BadField, "the path names the key: the body must not")
 		}
 		return keys.Target{Key: name, Version: t.KeyVersion}, nil
 	}
@@ -54,15 +59,15 @@ func gather[W, K any](dst []K, list []W, one *W, given bool, convert func(*W) (K
 	if list == nil {
 		k, missing := convert(one)
 		if missing != "" {
-			return nil, false, fault.New(fault.MissingField, "The field "+missing+" is missing.")
+			return nil, false, fault.New(fault.MissingField, "the field "+missing+" is missing")
 		}
 		return append(dst, k), true, nil
 	}
 	if given {
-		return nil, false, fault.New(fault.MissingField, "Send one item or items, not both.")
+		return nil, false, fault.New(fault.MissingField, "send one item or items, not both")
 	}
 	if len(list) == 0 || len(list) > keys.MaxItems {
-		return nil, false, fault.New(fault.TooManyItems, "A batch has 1 to "+strconv.Itoa(keys.MaxItems)+" items.")
+		return nil, false, fault.New(fault.TooManyItems, "a batch has 1 to "+strconv.Itoa(keys.MaxItems)+" items")
 	}
 	if cap(dst) < len(list) {
 		dst = make([]K, 0, len(list))
@@ -70,7 +75,7 @@ func gather[W, K any](dst []K, list []W, one *W, given bool, convert func(*W) (K
 	for i := range list {
 		k, missing := convert(&list[i])
 		if missing != "" {
-			return nil, false, fault.New(fault.MissingField, "The field /items/"+strconv.Itoa(i)+"/"+missing+" is missing.")
+			return nil, false, fault.New(fault.MissingField, "the field /items/"+strconv.Itoa(i)+"/"+missing+" is missing")
 		}
 		dst = append(dst, k)
 	}
@@ -227,5 +232,5 @@ func hash(name string) (crypto.Hash, error) {
 	case "SHA-512":
 		return crypto.SHA512, nil
 	}
-	return 0, fault.New(fault.BadField, "The field hash must be SHA-1, SHA-256, SHA-384 or SHA-512.")
+	return 0, fault.New(fault.BadField, "the field hash must be SHA-1, SHA-256, SHA-384 or SHA-512")
 }

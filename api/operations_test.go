@@ -2,9 +2,11 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -58,8 +60,8 @@ func TestShapes(t *testing.T) {
 		{"GET", "/me", ``, 200, `{"data":{"id":"api-key:1","name":"tester","tenant":"00000000-0000-7000-8000-000000000001",` +
 			`"scopes":["keys:read","keys:write","encryption:write","audit:read","settings:write"]}` + tail},
 		{"GET", "/health", ``, 200, `{"data":{"status":"ok","version":"test"}` + tail},
-		{"POST", "/decrypt", `{}`, 400, `{"error":{"error_code":"ERR_MISSING_FIELD","message":"The field ciphertext is missing."}` + tail},
-		{"GET", "/none", ``, 404, `{"error":{"error_code":"ERR_ROUTE_NOT_FOUND","message":"There is nothing at this path."}` + tail},
+		{"POST", "/decrypt", `{}`, 400, `{"error":{"error_code":"ERR_MISSING_FIELD","message":"the field ciphertext is missing"}` + tail},
+		{"GET", "/none", ``, 404, `{"error":{"error_code":"ERR_ROUTE_NOT_FOUND","message":"there is nothing at this path"}` + tail},
 	} {
 		r := newRig(t, Limits{})
 		w := r.do(c.method, prefix+c.path, c.body, "X-Request-ID", "r-1")
@@ -152,6 +154,57 @@ func TestOneOrMany(t *testing.T) {
 	if n := r.keys.calls.Load(); n != 0 {
 		t.Errorf("%d refused requests reached the service", n)
 	}
+}
+
+func TestMessagesNameTheField(t *testing.T) {
+	r := newRig(t, Limits{})
+	for body, at := range map[string]string{
+		`{"plaintext":"A"}`: " /plaintext ",
+		`{"items":[{"plaintext":""},{"plaintext":"A"}]}`:        " /items/1/plaintext ",
+		`{"items":[{"plaintext":""},{"plaintext":"","x":"y"}]}`: " /items/1/x\"",
+		`{"items":[{"plaintext":"","context":{"a":5}}]}`:        " /items/0/context/a ",
+		`{"items":{"a":1}}`:               " /items ",
+		`{"context":[]}`:                  " /context ",
+		`{"items":[{"plaintext":""},{}]}`: " /items/1/plaintext ",
+		`{"items":[{"aad":"","aad":""}]}`: " /items/0/aad\"",
+		`{"context":{"a":"","a":""}}`:     " /context/a\"",
+		`{"key_version":"x"}`:             " /key_version ",
+		`{"x y z":1}`:                     " /?\"",
+	} {
+		w := r.do("POST", "/api/v1/encrypt", body)
+		if w.Code != 400 || !strings.Contains(w.Body.String(), at) {
+			t.Errorf("%s: %d %s, want it to name %s", body, w.Code, w.Body, at)
+		}
+	}
+}
+
+// TestListsAreBounded sends a body of the allowed size that would become a list of more than a million items.
+func TestListsAreBounded(t *testing.T) {
+	r := newRig(t, Limits{})
+	for i := range r.routes {
+		row := &r.routes[i]
+		if row.BodyLimit != bodyOperation {
+			continue
+		}
+		body := `{"items":[` + strings.Repeat("{},", bodyOperation/3-10) + `{}]}`
+		before := allocated()
+		refused(t, r.do(row.Method, examplePath(row), body), 400, fault.TooManyItems)
+		// The body itself, its growing buffers, its copy as a string and the memory for its fields.
+		if n := allocated() - before; n > 8*bodyOperation {
+			t.Errorf("%s: a body of %d bytes made the server allocate %d", row.Path, len(body), n)
+		}
+	}
+	var entries strings.Builder
+	for i := range 65 {
+		fmt.Fprintf(&entries, `"k%d":"",`, i)
+	}
+	refused(t, r.do("POST", "/api/v1/encrypt", `{"plaintext":"","context":{`+strings.TrimSuffix(entries.String(), ",")+`}}`), 400, fault.BadSize)
+}
+
+func allocated() uint64 {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.TotalAlloc
 }
 
 // TestMessagesHoldNoValue sends a secret in every wrong way and looks for it in the answer and the log.

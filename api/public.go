@@ -32,7 +32,7 @@ func (c *call) projection() (projection, error) {
 	p := make(projection)
 	for _, t := range c.includes() {
 		if !slices.Contains(known, t) {
-			return nil, badQuery("include", "has a word that is not known.")
+			return nil, badQuery("include", "has a word that is not known")
 		}
 		p[t] = true
 	}
@@ -60,7 +60,7 @@ func (s *Server) publicKey(ctx context.Context, c *call, _ *wire.Empty) (wire.Pu
 		format = "pem"
 	case "pem", "jwk", "raw":
 	default:
-		return none, badQuery("format", "must be pem, jwk or raw.")
+		return none, badQuery("format", "must be pem, jwk or raw")
 	}
 	var include projection
 	if format != "jwk" { // whose members RFC 7517 fixes
@@ -77,7 +77,7 @@ func (s *Server) publicKey(ctx context.Context, c *call, _ *wire.Empty) (wire.Pu
 		return none, err
 	}
 	if len(v.Public) == 0 {
-		return none, fault.New(fault.OperationNotAllowed, "This key has no public part.")
+		return none, fault.New(fault.OperationNotAllowed, "this key has no public part")
 	}
 	pub, err := keyenc.ParseSPKI(v.Public)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *Server) include(w *wire.PublicKey, k *keys.Key, v *keys.Version, p proj
 	flag("isPostQuantum", &w.IsPostQuantum, info.PostQuantum)
 	flag("isActive", &w.IsActive, v.State == keys.StateActive)
 	when("createdAt", &w.CreatedAt, v.CreatedAt)
-	when("lastRotatedAt", &w.LastRotatedAt, k.RotatedAt)
+	when("lastRotatedAt", &w.LastRotatedAt, rotatedAt(k))
 	when("scheduledDeletionDate", &w.ScheduledAt, k.DeletionAt)
 	if p.has("labels") {
 		w.Labels = k.Labels

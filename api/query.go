@@ -17,14 +17,14 @@ func (c *call) checkQuery() error {
 	}
 	q, err := url.ParseQuery(raw)
 	if err != nil {
-		return fault.New(fault.BadQuery, "The query is malformed.")
+		return fault.New(fault.BadQuery, "the query is malformed")
 	}
 	for name, values := range q {
 		if !c.route.knows(name) {
-			return fault.New(fault.BadQuery, "This route does not know one of the query parameters.")
+			return fault.New(fault.BadQuery, "this route does not know one of the query parameters")
 		}
 		if len(values) > 1 && name != "include" {
-			return badQuery(name, "must be given once.")
+			return badQuery(name, "must be given once")
 		}
 	}
 	c.query = q
@@ -41,7 +41,7 @@ func (r *route) knows(name string) bool {
 }
 
 func badQuery(name, what string) error {
-	return fault.New(fault.BadQuery, "The query parameter "+name+" "+what)
+	return fault.New(fault.BadQuery, "the query parameter "+name+" "+what)
 }
 
 // number reads a query parameter as a whole number from least to most; absent it is otherwise.
@@ -52,7 +52,7 @@ func (c *call) number(name string, least, most, otherwise uint64) (uint64, error
 	}
 	n, err := strconv.ParseUint(v[0], 10, 64)
 	if err != nil || n < least || n > most {
-		return 0, badQuery(name, "must be a whole number from "+strconv.FormatUint(least, 10)+" to "+strconv.FormatUint(most, 10)+".")
+		return 0, badQuery(name, "must be a whole number from "+strconv.FormatUint(least, 10)+" to "+strconv.FormatUint(most, 10))
 	}
 	return n, nil
 }
@@ -64,7 +64,7 @@ func (c *call) time(name string) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339Nano, v[0])
 	if err != nil {
-		return time.Time{}, badQuery(name, "must be a time in RFC 3339.")
+		return time.Time{}, badQuery(name, "must be a time in RFC 3339")
 	}
 	return t.UTC(), nil
 }
@@ -91,7 +91,7 @@ func numberCursor(cursor string, bits int) (uint64, error) {
 	}
 	n, err := strconv.ParseUint(cursor, 10, bits)
 	if err != nil || n == 0 || strings.HasPrefix(cursor, "0") {
-		return 0, fault.New(fault.BadCursor, "The cursor was not made by this list.")
+		return 0, fault.New(fault.BadCursor, "the cursor was not made by this list")
 	}
 	return n, nil
 }

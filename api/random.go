@@ -22,7 +22,7 @@ func (r randomResult) appendJSON(b []byte) []byte {
 
 func (s *Server) random(ctx context.Context, c *call, r *wire.RandomRequest) (appender, error) {
 	if r.Bytes < 1 || r.Bytes > keys.MaxRandom {
-		return nil, fault.New(fault.BadSize, "The field bytes must be from 1 to 1048576.")
+		return nil, fault.New(fault.BadSize, "the field bytes must be from 1 to 1048576")
 	}
 	b, err := s.keys.Random(ctx, c.caller(), r.Backend, r.Bytes)
 	c.answer.wipe = append(c.answer.wipe, b)

@@ -51,10 +51,10 @@ func (s *Server) addSlot(ctx context.Context, c *call, r *wire.AddSlot) (wire.Ad
 		extra = r.Passphrase != "" || r.KeyFile != nil
 		n.Shares, n.Threshold = r.Shares, r.Threshold
 	default:
-		return wire.AddedSlot{}, badField("The field kind must be passphrase, key-file or shamir.")
+		return wire.AddedSlot{}, badField("the field kind must be passphrase, key-file or shamir")
 	}
 	if extra {
-		return wire.AddedSlot{}, fault.New(fault.MissingField, "A slot of this kind takes one secret of its own kind.")
+		return wire.AddedSlot{}, fault.New(fault.MissingField, "a slot of this kind takes one secret of its own kind")
 	}
 	defer n.Passphrase.Wipe()
 	added, err := s.root.AddSlot(ctx, c.rootCaller(), n)
@@ -65,7 +65,7 @@ func (s *Server) addSlot(ctx context.Context, c *call, r *wire.AddSlot) (wire.Ad
 }
 
 func (s *Server) removeSlot(ctx context.Context, c *call, _ *wire.Empty) (wire.Empty, error) {
-	id, err := c.pathID("id", fault.New(fault.SlotNotFound, "No such root slot."))
+	id, err := c.pathID("id", fault.New(fault.SlotNotFound, "no such root slot"))
 	if err != nil {
 		return wire.Empty{}, err
 	}
@@ -81,7 +81,7 @@ func (s *Server) unlock(ctx context.Context, c *call, r *wire.Unlock) (wire.Unlo
 		}
 	}
 	if n != 1 {
-		return wire.Unlocked{}, fault.New(fault.MissingField, "Send exactly one of the fields passphrase, key_file and shares.")
+		return wire.Unlocked{}, fault.New(fault.MissingField, "send exactly one of the fields passphrase, key_file and shares")
 	}
 	var missing int
 	var err error

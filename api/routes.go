@@ -231,6 +231,7 @@ func (s *Server) rows() []route {
 		operate("/keys/{key}/derive", "Agree on a key with a peer", operation[wire.Derive, wire.DerivedKey](s.derive)),
 		operate("/encrypt", "Encrypt with a key named in the body, or the default key", operation[wire.Encrypt, wire.Ciphertext](s.encrypt)),
 		operate("/decrypt", "Decrypt: the envelope names the key", operation[wire.Decrypt, wire.Plaintext](s.decryptWith)),
+		operate("/data-key", "Make a data key with a key named in the body, or the default key", operation[wire.DataKey, wire.DataKeyResult](s.dataKey)),
 		operate("/sign", "Sign with a key named in the body, or the default key", operation[wire.Sign, wire.Signature](s.sign)),
 		operate("/verify", "Verify with a key named in the body, or the default key", operation[wire.Verify, wire.Validity](s.verify)),
 		operate("/random", "Random bytes", instead[wire.RandomResult](handle(s.random))).small(),

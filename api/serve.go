@@ -69,7 +69,7 @@ func (c *call) run() error {
 	s, r := c.s, c.route
 	if !r.Open || r.NeedsRoot {
 		if s.root.Locked() {
-			return fault.New(fault.Locked, "The service is locked: its root is not open yet.")
+			return fault.New(fault.Locked, "the service is locked: its root is not open yet")
 		}
 	}
 	ctx := c.gin.Request.Context()
@@ -140,26 +140,23 @@ func (c *call) outOfScope(ctx context.Context, scope auth.Scope) error {
 	if err != nil {
 		return err
 	}
-	return fault.New(fault.InsufficientScope, "This route needs the scope "+string(scope)+".")
+	return fault.New(fault.InsufficientScope, "this route needs the scope "+string(scope))
 }
 
 // takeBody reads the body of a route that has one and refuses any other.
 func (c *call) takeBody() error {
 	r := c.gin.Request
 	if c.route.BodyLimit == 0 && r.ContentLength != 0 {
-		return fault.New(fault.BodyTooLarge, "This route takes no body.")
+		return fault.New(fault.BodyTooLarge, "this route takes no body")
 	}
 	if r.ContentLength == 0 && (c.route.BodyLimit == 0 || c.route.BodyOptional) {
-		if c.route.Timeout == timeShort { // less than any server's ReadTimeout
-			return nil
-		}
 		return noDeadline(http.NewResponseController(c.gin.Writer))
 	}
 	if v := r.Header["Content-Type"]; len(v) != 1 || !isJSON(v[0]) {
-		return fault.New(fault.BadContentType, "The body must be application/json.")
+		return fault.New(fault.BadContentType, "the body must be application/json")
 	}
 	if v := r.Header["Content-Encoding"]; len(v) != 0 {
-		return fault.New(fault.BadContentType, "The body must not be compressed.")
+		return fault.New(fault.BadContentType, "the body must not be compressed")
 	}
 	return c.readBody(c.route.BodyLimit)
 }
@@ -254,11 +251,11 @@ func (c *call) panicked(p any) (abort bool) {
 var elsewhere = route{Path: "none"}
 
 func (s *Server) notFound(g *gin.Context) {
-	s.refuse(g, fault.New(fault.RouteNotFound, "There is nothing at this path."))
+	s.refuse(g, fault.New(fault.RouteNotFound, "there is nothing at this path"))
 }
 
 func (s *Server) methodNotAllowed(g *gin.Context) {
-	s.refuse(g, fault.New(fault.MethodNotAllowed, "This path does not take this method."))
+	s.refuse(g, fault.New(fault.MethodNotAllowed, "this path does not take this method"))
 }
 
 func (s *Server) refuse(g *gin.Context, err error) {

@@ -15,20 +15,20 @@ func signOpts(hashName, padding, encoding string) (o keys.SignOpts, err error) {
 		return o, err
 	}
 	if o.Hash == crypto.SHA1 {
-		return o, fault.New(fault.BadField, "SHA-1 is not for signatures.")
+		return o, fault.New(fault.BadField, "SHA-1 is not for signatures")
 	}
 	switch p := backend.Padding(padding); p {
 	case "", backend.PaddingPSS, backend.PaddingPKCS1v15:
 		o.Padding = p
 	default:
-		return o, fault.New(fault.BadField, "The field padding must be pss or pkcs1v15.")
+		return o, fault.New(fault.BadField, "the field padding must be pss or pkcs1v15")
 	}
 	switch encoding {
 	case "", "der":
 	case "p1363":
 		o.P1363 = true
 	default:
-		return o, fault.New(fault.BadField, "The field encoding must be der or p1363.")
+		return o, fault.New(fault.BadField, "the field encoding must be der or p1363")
 	}
 	return o, nil
 }

@@ -62,12 +62,12 @@ func (s *Server) setState(ctx context.Context, c *call, r *wire.SetState) (wire.
 	if err != nil {
 		return wire.KeyVersion{}, err
 	}
-	n, err := c.pathNumber("n", 32, fault.VersionNotFound, "The key has no such version.")
+	n, err := c.pathNumber("n", 32, fault.VersionNotFound, "the key has no such version")
 	if err != nil {
 		return wire.KeyVersion{}, err
 	}
 	if n == 0 {
-		return wire.KeyVersion{}, fault.New(fault.VersionNotFound, "The key has no such version.")
+		return wire.KeyVersion{}, fault.New(fault.VersionNotFound, "the key has no such version")
 	}
 	if err := required("state", r.State); err != nil {
 		return wire.KeyVersion{}, err

@@ -58,7 +58,7 @@ func (s *Server) dataKey(ctx context.Context, c *call, r *wire.DataKey) (appende
 	w := &r.DataKeyItem
 	list, single, err := gather(nil, r.Items, w, w.Bytes != 0 || w.AAD != nil || w.Context != nil || w.WithoutPlaintext,
 		func(w *wire.DataKeyItem) (keys.DataKeyRequest, string) {
-			return keys.DataKeyRequest{Target: t, Bytes: w.Bytes, Hide: w.WithoutPlaintext, AAD: w.AAD, Context: w.Context}, ""
+			return keys.DataKeyRequest{Bytes: w.Bytes, Hide: w.WithoutPlaintext, AAD: w.AAD, Context: w.Context}, ""
 		})
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,7 +91,7 @@ func (c *cache) land(m *mac, f *flight, e *entry, err error) {
 		switch {
 		case e != nil:
 			s.put(m, e)
-		case err == errUnauthenticated:
+		case errors.Is(err, errUnauthenticated):
 			delete(s.entries, *m)
 		}
 	}

@@ -21,7 +21,7 @@ type work struct {
 	header http.Header
 	next   func(i uint64) (url string, body []byte) // called by many workers at once; i counts all requests of the run
 	status int                                      // the only status that counts as success
-	check  func(body []byte) error                  // on the first answer of every worker; nil for none
+	check  func(body []byte) error                  // of every answer: a client that does not read what it gets is none
 	items  int                                      // what one request does; 1 unless it is a batch
 }
 
@@ -75,7 +75,8 @@ func run(ctx context.Context, conns int, lim limits, w work) *result {
 		wg.Go(func() {
 			hist, ok, failed := newHistogram(), int64(0), int64(0)
 			var first error
-			for checked := false; ctx.Err() == nil; {
+			var body bytes.Buffer
+			for ctx.Err() == nil {
 				i := next.Add(1) - 1
 				if lim.count > 0 && i >= lim.count {
 					break
@@ -87,11 +88,7 @@ func run(ctx context.Context, conns int, lim limits, w work) *result {
 						break
 					}
 				}
-				check := w.check
-				if checked {
-					check = nil
-				}
-				err := once(ctx, client, w, i, check)
+				err := once(ctx, client, w, i, &body)
 				if ctx.Err() != nil && lim.count == 0 {
 					break // cut off by the end of the run: neither success nor failure
 				}
@@ -101,7 +98,6 @@ func run(ctx context.Context, conns int, lim limits, w work) *result {
 					}
 					continue
 				}
-				checked = true
 				ok++
 				// A latency above the histogram's minute is impossible: the client gives up at a minute.
 				if err := hist.RecordValue(max(time.Since(from).Microseconds(), 1)); err != nil && first == nil {
@@ -122,7 +118,7 @@ func run(ctx context.Context, conns int, lim limits, w work) *result {
 	return res
 }
 
-func once(ctx context.Context, client *http.Client, w work, i uint64, check func([]byte) error) error {
+func once(ctx context.Context, client *http.Client, w work, i uint64, answer *bytes.Buffer) error {
 	url, body := w.next(i)
 	req, err := http.NewRequestWithContext(ctx, w.method, url, bytes.NewReader(body))
 	if err != nil {
@@ -134,18 +130,14 @@ func once(ctx context.Context, client *http.Client, w work, i uint64, check func
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != w.status || check != nil {
-		b, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-		if err != nil {
-			return err
-		}
-		if resp.StatusCode != w.status {
-			return fmt.Errorf("%s: status %d: %.200s", w.name, resp.StatusCode, b)
-		}
-		return check(b)
+	answer.Reset()
+	if _, err := answer.ReadFrom(io.LimitReader(resp.Body, 16<<20)); err != nil {
+		return err
 	}
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
+	if resp.StatusCode != w.status {
+		return fmt.Errorf("%s: status %d: %.200s", w.name, resp.StatusCode, answer.Bytes())
+	}
+	return w.check(answer.Bytes())
 }
 
 func sleepUntil(ctx context.Context, t time.Time) bool {

@@ -24,6 +24,7 @@ type settings struct {
 	out      string
 	transit  string
 	token    string
+	only     string
 }
 
 func main() {
@@ -40,6 +41,7 @@ func main() {
 	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out")
 	flag.StringVar(&s.out, "out", "bench/out", "folder for table and plots")
 	flag.StringVar(&s.transit, "transit", "", "address of a service with Vault's transit API to measure beside (loopback only)")
+	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create or million")
 	token := flag.String("transit-token-file", "", "file with its token")
 	flag.Parse()
 	if *token != "" {

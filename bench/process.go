@@ -29,7 +29,7 @@ func startFloor(ctx context.Context) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, "floor")
+	cmd := exec.CommandContext(ctx, self, "floor") //nolint:gosec // this program once more
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -55,8 +55,9 @@ func startService(ctx context.Context, binary, dir string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	//nolint:errcheck // the service has its own descriptor of it
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off")
+	cmd := exec.CommandContext(ctx, binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off") //nolint:gosec // the program to be measured
 	cmd.Stdout, cmd.Stderr = log, log
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {

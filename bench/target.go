@@ -134,6 +134,7 @@ func (t *target) url(key, op string) string {
 	return t.base + "/keys/" + key + "/" + op
 }
 
+// hasField reads the answer as a client does and looks for a value.
 func hasField(name string) func([]byte) error {
 	return func(b []byte) error {
 		var v struct {

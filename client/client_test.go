@@ -140,6 +140,10 @@ func TestRoutes(t *testing.T) {
 			_, err := c.DataKey(ctx, wire.DataKey{Target: wire.Target{Key: "k"}, DataKeyItem: wire.DataKeyItem{Bytes: 16}})
 			return err
 		}, request{"POST", "/api/v1/keys/k/data-key", "", `{"bytes":16}`, ""}},
+		{"data key of the default key", `{}`, func(ctx context.Context, c *Client) error {
+			_, err := c.DataKey(ctx, wire.DataKey{})
+			return err
+		}, request{"POST", "/api/v1/data-key", "", `{}`, ""}},
 		{"verify", `{"valid":false}`, func(ctx context.Context, c *Client) error {
 			v, err := c.Verify(ctx, wire.Verify{Target: wire.Target{Key: "k"}, VerifyItem: wire.VerifyItem{Message: []byte("m"), Signature: []byte("s")}, Hash: "SHA-256"})
 			if err == nil && *v.Valid {

@@ -145,14 +145,17 @@ func TestErrors(t *testing.T) {
 		t.Errorf("got %+v", e)
 	}
 	for name, h := range map[string]http.HandlerFunc{
-		"a proxy's page": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502); io.WriteString(w, "<html>secret") },
+		"a proxy's page": func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusBadGateway)
+			io.WriteString(w, "<html>secret")
+		},
 		"JSON of another API": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
-			w.WriteHeader(502)
+			w.WriteHeader(http.StatusBadGateway)
 			io.WriteString(w, `{"error":"secret"}`)
 		},
 		"a redirect": func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "https://elsewhere.invalid/secret", 302)
+			http.Redirect(w, r, "https://elsewhere.invalid/secret", http.StatusFound)
 		},
 	} {
 		c := serve(t, h)
@@ -163,7 +166,7 @@ func TestErrors(t *testing.T) {
 	}
 	c = serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(400)
+		w.WriteHeader(http.StatusBadRequest)
 		io.WriteString(w, `{"error":{"error_code":"ERR_X","message":"a\u001b[2Jb"},"request_id":"r"}`)
 	})
 	if _, err := c.Key(t.Context(), "k"); !errors.As(err, &e) || e.Message != "a?[2Jb" {

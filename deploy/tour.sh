@@ -9,7 +9,10 @@ key=tour-$stamp signer=tour-signer-$stamp
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-step() { printf '\n\033[1m%s\033[0m\n' "$1"; }
+bold='' plain=''
+if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+
+step() { printf '\n%s%s%s\n' "$bold" "$1" "$plain"; }
 show() { # prints the command as a person would type it, then runs it
   printf '$ keywright %s\n' "$*"
   "$keywright" "$@"

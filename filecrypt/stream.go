@@ -138,7 +138,7 @@ func (r *Reader) WriteTo(w io.Writer) (int64, error) {
 			}
 		}
 		switch {
-		case r.err == io.EOF:
+		case errors.Is(r.err, io.EOF):
 			return total, nil
 		case r.err != nil:
 			return total, r.err

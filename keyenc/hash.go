@@ -2,7 +2,7 @@ package keyenc
 
 import (
 	"crypto"
-	_ "crypto/sha1" // SHA-1 is for RSA-OAEP alone (SP 800-131A section 6), where peers still ask for it
+	_ "crypto/sha1" //nolint:gosec // for RSA-OAEP alone (SP 800-131A section 6), where peers still ask for it
 	_ "crypto/sha256"
 	_ "crypto/sha512"
 )

@@ -3,6 +3,7 @@ package keys_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/keywright/keywright/audit"
@@ -90,4 +91,35 @@ func BenchmarkWorkingSet(b *testing.B) {
 		}
 		i++
 	}
+}
+
+// BenchmarkCreate makes keys over the real store and log, sixteen at once.
+func BenchmarkCreate(b *testing.B) {
+	e := newEnv(b, nil)
+	b.SetParallelism(8)
+	var n atomic.Int64
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := e.Create(context.Background(), e.c, keys.CreateRequest{Name: fmt.Sprint("k", n.Add(1)), Algorithm: backend.AES256GCM}); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "keys/s")
+}
+
+// BenchmarkEncryptRecorded encrypts over the real log, sixteen at once.
+func BenchmarkEncryptRecorded(b *testing.B) {
+	e := newEnv(b, nil)
+	e.create("k", backend.AES256GCM)
+	b.SetParallelism(8)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := e.encrypt(keys.Target{Key: "k"}, "thirty-two bytes, more or less.."); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
 }

@@ -148,6 +148,9 @@ func (c *recordCache) add(t ticket, r *record) {
 	if s.tail == nil {
 		s.tail = r
 	}
+	if r.key.State == StateDestroyed {
+		return // its name is free, and may be another key's
+	}
 	k := nameKey{r.key.Tenant, r.key.Name}
 	n := c.nameShard(k)
 	n.mu.Lock()

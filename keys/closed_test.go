@@ -112,6 +112,25 @@ func TestNothingWithoutARecord(t *testing.T) {
 	}
 }
 
+// TestLogInTrouble: what the log says of itself reaches the caller, and nothing else does.
+func TestLogInTrouble(t *testing.T) {
+	e := newEnv(t, nil)
+	e.create("k", backend.AES256GCM)
+	for code, refusal := range map[fault.Code]fault.Code{fault.Overloaded: fault.Overloaded, fault.Unavailable: fault.AuditUnavailable,
+		fault.StoreUnavailable: fault.AuditUnavailable, fault.AuditUnavailable: fault.AuditUnavailable, fault.Timeout: fault.AuditUnavailable} {
+		calls := 0
+		e.recorder.set(func(*audit.Entry) error { calls++; return fault.New(code, "trouble") })
+		r, err := e.encrypt(keys.Target{Key: "k"}, "x")
+		wantCode(t, err, code, "a result")
+		released(t, r.Bytes)
+		if calls != 1 {
+			t.Errorf("%s: the log in trouble was asked %d times", code, calls)
+		}
+		_, err = e.decrypt(keys.Target{Key: "k"}, []byte("x"))
+		wantCode(t, err, refusal, "a refusal")
+	}
+}
+
 func released(t *testing.T, b []byte) {
 	t.Helper()
 	if b != nil {

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
@@ -295,5 +297,74 @@ func TestTwoNodes(t *testing.T) {
 		if n != 1 {
 			t.Errorf("version %d was answered %d times", v, n)
 		}
+	}
+}
+
+// hooked is the real store with something that happens just before a version is read.
+type hooked struct {
+	keys.Store
+	before func()
+}
+
+func (h *hooked) Version(ctx context.Context, key uuid.UUID, n uint32) (*keys.Version, error) {
+	if f := h.before; f != nil {
+		h.before = nil
+		f()
+	}
+	return h.Store.Version(ctx, key, n)
+}
+
+// TestRotatedMeanwhile: a request that has read the key before a rotation and reads the version after it begins again.
+func TestRotatedMeanwhile(t *testing.T) {
+	h := &hooked{}
+	e := newEnv(t, func(o *keys.Options) { h.Store, o.Store = o.Store, h })
+	e.create("k", backend.AES256GCM)
+	h.before = func() {
+		if _, err := e.Rotate(t.Context(), e.c, "k"); err != nil {
+			t.Error(err)
+		}
+	}
+	r, err := e.encrypt(keys.Target{Key: "k"}, "x")
+	if err != nil || r.Used.Version != 2 {
+		t.Errorf("%+v %v", r.Used, err)
+	}
+}
+
+// TestImportCrashes ends the process while a key that waited gets its material: it goes on waiting, and gets it under another number.
+func TestImportCrashes(t *testing.T) {
+	e := newEnv(t, onDevice)
+	ctx := context.Background()
+	p, err := e.ImportParameters(ctx, e.c, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.create("k", backend.AES256GCM, func(r *keys.CreateRequest) { r.Origin = keys.OriginImported })
+	r := keys.ImportRequest{Key: "k", Token: p.Token, Wrapped: wrapFor(t, p, make([]byte, 32))}
+	e.device.crash = func(at string) {
+		if at == "after" {
+			panic(crashed{})
+		}
+	}
+	if !crashing(func() { _, err = e.Import(ctx, e.c, r) }) {
+		t.Fatalf("there was no crash: %v", err)
+	}
+	e.device.crash = nil
+	e.reopen()
+	_, err = e.encrypt(keys.Target{Key: "k"}, "x")
+	wantCode(t, err, fault.BadState, "a half-imported key")
+	_, err = e.Import(ctx, e.c, r)
+	wantCode(t, err, fault.BadState, "importing while the first attempt may go on")
+	e.clock.advance(61 * time.Minute)
+	if err := e.Maintain(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if k, err := e.Get(ctx, e.c, "k"); err != nil || k.State != keys.StatePendingImport {
+		t.Fatalf("%+v %v", k, err)
+	}
+	if k, err := e.Import(ctx, e.c, r); err != nil || k.State != keys.StateActive || k.PrimaryVersion != 2 {
+		t.Fatalf("%+v %v", k, err)
+	}
+	if _, err := e.encrypt(keys.Target{Key: "k"}, "x"); err != nil {
+		t.Error(err)
 	}
 }

@@ -77,7 +77,7 @@ func (s *Service) draft(tenant uuid.UUID, r CreateRequest) (*Key, *Version, erro
 	}
 	now := s.stamp()
 	k := &Key{ID: id, Tenant: tenant, Name: r.Name, Algorithm: r.Algorithm, Purpose: purpose, Origin: origin, Labels: maps.Clone(r.Labels),
-		Policy: r.Policy, LatestVersion: 1, CreatedAt: now, UpdatedAt: now, RotatedAt: now}
+		Policy: r.Policy.clone(), LatestVersion: 1, CreatedAt: now, UpdatedAt: now, RotatedAt: now}
 	v := &Version{KeyID: id, Version: 1, Origin: origin, Exportable: r.Policy.Exportable, CreatedAt: now, StateAt: now}
 	if origin == OriginPublicOnly {
 		if r.Backend != "" || r.Custody != "" {

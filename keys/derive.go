@@ -71,7 +71,7 @@ func (s *Service) Derive(ctx context.Context, c Caller, t Target, items []Derive
 func peerKey(info *backend.AlgorithmInfo, peer []byte) ([]byte, error) {
 	bad := fault.New(fault.BadField, "the peer's public key is malformed or not of this curve")
 	var curve ecdh.Curve
-	size := 0
+	var size int
 	switch info.Name {
 	case backend.ECDHP256:
 		curve, size = ecdh.P256(), 65

@@ -49,7 +49,7 @@ func (s *Service) Export(ctx context.Context, c Caller, r ExportRequest) ([]byte
 		}
 		u, err := b.use(ctx, r.Version, backend.OpExport)
 		if err != nil {
-			return exported{}, err
+			return exported{}, b.refreshed(ctx, err)
 		}
 		q.entry.KeyVersion = u.version.Version.Version
 		to, err := s.exportTo(ctx, q, r)

@@ -147,6 +147,15 @@ func TestImportTokens(t *testing.T) {
 		t.Errorf("the wrapping key was not renewed: %v", err)
 	}
 	wantCode(t, try(e.c, renewed.Token, wrapFor(t, renewed, make([]byte, 32))), "", "the new token")
+	// A wrapping key that no token can name any more ends.
+	e.clock.advance(24 * time.Hour)
+	if _, err := e.ImportParameters(ctx, e.c, ""); err != nil {
+		t.Fatal(err)
+	}
+	versions, err := e.store.Versions(ctx, raw.ID, 1, 10)
+	if err != nil || len(versions) != 3 || versions[0].State != keys.StateDestroyed || versions[0].Blob != nil || versions[1].State != keys.StateDeactivated || versions[2].State != keys.StateActive {
+		t.Errorf("%d wrapping keys: %v", len(versions), err)
+	}
 }
 
 func (e *env) lastInternal(name string) *keys.Key {

@@ -76,12 +76,33 @@ func (s *Service) wrappingKey(ctx context.Context, q *request, b backend.Backend
 		if err != nil {
 			return nil, err
 		}
-		return n.add(ctx, q, k, generate)
+		out, err := n.add(ctx, q, k, generate)
+		if err != nil {
+			return nil, err
+		}
+		return out, q.expire(ctx, out)
 	}, nil)
 	if err != nil {
 		return nil, err
 	}
 	return s.recordByID(ctx, q.tenant(), r.key.ID)
+}
+
+// expire ends the wrapping key before the last one: it is older than two renewals, so no token can name it any more, and what was wrapped
+// to it must not be opened by whoever finds it later.
+func (q *request) expire(ctx context.Context, k *Key) error {
+	if k.PrimaryVersion < 3 {
+		return nil
+	}
+	old, err := q.s.store.Version(ctx, k.ID, k.PrimaryVersion-2)
+	if err != nil || old.State == StateCreating || q.s.now().Before(old.CreatedAt.Add(importLife)) {
+		return err
+	}
+	c, err := q.s.destroyVersion(ctx, k, old, q.s.stamp())
+	if c != nil {
+		q.changes = append(q.changes, c)
+	}
+	return err
 }
 
 // system is the service itself as a caller.

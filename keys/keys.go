@@ -3,6 +3,10 @@
 //
 // It trusts its caller to have authenticated the principal, the store to be durable, and each backend to be truthful about
 // custody. It trusts no input.
+//
+// A request is about one key, so that its one entry in the audit log says all: a batch whose items are of several keys does those of the
+// first and refuses the others. Deletion is of keys: the state of a key on its way out counts for all its versions, whose own states come
+// back with CancelDeletion. Read requests (Get, List, Versions, Version) are recorded when they are refused, everything else always.
 package keys
 
 import (

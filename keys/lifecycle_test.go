@@ -143,6 +143,9 @@ func TestUpdate(t *testing.T) {
 	if err != nil || !cmp.Equal(k.Labels, map[string]string{"b": "2", "c": "3"}) {
 		t.Fatalf("%+v %v", k, err)
 	}
+	if last := e.lastEntry(); last.Action != "key.update" || last.Detail != "name labels" || last.Key != k.ID {
+		t.Errorf("the log says %+v", last)
+	}
 	_, err = e.encrypt(keys.Target{Key: "k"}, "x")
 	wantCode(t, err, fault.KeyNotFound, "by its old name")
 	for _, key := range []string{"renamed", id} {
@@ -247,168 +250,6 @@ func TestIdempotency(t *testing.T) {
 				t.Errorf("after the record has expired: %+v %v", k, err)
 			}
 		})
-	}
-}
-
-func TestDeletion(t *testing.T) {
-	for name, options := range map[string]func(*keys.Options){"software": nil, "device": onDevice} {
-		t.Run(name, func(t *testing.T) {
-			e := newEnv(t, options)
-			ctx := t.Context()
-			e.create("k", backend.AES256GCM, func(r *keys.CreateRequest) { r.Policy.DeletionProtection, r.Default = true, true })
-			_, err := e.Delete(ctx, e.c, "k", 0)
-			wantCode(t, err, fault.DeletionProtected, "a protected key")
-			if _, err := e.Update(ctx, e.c, "k", keys.UpdateRequest{Policy: &keys.Policy{}}); err != nil {
-				t.Fatal(err)
-			}
-			for _, w := range []time.Duration{time.Hour, keys.MinWaiting - 1, keys.MaxWaiting + 1, -1} {
-				_, err := e.Delete(ctx, e.c, "k", w)
-				wantCode(t, err, fault.BadField, w.String())
-			}
-			box, err := e.encrypt(keys.Target{Key: "k"}, "x")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := e.Rotate(ctx, e.c, "k"); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := e.SetVersionState(ctx, e.c, "k", 2, keys.StateSuspended); err != nil {
-				t.Fatal(err)
-			}
-			k, err := e.Delete(ctx, e.c, "k", keys.MinWaiting)
-			if err != nil || k.State != keys.StatePendingDeletion || !k.DeletionAt.Equal(e.clock.now().Add(keys.MinWaiting)) {
-				t.Fatalf("%+v %v", k, err)
-			}
-			for what, err := range map[string]error{"again": second(e.Delete(ctx, e.c, "k", 0)), "state": second(e.SetVersionState(ctx, e.c, "k", 1, keys.StateSuspended))} {
-				wantCode(t, err, fault.BadTransition, what)
-			}
-			_, err = e.Rotate(ctx, e.c, "k")
-			wantCode(t, err, fault.BadState, "rotating")
-			if k, err = e.CancelDeletion(ctx, e.c, "k"); err != nil || k.State != keys.StateSuspended || !k.DeletionAt.IsZero() {
-				t.Fatalf("back: %+v %v", k, err)
-			}
-			if _, err := e.SetVersionState(ctx, e.c, "k", 2, keys.StateActive); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := e.decrypt(keys.Target{}, box.Bytes); err != nil {
-				t.Errorf("after the cancellation: %v", err)
-			}
-			if _, err := e.Delete(ctx, e.c, "k", keys.MinWaiting); err != nil {
-				t.Fatal(err)
-			}
-			e.clock.advance(keys.MinWaiting - time.Second)
-			if err := e.Maintain(ctx); err != nil {
-				t.Fatal(err)
-			}
-			if k, err = e.Get(ctx, e.c, "k"); err != nil || k.State != keys.StatePendingDeletion {
-				t.Fatalf("before its time: %+v %v", k, err)
-			}
-			e.clock.advance(time.Second)
-			_, err = e.CancelDeletion(ctx, e.c, "k")
-			wantCode(t, err, fault.BadTransition, "cancelling too late")
-			id := k.ID
-			if err := e.Maintain(ctx); err != nil {
-				t.Fatal(err)
-			}
-			_, err = e.Get(ctx, e.c, "k")
-			wantCode(t, err, fault.KeyNotFound, "by the name of a destroyed key")
-			if k, err = e.Get(ctx, e.c, id.String()); err != nil || k.State != keys.StateDestroyed {
-				t.Fatalf("the record: %+v %v", k, err)
-			}
-			versions, err := e.store.Versions(ctx, id, 1, 10)
-			if err != nil || len(versions) != 2 {
-				t.Fatal(err)
-			}
-			for _, v := range versions {
-				if v.State != keys.StateDestroyed || v.Blob != nil {
-					t.Errorf("version %d is %s with %d bytes of material", v.Version, v.State, len(v.Blob))
-				}
-			}
-			if options != nil && e.device.count() != 0 {
-				t.Errorf("the device still has %d objects", e.device.count())
-			}
-			_, err = e.decrypt(keys.Target{}, box.Bytes)
-			wantCode(t, err, fault.BadState, "decrypting with a destroyed key")
-			_, err = e.encrypt(keys.Target{}, "x")
-			wantCode(t, err, fault.NoDefaultKey, "the default went with it")
-			var ended *audit.Entry
-			for _, entry := range e.entries() {
-				if entry.Action == "key.destroy" {
-					ended = &entry
-				}
-			}
-			if ended == nil || ended.Principal != "system" || ended.Tenant != e.tenant || ended.Key != id {
-				t.Errorf("the log says %+v", ended)
-			}
-			e.create("k", backend.AES256GCM) // the name is free
-		})
-	}
-}
-
-// TestScheduledRotation: a key is rotated when its period is over, once, by the system, and not while it is suspended.
-func TestScheduledRotation(t *testing.T) {
-	e := newEnv(t, nil)
-	ctx := t.Context()
-	e.create("k", backend.AES256GCM, func(r *keys.CreateRequest) { r.Policy.RotationPeriod = 24 * time.Hour })
-	for i, step := range []struct {
-		after time.Duration
-		want  uint32
-	}{{23 * time.Hour, 1}, {time.Hour, 2}, {0, 2}, {23 * time.Hour, 2}, {time.Hour, 3}} {
-		e.clock.advance(step.after)
-		if err := e.Maintain(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if k, err := e.Get(ctx, e.c, "k"); err != nil || k.PrimaryVersion != step.want {
-			t.Fatalf("step %d: version %d, %v", i, k.PrimaryVersion, err)
-		}
-	}
-	if _, err := e.SetVersionState(ctx, e.c, "k", 0, keys.StateSuspended); err != nil {
-		t.Fatal(err)
-	}
-	e.clock.advance(48 * time.Hour)
-	if err := e.Maintain(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if k, err := e.Get(ctx, e.c, "k"); err != nil || k.PrimaryVersion != 3 || k.State != keys.StateSuspended {
-		t.Errorf("a suspended key: %+v %v", k, err)
-	}
-}
-
-// TestMaintainGoesOn: one key whose backend is away does not hold up the others.
-func TestMaintainGoesOn(t *testing.T) {
-	e := newEnv(t, onDevice)
-	ctx := t.Context()
-	for i := range 3 {
-		e.create(fmt.Sprint("k", i), backend.AES256GCM, func(r *keys.CreateRequest) { r.Policy.RotationPeriod = time.Hour })
-	}
-	e.clock.advance(time.Hour)
-	n := 0
-	e.device.crash = func(at string) {
-		if at == "before" {
-			n++
-			e.device.mu.Lock()
-			e.device.fail = nil
-			if n == 1 {
-				e.device.fail = fault.New(fault.BackendUnavailable, "away")
-			}
-			e.device.mu.Unlock()
-		}
-	}
-	// the first is refused only after crash has been asked, so the failure is one call late
-	err := e.Maintain(ctx)
-	wantCode(t, err, fault.BackendUnavailable, "one of three")
-	rotated := 0
-	for i := range 3 {
-		if k, err := e.Get(ctx, e.c, fmt.Sprint("k", i)); err == nil && k.PrimaryVersion > 1 {
-			rotated++
-		}
-	}
-	if rotated != 2 {
-		t.Errorf("%d of 3 were rotated", rotated)
-	}
-	e.device.crash, e.device.fail = nil, nil
-	if err := e.Maintain(ctx); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -553,4 +394,80 @@ func TestBackends(t *testing.T) {
 	if e.BackendName(all[0].Info.ID) != "soft" || e.BackendName("elsewhere") != "elsewhere" {
 		t.Error("names of backends")
 	}
+}
+
+// TestSuspensionIsImmediate: nothing that begins after the answer to a suspension succeeds, however busy the key is.
+func TestSuspensionIsImmediate(t *testing.T) {
+	e := newEnv(t, nil)
+	e.create("k", backend.AES256GCM)
+	var wg sync.WaitGroup
+	var mu sync.RWMutex // guards suspended: an encryption holds it from before its start to its end
+	suspended := false
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				mu.RLock()
+				before := suspended
+				_, err := e.encrypt(keys.Target{Key: "k"}, "x")
+				mu.RUnlock()
+				if before && err == nil {
+					t.Error("a suspended key works")
+					return
+				}
+				if err != nil && !fault.Has(err, fault.BadState) {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	for range 20 {
+		if _, err := e.SetVersionState(t.Context(), e.c, "k", 1, keys.StateSuspended); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		suspended = true
+		mu.Unlock()
+		if _, err := e.encrypt(keys.Target{Key: "k"}, "x"); !fault.Has(err, fault.BadState) {
+			t.Errorf("just after the answer: %v", err)
+		}
+		mu.Lock()
+		suspended = false
+		mu.Unlock()
+		if _, err := e.SetVersionState(t.Context(), e.c, "k", 1, keys.StateActive); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// TestInvalidate: what another node has changed is read again once this one is told.
+func TestInvalidate(t *testing.T) {
+	e := newEnv(t, nil)
+	k := e.create("k", backend.AES256GCM)
+	other, err := keys.New(keys.Options{Store: e.store, Idempotency: e.store, Recorder: e.recorder, Backends: []backend.Backend{e.soft}, Now: e.clock.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := e.encrypt(keys.Target{Key: "k"}, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.SetVersionState(t.Context(), e.c, "k", 1, keys.StateSuspended); err != nil {
+		t.Fatal(err)
+	}
+	e.Invalidate(k.ID)
+	_, err = e.encrypt(keys.Target{Key: "k"}, "x")
+	wantCode(t, err, fault.BadState, "after Invalidate")
 }

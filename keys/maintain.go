@@ -88,8 +88,8 @@ func (s *Service) rotateDue(ctx context.Context, k *Key) error {
 		if err != nil {
 			return nil, err
 		}
-		if n.begun == nil && fresh.RotatedAt != k.RotatedAt {
-			return nil, fault.New(fault.Conflict, "the key was rotated meanwhile")
+		if n.begun == nil && (!fresh.RotatedAt.Equal(k.RotatedAt) || fresh.State != StateActive) {
+			return nil, fault.New(fault.Conflict, "the key was changed meanwhile")
 		}
 		q.entry.Detail = "scheduled"
 		return n.add(ctx, q, fresh, generate)
@@ -165,16 +165,12 @@ func (s *Service) destroyVersion(ctx context.Context, k *Key, v *Version, now ti
 // abandonStale marks the versions of a key that have been in creation for longer than an hour: whoever made them is gone. What a device may
 // hold of them stays there, is counted and logged, and is for an operator to look at.
 func (s *Service) abandonStale(ctx context.Context, k *Key) error {
-	from := uint32(1)
-	if k.LatestVersion > 2*destroyPage {
-		from = k.LatestVersion - 2*destroyPage // a version in creation is among the last
-	}
-	versions, err := s.store.Versions(ctx, k.ID, from, 2*destroyPage+1)
+	versions, err := s.creating(ctx, k)
 	if err != nil {
 		return err
 	}
 	for _, v := range versions {
-		if v.State != StateCreating || s.now().Sub(v.StateAt) < staleAfter {
+		if s.now().Sub(v.StateAt) < staleAfter {
 			continue
 		}
 		_, err := pipeline(ctx, s, system(k.Tenant, ""), verbAbandon, func(ctx context.Context, q *request) (struct{}, error) {
@@ -198,4 +194,23 @@ func (s *Service) abandonStale(ctx context.Context, k *Key) error {
 			"backend", s.BackendName(v.BackendID))
 	}
 	return nil
+}
+
+// creating gives the versions of a key that are in creation.
+func (s *Service) creating(ctx context.Context, k *Key) (found []*Version, err error) {
+	for from := uint32(1); ; {
+		page, err := s.store.Versions(ctx, k.ID, from, maxPage)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range page {
+			if v.State == StateCreating {
+				found = append(found, v)
+			}
+		}
+		if len(page) < maxPage {
+			return found, nil
+		}
+		from = page[len(page)-1].Version + 1
+	}
 }

@@ -88,7 +88,10 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 		if k.envelope != nil && !k.raw && t.Key == "" {
 			var err error
 			if named, err = firstKey(items, k.envelope); err != nil && v != verbUnwrap {
-				return nil, err
+				if single {
+					return nil, err
+				}
+				return nameless[I, O, P](q, items, err), nil
 			}
 		}
 		if err := b.resolve(ctx, q, named); err != nil {
@@ -96,7 +99,8 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 		}
 		b.enveloped = k.envelope != nil && !k.raw && b.record.info.Family != backend.FamilyKWP
 		if err := b.authorize(ctx, len(items)); err != nil {
-			return nil, err
+			b.note(q)
+			return nil, b.refreshed(ctx, err)
 		}
 		if k.prepare != nil {
 			if err := k.prepare(b); err != nil {
@@ -116,26 +120,31 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 			outcome = fault.CodeOf(P(&out[0]).failure())
 		}
 		s.metrics.observe(b.record, v, took, len(items), failed, outcome)
+		b.note(q)
 		if err != nil {
 			wipeAll[O, P](out)
-			return nil, err
+			return nil, b.refreshed(ctx, err)
 		}
 		if outcome != "" {
 			q.entry.Outcome = string(outcome)
-		}
-		if b.primary != nil {
-			q.entry.KeyVersion = b.primary.Version.Version
-		} else if len(b.uses) == 1 {
-			q.entry.KeyVersion = b.uses[0].version.Version.Version
-		}
-		if len(b.uses) > 1 {
-			q.entry.Detail = strings.TrimPrefix(q.entry.Detail+" "+b.versions(), " ")
 		}
 		if limit := b.record.key.Policy.UsageLimit; limit > 0 && failed < len(items) {
 			q.change(b.record.key.ID, s.store.AddUses(b.record.key.ID, int64(len(items)-failed), limit))
 		}
 		return out, nil
 	}, wipeAll[O, P])
+}
+
+// note writes into the entry which versions were used, or were to be.
+func (b *batch) note(q *request) {
+	if b.primary != nil {
+		q.entry.KeyVersion = b.primary.Version.Version
+	} else if len(b.uses) == 1 {
+		q.entry.KeyVersion = b.uses[0].version.Version.Version
+	}
+	if len(b.uses) > 1 {
+		q.entry.Detail = strings.TrimPrefix(q.entry.Detail+" "+b.versions(), " ")
+	}
 }
 
 func wipeAll[O any, P result[O]](out []O) {
@@ -194,6 +203,18 @@ func firstKey[I any](items []I, of func(*I) []byte) (uuid.UUID, error) {
 	return uuid.Nil, first
 }
 
+// nameless is the answer to a batch none of whose items names a key: each fails by itself.
+func nameless[I, O any, P result[O]](q *request, items []I, err error) []O {
+	out := make([]O, len(items))
+	for i := range out {
+		P(&out[i]).set(Used{}, err)
+		q.entry.Failed = append(q.entry.Failed, i)
+	}
+	q.entry.Outcome = string(fault.CodeOf(err))
+	q.entry.Detail = q.entry.Outcome
+	return out
+}
+
 // resolve finds the key: the one that the target names, else the one that the first envelope named, else the tenant's default.
 func (b *batch) resolve(ctx context.Context, q *request, enveloped uuid.UUID) (err error) {
 	tenant := q.tenant()
@@ -222,10 +243,11 @@ func (b *batch) resolve(ctx context.Context, q *request, enveloped uuid.UUID) (e
 	return nil
 }
 
-// named notes in the log which key was asked for in vain, when what was asked for has the form of one.
+// named notes in the log which key was asked for in vain. Only an id is noted: in the place of a name there may be anything, a misplaced
+// credential among it.
 func (q *request) named(key string) {
-	if _, ok := idForm(key); ok || CheckName(key) == nil {
-		q.entry.Resource = "key:" + key
+	if id, ok := idForm(key); ok {
+		q.entry.Resource = "key:" + id.String()
 	}
 }
 
@@ -260,6 +282,23 @@ func (b *batch) authorize(ctx context.Context, items int) error {
 	}
 	b.primary = u.version
 	return nil
+}
+
+// refreshed looks whether a refusal comes from a record that was read before a change and its version after it, as happens to whoever
+// uses a key while it is rotated: then the request begins again.
+func (b *batch) refreshed(ctx context.Context, err error) error {
+	switch fault.CodeOf(err) {
+	case fault.BadState, fault.BadVersion, fault.VersionNotFound:
+	default:
+		return err
+	}
+	k := b.record.key
+	fresh, failed := b.s.store.KeyByID(ctx, k.Tenant, k.ID)
+	if failed != nil || fresh.Revision == k.Revision {
+		return err // the refusal stands
+	}
+	b.s.cache.drop(k.ID, false)
+	return again{err}
 }
 
 func stateDenied() error {

@@ -132,6 +132,16 @@ func (s *Service) enter() error {
 	return nil
 }
 
+// join counts in what is done for calls that are in already, even while Close waits for those. When all of them have gone after Close it is
+// refused.
+func (s *Service) join() error {
+	if s.inFlight.Add(1) == 1 && s.closed.Load() {
+		s.leave()
+		return fault.New(fault.Unavailable, "the service is stopping")
+	}
+	return nil
+}
+
 func (s *Service) leave() {
 	if s.inFlight.Add(-1) == 0 && s.closed.Load() {
 		select {

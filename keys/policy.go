@@ -166,6 +166,12 @@ func checkPolicy(p Policy, info backend.AlgorithmInfo, purpose backend.Purpose, 
 	return nil
 }
 
+// clone gives a policy that shares nothing with that of the request: records outlive requests.
+func (p Policy) clone() Policy {
+	p.Operations, p.RequiredContext = slices.Clone(p.Operations), slices.Clone(p.RequiredContext)
+	return p
+}
+
 // checkContext bounds a caller's context and looks for what the policy requires in it.
 func checkContext(context map[string]string, required []string) error {
 	if len(context) > 0 {

@@ -21,10 +21,9 @@ type record struct {
 	cacheLinks
 	key      *Key
 	info     backend.AlgorithmInfo
-	capable  opset           // by algorithm, purpose and origin
-	policy   opset           // by the policy
-	backend  backend.Backend // nil: not open on this node, or a public-only key
-	label    string          // of the backend, in metrics
+	capable  opset  // by algorithm, purpose and origin
+	policy   opset  // by the policy
+	label    string // of the backend, in metrics
 	versions atomic.Pointer[map[uint32]*version]
 	timers   [verbCount]atomic.Pointer[timer]
 }
@@ -66,7 +65,7 @@ func (s *Service) newRecord(k *Key) (*record, error) {
 	if len(k.Policy.Operations) > 0 {
 		r.policy = setOf(k.Policy.Operations...)
 	}
-	r.backend, r.label = s.byID[k.BackendID], s.BackendName(k.BackendID)
+	r.label = s.BackendName(k.BackendID)
 	if k.BackendID == "" {
 		r.label = "none"
 	}
@@ -108,6 +107,10 @@ func (s *Service) share(ctx context.Context, key string, load func(context.Conte
 	}
 	asked := s.cache.begin()
 	ch := s.flights.group.DoChan(key, func() (any, error) {
+		if err := s.join(); err != nil {
+			return &flight{began: asked, err: err}, nil
+		}
+		defer s.leave()
 		shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
 		defer cancel()
 		return once(shared), nil

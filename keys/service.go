@@ -103,7 +103,8 @@ type EncryptItem struct {
 }
 
 // EncryptOpts are the choices of RSA keys: Hash of OAEP (SHA-256 when zero). Raw gives a bare OAEP ciphertext (RFC 8017
-// section 7.1) instead of an envelope, and takes one in decrypt.
+// section 7.1) instead of an envelope, and takes one in decrypt. The hash is not in the ciphertext: who encrypts with another
+// than SHA-256 names it again to decrypt. Rewrap, data-key, wrap and unwrap use SHA-256.
 type EncryptOpts struct {
 	Hash crypto.Hash
 	Raw  bool
@@ -117,7 +118,9 @@ type CiphertextItem struct {
 	Label      []byte
 }
 
-// BytesResult is one result of an operation that gives bytes: Err is set, or the rest is.
+// BytesResult is one result of an operation that gives bytes: Err is set, or the rest is. Bytes are the caller's own and no other
+// result's, though those of one batch may share memory: appending to one does not touch the next. The front end wipes plaintexts
+// and derived keys after writing them.
 type BytesResult struct {
 	Bytes []byte
 	Used  Used
@@ -126,7 +129,6 @@ type BytesResult struct {
 
 // DataKeyRequest asks for a fresh data key, in clear (unless Hide) and encrypted under the key.
 type DataKeyRequest struct {
-	Target  Target
 	Bytes   int // 16 to 64; 0: 32
 	Hide    bool
 	AAD     []byte

@@ -27,7 +27,8 @@ type Store interface {
 	// KeyByName finds a key of the tenant that is not destroyed, or fault.KeyNotFound.
 	KeyByName(ctx context.Context, tenant uuid.UUID, name string) (*Key, error)
 	// Keys lists the tenant's keys that are not internal, by name, after the name in after; destroyed ones only when the
-	// filter asks for that state.
+	// filter asks for that state. As the names of those may repeat, after may also be a name, a NUL and the 16 bytes of
+	// the id of the last key seen.
 	Keys(ctx context.Context, tenant uuid.UUID, f Filter, after string, limit int) ([]*Key, error)
 	// Version finds a version, or fault.VersionNotFound.
 	Version(ctx context.Context, key uuid.UUID, version uint32) (*Version, error)
@@ -36,7 +37,7 @@ type Store interface {
 	// DefaultKey gives the tenant's default key for a purpose, or fault.NoDefaultKey.
 	DefaultKey(ctx context.Context, tenant uuid.UUID, p backend.Purpose) (uuid.UUID, error)
 	// KeysDue lists keys of all tenants whose deletion or rotation time is at or before now, or that have a version in
-	// state creating older than an hour: up to limit, oldest first.
+	// state creating since more than an hour: up to limit, oldest first. Only an active key has a rotation time.
 	KeysDue(ctx context.Context, now time.Time, limit int) ([]*Key, error)
 
 	// InsertKey adds a key and its first version. Fails with fault.NameTaken, or fault.Conflict when the id exists.

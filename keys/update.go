@@ -2,6 +2,7 @@ package keys
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -21,6 +22,7 @@ func (s *Service) Update(ctx context.Context, c Caller, key string, r UpdateRequ
 		if k.State == StateDestroyed || k.State == StateCreating {
 			return nil, fault.New(fault.BadState, "the state of the key forbids changes")
 		}
+		q.entry.Detail = r.what()
 		if err := k.apply(r); err != nil {
 			return nil, err
 		}
@@ -33,6 +35,21 @@ func (s *Service) Update(ctx context.Context, c Caller, key string, r UpdateRequ
 		}
 		return k.stored(), nil
 	}, nil)
+}
+
+// what names the changes for the log.
+func (r *UpdateRequest) what() string {
+	var d []string
+	for _, c := range []struct {
+		name string
+		set  bool
+	}{{"name", r.Name != nil}, {"labels", r.Labels != nil}, {"policy", r.Policy != nil}, {"min-decrypt", r.MinDecrypt != nil},
+		{"min-encrypt", r.MinEncrypt != nil}, {"default", r.Default != nil}} {
+		if c.set {
+			d = append(d, c.name)
+		}
+	}
+	return strings.Join(d, " ")
 }
 
 // apply checks the changes and makes them in the record, which nobody else has.
@@ -61,7 +78,7 @@ func (k *Key) apply(r UpdateRequest) error {
 		if err := checkPolicy(*r.Policy, info, k.Purpose, k.Origin); err != nil {
 			return err
 		}
-		k.Policy = *r.Policy
+		k.Policy = r.Policy.clone()
 	}
 	for _, least := range []struct{ set, old *uint32 }{{r.MinDecrypt, &k.MinDecrypt}, {r.MinEncrypt, &k.MinEncrypt}} {
 		if least.set == nil {
@@ -150,6 +167,7 @@ func (s *Service) Delete(ctx context.Context, c Caller, key string, waiting time
 		case k.Policy.DeletionProtection:
 			return nil, fault.New(fault.DeletionProtected, "the key is protected against deletion by its policy")
 		}
+		q.entry.Detail = "in " + waiting.String()
 		now := s.stamp()
 		k.State, k.UpdatedAt, k.DeletionAt = StatePendingDeletion, now, now.Add(waiting)
 		q.change(k.ID, s.store.UpdateKey(k))

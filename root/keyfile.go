@@ -101,7 +101,7 @@ func writeNew(path string, text []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer d.Close() //nolint:errcheck // Sync has said what there is to say
 	return d.Sync() // the name too must survive a crash
 }
 
@@ -112,6 +112,7 @@ func LoadKeyFile(path string) (secret.Bytes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading a key file: %w", err)
 	}
+	//nolint:errcheck // it was only read
 	defer f.Close()
 	info, err := f.Stat() // of the open file: what is checked is what is read
 	if err != nil {

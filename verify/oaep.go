@@ -4,7 +4,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	_ "crypto/sha1" // OAEP needs no collision resistance of its hash, and much hardware knows no other
+	_ "crypto/sha1" //nolint:gosec // OAEP needs no collision resistance of its hash, and much hardware knows no other
 
 	"github.com/keywright/keywright/fault"
 )

@@ -243,3 +243,36 @@ func TestEncryptOAEP(t *testing.T) {
 		}
 	}
 }
+
+// FuzzSignature: no input makes a wrong signature right, an error or a panic.
+func FuzzSignature(f *testing.F) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	edPub, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	goldPub, _, err := ed448.GenerateKey(rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte{0x30, 6, 2, 1, 1, 2, 1, 1}, []byte("input"))
+	f.Add(make([]byte, 64), []byte{})
+	f.Add(make([]byte, 114), []byte("input"))
+	f.Fuzz(func(t *testing.T, sig, input []byte) {
+		digest := sha256.Sum256(input)
+		o := backend.SignOpts{Hash: crypto.SHA256}
+		for _, c := range []signed{
+			{backend.ECDSAP256, &key.PublicKey, digest[:], o, false, sig},
+			{backend.ECDSAP256, &key.PublicKey, digest[:], o, true, sig},
+			{backend.Ed25519, edPub, input, backend.SignOpts{}, false, sig},
+			{backend.Ed448, goldPub, input, backend.SignOpts{}, false, sig},
+		} {
+			if ok, err := verify.Signature(c.pub, c.alg, c.input, c.opts, c.p1363, c.sig); ok || err != nil {
+				t.Errorf("%s: %v %v", c.alg, ok, err)
+			}
+		}
+	})
+}

@@ -69,7 +69,7 @@ type DataKeyItem struct {
 	WithoutPlaintext bool              `json:"without_plaintext,omitempty"`
 }
 
-// DataKey is POST /keys/{key}/data-key.
+// DataKey is POST /keys/{key}/data-key and POST /data-key.
 type DataKey struct {
 	Target
 	DataKeyItem
@@ -119,10 +119,10 @@ type Unwrap struct {
 	Items []UnwrapItem `json:"items,omitempty"`
 }
 
-// SignItem is a message, or its digest by hash.
+// SignItem is a message, which may be empty but not nil, or its digest by hash.
 type SignItem struct {
-	Message []byte            `json:"message,omitempty"`
-	Digest  []byte            `json:"digest,omitempty"`
+	Message []byte            `json:"message,omitzero"`
+	Digest  []byte            `json:"digest,omitzero"`
 	Context map[string]string `json:"context,omitempty"`
 }
 
@@ -145,8 +145,8 @@ type Signature struct {
 
 // VerifyItem is a signature to check.
 type VerifyItem struct {
-	Message   []byte            `json:"message,omitempty"`
-	Digest    []byte            `json:"digest,omitempty"`
+	Message   []byte            `json:"message,omitzero"`
+	Digest    []byte            `json:"digest,omitzero"`
 	Signature []byte            `json:"signature"`
 	Context   map[string]string `json:"context,omitempty"`
 }

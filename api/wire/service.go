@@ -86,9 +86,9 @@ type Proof struct {
 	Checkpoint string   `json:"checkpoint"`
 }
 
-// Health is GET /health and GET /ready.
+// Health is GET /health, and GET /ready when the service is ready; otherwise that is an error (503).
 type Health struct {
-	Status  string `json:"status"` // ok, locked, unavailable
+	Status  string `json:"status"` // ok or locked
 	Version string `json:"version"`
 }
 

@@ -76,7 +76,8 @@ func refusePeers(t *testing.T, k kind, key backend.Agreer) {
 	good := fresh(t, k.Info).public
 	for _, other := range backend.Algorithms() {
 		// A P curve's SPKI does not say whether it is for signatures (RFC 5480 section 2.1.1): those of the same curve are good.
-		if !other.Symmetric() && other.Name != k.Algorithm && !(curves[other.Name] != nil && other.KeyBits == k.Info.KeyBits) {
+		sameCurve := curves[other.Name] != nil && other.KeyBits == k.Info.KeyBits
+		if !other.Symmetric() && other.Name != k.Algorithm && !sameCurve {
 			refuse("a key of "+string(other.Name), fresh(t, other).public)
 		}
 	}

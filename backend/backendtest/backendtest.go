@@ -43,7 +43,7 @@ type Requirements struct {
 	Pinger     bool
 }
 
-// Run runs the suite. It closes every backend that it opens.
+// Run runs the suite. It closes every backend that it opens. It counts goroutines, so no other test may run beside it.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	if h.Workers == 0 {
@@ -129,6 +129,8 @@ type kind struct {
 	Info    backend.AlgorithmInfo
 	Purpose backend.Purpose
 }
+
+func (k kind) String() string { return string(k.Algorithm) + "/" + string(k.Purpose) }
 
 // has reports whether the capability lists an operation that this purpose has.
 func (k kind) has(op backend.Operation) bool {

@@ -15,7 +15,7 @@ func Bench(b *testing.B, be backend.Backend) {
 	b.Helper()
 	s := &suite{b: be, info: be.Info(), refs: map[refKey]backend.Ref{}, tenant: uuid.New()}
 	for _, k := range s.kinds() {
-		b.Run(string(k.Algorithm)+"/"+string(k.Purpose), func(b *testing.B) {
+		b.Run(k.String(), func(b *testing.B) {
 			if k.Info.Family != backend.FamilyRSA {
 				b.Run("generate", func(b *testing.B) {
 					b.ReportAllocs()

@@ -193,6 +193,9 @@ func (s *suite) testReopen(t *testing.T) {
 	if info.ID != s.info.ID {
 		t.Errorf("the device's ID changed from %q to %q with its name", s.info.ID, info.ID)
 	}
+	if len(s.refs) == 0 {
+		t.Error("no key from before: a part that makes keys has to run first")
+	}
 	for at, ref := range s.refs {
 		for _, k := range kindsOf(info) {
 			if k.Algorithm == at.alg && k.Purpose == at.purpose {
@@ -263,7 +266,10 @@ func (s *suite) testCloseInUse(t *testing.T) {
 		before := runtime.NumGoroutine()
 		b := s.h.Open(t, "conformance")
 		s.b = b
-		kinds := s.kinds()
+		kinds, refs := s.kinds(), map[string]backend.Ref{}
+		for _, k := range kinds {
+			refs[k.String()] = s.ref(t, k)
+		}
 		var closed atomic.Bool
 		var done, refused atomic.Int64
 		var all sync.WaitGroup
@@ -272,7 +278,7 @@ func (s *suite) testCloseInUse(t *testing.T) {
 				for i := 0; ; i++ {
 					k := kinds[(w+i)%len(kinds)]
 					late := closed.Load()
-					err := loadAndOperate(t.Context(), b, k, s.refs[refKey{k.Algorithm, k.Purpose}])
+					err := loadAndOperate(t.Context(), b, k, refs[k.String()])
 					switch {
 					case err == nil && late:
 						t.Errorf("%s worked after Close had returned", k.Algorithm)

@@ -2,6 +2,7 @@ package backendtest
 
 import (
 	"errors"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"testing"
@@ -60,6 +61,19 @@ func (a *alike) add(t testing.TB, what string, out []byte, err error) {
 func property(t *testing.T, f func(*rapid.T)) {
 	t.Helper()
 	t.Run("any", func(t *testing.T) { rapid.Check(t, f) })
+}
+
+// seeded draws the source of a case's bytes: a case is found again by its seed, which drawing each byte would make slow.
+func seeded(t *rapid.T) *rand.Rand {
+	return rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0)) //nolint:gosec // test data, not keys
+}
+
+func filled(gen *rand.Rand, n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(gen.Uint32())
+	}
+	return b
 }
 
 // positions samples indexes of n bytes: all of a short value, and both ends and every so many of a long one.

@@ -55,7 +55,7 @@ func (s *suite) testExport(t *testing.T) {
 		if !k.has(backend.OpExport) {
 			continue // testUnsupported asks for these
 		}
-		t.Run(string(k.Algorithm)+"/"+string(k.Purpose), func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			spec := s.spec(k)
 			spec.Exportable = true
 			if imp, ok := s.b.(backend.Importer); ok && k.Import {
@@ -97,7 +97,7 @@ func exported(t testing.TB, key backend.Key, to *rsa.PrivateKey, h crypto.Hash) 
 // checkSameKey compares by value: one key has several PKCS#8 encodings.
 func checkSameKey(t testing.TB, m material, got []byte) {
 	t.Helper()
-	same := false
+	var same bool
 	switch {
 	case m.public == nil:
 		same = bytes.Equal(got, m.bytes)
@@ -186,7 +186,7 @@ func privateOKP(t testing.TB, der []byte) []byte {
 // refuseExport asks for exports to what is no proper RSA key.
 func refuseExport(t *testing.T, e backend.Exporter, to *rsa.PrivateKey) {
 	t.Helper()
-	small, err := rsa.GenerateKey(rand.Reader, 1024)
+	small, err := rsa.GenerateKey(rand.Reader, 1024) //nolint:gosec // what must be refused
 	if err != nil {
 		t.Fatal(err)
 	}

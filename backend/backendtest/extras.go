@@ -3,7 +3,6 @@ package backendtest
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -21,7 +20,7 @@ func (s *suite) testSealer(t *testing.T) {
 	}
 	ctx := t.Context()
 	property(t, func(t *rapid.T) {
-		gen := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		gen := seeded(t)
 		plaintext := filled(gen, rapid.IntRange(0, 5000).Draw(t, "plaintext"))
 		binding := filled(gen, rapid.IntRange(0, 300).Draw(t, "binding"))
 		out, err := sealer.Seal(ctx, plaintext, binding)

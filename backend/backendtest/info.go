@@ -148,7 +148,7 @@ func (s *suite) testUnsupported(t *testing.T) {
 // testHandles makes a key of each kind and looks at what comes back.
 func (s *suite) testHandles(t *testing.T) {
 	for _, k := range s.kinds() {
-		t.Run(string(k.Algorithm)+"/"+string(k.Purpose), func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			ref := s.ref(t, k)
 			spec := ref.Spec
 			if spec.Custody != k.Custody {

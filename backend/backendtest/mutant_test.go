@@ -121,9 +121,9 @@ func (m mutant) harness(t *testing.T) backendtest.Harness {
 			}
 		}
 	case "reopen":
-		h.Only = []string{"info", "reopen"}
+		h.Only = []string{"aead", "reopen"}
 	case "close":
-		h.Only = []string{"aead", "close"}
+		h.Only = []string{"aead", m.part}
 	}
 	return h
 }

@@ -23,7 +23,7 @@ func (s *suite) testRefs(t *testing.T) {
 		t.Error("two devices have the same ID")
 	}
 	for _, k := range s.kinds() {
-		t.Run(string(k.Algorithm)+"/"+string(k.Purpose), func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			good := s.ref(t, k)
 			load(t, s.b, good) // so that a cache has seen it
 			bad := alike{code: fault.KeyMaterial}
@@ -177,8 +177,6 @@ func (s *suite) testDestroy(t *testing.T) {
 		if err := s.b.Destroy(t.Context(), r); err != nil {
 			want(t, "Destroy with "+what, err, fault.KeyMaterial)
 		}
-		if use(t, k, load(t, s.b, other), "a key after a Destroy with "+what) != nil {
-			break
-		}
+		use(t, k, load(t, s.b, other), "a key after a Destroy with "+what)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -52,7 +51,7 @@ func checkWrapper(t *testing.T, w backend.Wrapper, key []byte) {
 	}
 	property(t, func(t *rapid.T) {
 		n := rapid.IntRange(1, 4096).Draw(t, "length")
-		gen := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 0))
+		gen := seeded(t)
 		one(t, filled(gen, n))
 	})
 	for n := 1; n <= 41; n++ {

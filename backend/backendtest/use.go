@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/keywright/keywright/backend"
@@ -71,7 +72,7 @@ func result(err error, right bool) error {
 }
 
 // use wants an operation to work, or to fail with one of the codes; without codes it has to work.
-func use(t testing.TB, k kind, key backend.Key, what string, codes ...fault.Code) error {
+func use(t testing.TB, k kind, key backend.Key, what string, codes ...fault.Code) {
 	t.Helper()
 	err := operate(t.Context(), k, key)
 	switch {
@@ -81,7 +82,6 @@ func use(t testing.TB, k kind, key backend.Key, what string, codes ...fault.Code
 	default:
 		want(t, what, err, codes...)
 	}
-	return err
 }
 
 // calls lists every way into the backend that takes a context, with one argument each that is good.
@@ -90,7 +90,7 @@ func (s *suite) calls(t testing.TB, b backend.Backend) map[string]func(context.C
 	out := map[string]func(context.Context) error{}
 	for _, k := range s.kinds() {
 		ref := s.ref(t, k)
-		out["load "+string(k.Algorithm)] = func(ctx context.Context) error {
+		out["load "+k.String()] = func(ctx context.Context) error {
 			key, err := b.Load(ctx, ref)
 			if err == nil {
 				err = key.Close()
@@ -99,21 +99,27 @@ func (s *suite) calls(t testing.TB, b backend.Backend) map[string]func(context.C
 		}
 		if k.Info.Family != backend.FamilyRSA {
 			spec := s.spec(k)
-			out["generate "+string(k.Algorithm)] = func(ctx context.Context) error {
+			out["generate "+k.String()] = func(ctx context.Context) error {
 				_, err := b.Generate(ctx, spec)
 				return err
 			}
 		}
 		if imp, ok := b.(backend.Importer); ok && k.Import {
 			spec, m := s.spec(k), fresh(t, k.Info)
-			out["import "+string(k.Algorithm)] = func(ctx context.Context) error {
+			out["import "+k.String()] = func(ctx context.Context) error {
 				_, err := imp.Import(ctx, spec, m.bytes)
 				return err
 			}
 		}
 	}
-	gone := s.ref(t, s.kinds()[0])
-	gone.Spec = s.spec(s.kinds()[0])
+	if call := s.wrappedImport(t, b); call != nil {
+		out["import-wrapped"] = call
+	}
+	// A ref of what is gone already: to destroy it again is no error.
+	gone := s.generate(t, s.spec(s.kinds()[0]))
+	if err := b.Destroy(t.Context(), gone); err != nil {
+		t.Fatalf("Destroy: %v", err)
+	}
 	out["destroy"] = func(ctx context.Context) error { return b.Destroy(ctx, gone) }
 	if sealer, ok := b.(backend.Sealer); ok {
 		out["seal"] = func(ctx context.Context) error {
@@ -134,13 +140,39 @@ func (s *suite) calls(t testing.TB, b backend.Backend) map[string]func(context.C
 	return out
 }
 
+// wrappedImport is a good call of ImportWrapped, or nil where the backend has none.
+func (s *suite) wrappedImport(t testing.TB, b backend.Backend) func(context.Context) error {
+	t.Helper()
+	imp, ok := b.(backend.Importer)
+	rsaKinds := s.of(backend.FamilyRSA, backend.PurposeEncryption)
+	i := slices.IndexFunc(s.kinds(), func(k kind) bool { return k.Import && k.Info.Symmetric() })
+	if !ok || i < 0 || len(rsaKinds) == 0 {
+		return nil
+	}
+	by, k := s.ref(t, rsaKinds[0]), s.kinds()[i]
+	spec, to := s.spec(k), load(t, b, by).Public().(*rsa.PublicKey)
+	wrapped := rsaAESWrap(t, to, crypto.SHA256, fresh(t, k.Info).bytes)
+	return func(ctx context.Context) error {
+		_, err := imp.ImportWrapped(ctx, spec, by, crypto.SHA256, wrapped)
+		return err
+	}
+}
+
 // operations lists every operation of every kind by itself, with input that it takes.
 func (s *suite) operations(t testing.TB) map[string]func(context.Context) error {
 	t.Helper()
 	out := map[string]func(context.Context) error{}
 	for _, k := range s.kinds() {
 		for what, op := range operationsOf(t, k, s.key(t, k)) {
-			out[what+" by "+string(k.Algorithm)] = op
+			out[what+" by "+k.String()] = op
+		}
+		if k.has(backend.OpExport) && k.Info.Family != backend.FamilyRSA {
+			spec, to := s.spec(k), testKey(t, 2048)
+			spec.Exportable = true
+			e := load(t, s.b, s.temporary(t, spec)).(backend.Exporter)
+			out["export of "+k.String()] = func(ctx context.Context) error {
+				return second(e.Export(ctx, &to.PublicKey, crypto.SHA256))
+			}
 		}
 	}
 	return out

@@ -52,7 +52,7 @@ func (s *suite) testWycheproof(t *testing.T) {
 		if n, ok := all[k.Algorithm]; ok {
 			least[k.Algorithm] = n
 		}
-		t.Run(string(k.Algorithm)+"/"+string(k.Purpose), func(t *testing.T) {
+		t.Run(k.String(), func(t *testing.T) {
 			switch {
 			case k.Algorithm == backend.ChaCha20Poly1305:
 				w.aead(t, k, "chacha20_poly1305")

@@ -168,8 +168,8 @@ func wipePrivate(priv crypto.PrivateKey) {
 			clear(k.Precomputed.Qinv.Bits())
 		}
 	case *ecdsa.PrivateKey:
-		if k.D != nil {
-			clear(k.D.Bits())
+		if d := k.D; d != nil { //nolint:staticcheck // read for nothing but to wipe it, when the key is not used any more
+			clear(d.Bits())
 		}
 	case ed25519.PrivateKey:
 		clear(k)

@@ -50,7 +50,7 @@ func (e *Engine) ImportWrapped(ctx context.Context, s backend.Spec, with backend
 	if err != nil {
 		return backend.Ref{}, err
 	}
-	defer key.Close() // never fails
+	defer func() { _ = key.Close() }() // a handle's Close never fails
 	opener, ok := key.(backend.Decrypter)
 	if !ok {
 		return backend.Ref{}, fault.New(fault.Unsupported, "the wrapping key is not an RSA encryption key")

@@ -55,8 +55,8 @@ type vector struct {
 	Blob        hexed             `json:"blob"`
 }
 
-// TestVectors: Refs that another implementation made load, and have the key in them that it put there.
-func TestVectors(t *testing.T) {
+func vectors(t testing.TB) []vector {
+	t.Helper()
 	text, err := os.ReadFile("../../docs/formats/vectors/sealed-key.json")
 	if err != nil {
 		t.Fatal(err)
@@ -68,10 +68,19 @@ func TestVectors(t *testing.T) {
 	if len(file.Valid) < 9 {
 		t.Fatalf("%d vectors", len(file.Valid))
 	}
-	for _, v := range file.Valid {
+	return file.Valid
+}
+
+func (v *vector) ref() backend.Ref {
+	return backend.Ref{Spec: backend.Spec{Tenant: uuid.UUID(v.Tenant), KeyID: uuid.UUID(v.KeyID), Version: v.Version,
+		Algorithm: v.Algorithm, Purpose: v.Purpose, Custody: v.Custody, Exportable: v.Exportable}, Public: v.Public, Blob: v.Blob}
+}
+
+// TestVectors: Refs that another implementation made load, and have the key in them that it put there.
+func TestVectors(t *testing.T) {
+	for _, v := range vectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
-			ref := backend.Ref{Spec: backend.Spec{Tenant: uuid.UUID(v.Tenant), KeyID: uuid.UUID(v.KeyID), Version: v.Version,
-				Algorithm: v.Algorithm, Purpose: v.Purpose, Custody: v.Custody, Exportable: v.Exportable}, Public: v.Public, Blob: v.Blob}
+			ref := v.ref()
 			if got := binding(&ref.Spec, v.AlgorithmID, v.Custody, v.Public); !bytes.Equal(got, v.Binding) {
 				t.Errorf("binding %x", got)
 			}

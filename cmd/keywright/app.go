@@ -48,6 +48,7 @@ type globals struct {
 // app is what commands share.
 type app struct {
 	*globals
+	ctx    context.Context //nolint:containedctx // of the one command that the program runs, for reading what may never come
 	stdin  *os.File
 	stdout *os.File
 	stderr *os.File

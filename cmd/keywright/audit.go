@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -183,7 +182,7 @@ func (k auditExportCmd) Run(ctx context.Context, a *app) error {
 	}
 	bar := a.progress(-1, "exporting", true)
 	var n counter
-	err = sink{k.Out, k.Force}.create(func(w io.Writer) error { return c.AuditExport(ctx, io.MultiWriter(w, bar, &n)) })
+	err = sink(k).create(func(w io.Writer) error { return c.AuditExport(ctx, io.MultiWriter(w, bar, &n)) })
 	if err = errors.Join(err, bar.Finish()); err != nil {
 		return err
 	}
@@ -231,8 +230,8 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	bar := a.progress(size, "verifying", true)
-	r, err := audit.VerifyExport(io.TeeReader(readerContext{ctx, f}, bar), kept, key, nil)
-	if jerr := errors.Join(bar.Finish(), s.close(f, a)); err == nil {
+	r, err := audit.VerifyExport(io.TeeReader(untilDone{ctx, f}, bar), kept, key, nil)
+	if jerr := errors.Join(bar.Finish(), f.Close()); err == nil {
 		err = jerr
 	}
 	if err != nil {
@@ -263,15 +262,15 @@ type verified struct {
 	Last   time.Time `json:"last"`
 }
 
-// readerContext ends a long read when ctx ends.
-type readerContext struct {
+// untilDone ends a long read of a file when ctx ends.
+type untilDone struct {
 	ctx context.Context //nolint:containedctx // lives for one call
-	f   *os.File
+	r   io.Reader
 }
 
-func (r readerContext) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
+func (u untilDone) Read(p []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return r.f.Read(p)
+	return u.r.Read(p)
 }

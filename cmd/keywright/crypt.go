@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/filecrypt"
@@ -73,7 +72,7 @@ func (k encryptCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, k.close(f, a)) }()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	head := make([]byte, inlineLimit+1)
 	defer clear(head)
 	if !k.Envelope {
@@ -106,7 +105,7 @@ func (k encryptCmd) inline(ctx context.Context, a *app, plaintext, aad []byte) e
 }
 
 // stream encrypts under a data key. head is what was read already.
-func (k encryptCmd) stream(ctx context.Context, a *app, f *os.File, head []byte, size int64, aad []byte) error {
+func (k encryptCmd) stream(ctx context.Context, a *app, f io.Reader, head []byte, size int64, aad []byte) error {
 	if err := k.required(); err != nil {
 		return err
 	}
@@ -220,7 +219,7 @@ func (k decryptCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, k.close(f, a)) }()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	r := bufio.NewReaderSize(f, 64<<10)
 	magic, err := r.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {

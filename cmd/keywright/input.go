@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -31,36 +32,91 @@ func (s source) path() (string, error) {
 	return s.File, nil
 }
 
-// open opens the source. size is -1 when it is not known.
-func (s source) open(a *app) (f *os.File, size int64, err error) {
+// open opens the source. size is -1 when it is not known. What is read ends with an error when ctx of the command does.
+func (s source) open(a *app) (in *inputFile, size int64, err error) {
 	path, err := s.path()
 	if err != nil {
 		return nil, 0, err
 	}
-	if path == "" || path == "-" {
-		f = a.stdin
-	} else if f, err = os.Open(path); err != nil {
-		return nil, 0, err
+	in = &inputFile{}
+	f := a.stdin
+	if path != "" && path != "-" {
+		if f, err = os.Open(path); err != nil {
+			return nil, 0, err
+		}
+		in.file = f
 	}
 	st, err := f.Stat()
 	if err != nil {
-		return nil, 0, errors.Join(err, s.close(f, a))
+		return nil, 0, errors.Join(err, in.Close())
 	}
 	if st.IsDir() {
-		return nil, 0, errors.Join(usage("%s is a folder", path), s.close(f, a))
+		return nil, 0, errors.Join(usage("%s is a folder", path), in.Close())
 	}
-	size = -1
 	if st.Mode().IsRegular() {
-		size = st.Size()
+		in.Reader = f
+		return in, st.Size(), nil
 	}
-	return f, size, nil
+	in.Reader = &interruptible{ctx: a.ctx, r: f}
+	return in, -1, nil
 }
 
-func (source) close(f *os.File, a *app) error {
-	if f == a.stdin {
+// inputFile is an open source. Close leaves standard input open.
+type inputFile struct {
+	io.Reader
+	file *os.File
+}
+
+func (o *inputFile) Close() error {
+	if o.file == nil {
 		return nil
 	}
-	return f.Close()
+	return o.file.Close()
+}
+
+// interruptible reads from a terminal or a pipe, which may never answer: when ctx ends, Read gives its error at once. The
+// read that was under way is left behind with its buffer; the program ends soon after.
+type interruptible struct {
+	ctx  context.Context //nolint:containedctx // lives for one command
+	r    io.Reader
+	buf  []byte // owned by the goroutine while one runs
+	rest []byte
+}
+
+func (r *interruptible) Read(p []byte) (int, error) {
+	if len(r.rest) > 0 {
+		n := copy(p, r.rest)
+		clear(r.rest[:n])
+		r.rest = r.rest[n:]
+		return n, nil
+	}
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	if r.buf == nil {
+		r.buf = make([]byte, 64<<10)
+	}
+	type result struct {
+		n   int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		n, err := r.r.Read(r.buf)
+		done <- result{n, err}
+	}()
+	select {
+	case <-r.ctx.Done():
+		return 0, r.ctx.Err()
+	case got := <-done:
+		n := copy(p, r.buf[:got.n])
+		r.rest = r.buf[n:got.n]
+		clear(r.buf[:n])
+		if len(r.rest) > 0 {
+			return n, nil // the error comes again with the next read
+		}
+		return n, got.err
+	}
 }
 
 // read reads all of a small source.
@@ -70,7 +126,7 @@ func (s source) read(a *app) ([]byte, error) {
 		return nil, err
 	}
 	b, err := readAll(f, maxInput)
-	return b, errors.Join(err, s.close(f, a))
+	return b, errors.Join(err, f.Close())
 }
 
 // readAll reads at most limit bytes; more is an error.
@@ -95,7 +151,7 @@ func readSmall(path string, limit int) ([]byte, error) {
 	return b, errors.Join(err, f.Close())
 }
 
-// readBinary reads what a command of ours printed: base64 (with white space anywhere) or the bytes themselves. Bytes that
+// binarySource reads what a command of ours printed: base64 (with white space anywhere) or the bytes themselves. Bytes that
 // happen to be valid base64 throughout are too rare to matter for anything of 16 bytes and more that was made by
 // cryptography; --raw-input settles it.
 type binarySource struct {
@@ -125,7 +181,7 @@ func unbase64(b []byte) []byte {
 	return out[:n]
 }
 
-// proof is a signature or tag to check.
+// proofBytes reads a signature or tag to check.
 func (a *app) proofBytes(text, path, what string) ([]byte, error) {
 	switch {
 	case (text == "") == (path == ""):
@@ -212,7 +268,7 @@ func (a *app) ask(prompt string) (string, error) {
 		}
 		tty = a.stdin
 	} else {
-		defer tty.Close()
+		defer tty.Close() //nolint:errcheck // it keeps nothing
 	}
 	fmt.Fprint(a.stderr, prompt)
 	b, err := term.ReadPassword(int(tty.Fd()))

@@ -36,7 +36,7 @@ func eachLine(ctx context.Context, a *app, s source, out binary, encode bool, se
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close(f, a)) }()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	bar := a.progress(-1, "items", false)
 	failed := 0
 	err = out.toSink(a, func(w io.Writer) error {
@@ -185,7 +185,7 @@ func ciphertexts(lines [][]byte, aad []byte, context map[string]string, send fun
 	for i, l := range lines {
 		b, err := base64.StdEncoding.Strict().AppendDecode(nil, bytes.TrimSpace(l))
 		if err != nil || len(b) == 0 {
-			out[i].err = &wire.Error{Code: "ERR_INVALID_ENCODING", Message: "The line is not base64."}
+			out[i].err = &wire.Error{Code: "ERR_INVALID_ENCODING", Message: "the line is not base64"}
 			continue
 		}
 		items, at = append(items, wire.DecryptItem{Ciphertext: b, AAD: aad, Context: context}), append(at, i)

@@ -52,13 +52,14 @@ func main() { os.Exit(mainCode()) }
 func mainCode() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 
 // run parses the arguments, runs the command and gives the exit code.
 func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr *os.File) int {
 	var c commands
-	a := &app{globals: &c.globals, stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{globals: &c.globals, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr}
 	code := exitOK
 	parser, err := newParser(&c, stdout, stderr, func(n int) { code = n; panic(exited{}) })
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -244,6 +245,7 @@ func (n *node) serve(ctx context.Context) error {
 	if err := replaceFile(addressFile, []byte(listener.Addr().String()+"\n")); err != nil {
 		return errors.Join(fmt.Errorf("writing the address: %w", err), main.Close())
 	}
+	debug.FreeOSMemory() // what only the start has needed
 	n.log.Info("Keywright is running", "address", listener.Addr().String(), "version", programVersion(), "locked", n.root.Locked())
 
 	select {

@@ -96,11 +96,10 @@ func listJSON[T any](a *app, seq iter.Seq2[T, error]) error {
 		if err != nil {
 			return fmt.Errorf("encoding the output: %w", err)
 		}
-		w.WriteString(sep) // errors stay in w until Flush
-		w.Write(b)
+		fmt.Fprintf(w, "%s%s", sep, b) // errors stay in w until Flush
 		sep = ",\n    "
 	}
-	w.WriteString("\n  ],\n  \"next_cursor\": \"\"\n}\n")
+	fmt.Fprint(w, "\n  ],\n  \"next_cursor\": \"\"\n}\n")
 	return w.Flush()
 }
 

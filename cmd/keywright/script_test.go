@@ -36,6 +36,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveScript, "stop": stopScript, "code": codeScript, "capture": captureScript,
 			"fill": fillScript, "flip": flipScript, "cut": cutScript, "nofiles": noFilesScript,
+			"interrupt": interruptScript, "detached": detachedScript,
 		},
 	})
 }
@@ -143,6 +144,19 @@ func codeScript(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// detachedScript runs the program without a terminal, wherever the test itself runs: detached N TEXT args…, where N is the
+// exit code and TEXT part of standard error.
+func detachedScript(ts *testscript.TestScript, neg bool, args []string) {
+	cmd := exec.Command(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], "keywright"), args[2:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir, cmd.Env = ts.MkAbs("."), []string{"KEYWRIGHT_ADDR=" + ts.Getenv("KEYWRIGHT_ADDR")}
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] || !strings.Contains(string(out), args[1]) {
+		ts.Fatalf("ended with %v: %s", err, out)
+	}
+}
+
 // captureScript keeps the standard output, or a member of its JSON: capture VARIABLE [member.member].
 func captureScript(ts *testscript.TestScript, neg bool, args []string) {
 	text := ts.ReadFile("stdout")
@@ -213,5 +227,35 @@ func noFilesScript(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	if len(found) > 0 {
 		ts.Fatalf("left behind: %v", found)
+	}
+}
+
+// interruptScript runs the program with a standard input that never ends, sends it SIGINT when it has taken what there is, and
+// wants exit code 1 and the word why on stderr.
+func interruptScript(ts *testscript.TestScript, neg bool, args []string) {
+	r, w, err := os.Pipe()
+	ts.Check(err)
+	defer w.Close()
+	cmd := exec.Command(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], args[0]), args[1:]...)
+	var stderr strings.Builder
+	cmd.Stdin, cmd.Stderr, cmd.Dir = r, &stderr, ts.MkAbs(".")
+	cmd.Env = []string{"KEYWRIGHT_ADDR=" + ts.Getenv("KEYWRIGHT_ADDR"), envKeyFile + "=" + ts.Getenv(envKeyFile)}
+	ts.Check(cmd.Start())
+	ts.Check(r.Close())
+	// More than the 64 KiB that a pipe holds: when this returns the program reads.
+	if _, err := w.Write(make([]byte, 300_000)); err != nil {
+		ts.Fatalf("the program does not read: %v", errors.Join(err, cmd.Wait()))
+	}
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	select {
+	case err = <-done:
+	case <-time.After(20 * time.Second):
+		ts.Fatalf("it goes on waiting: %v", errors.Join(cmd.Process.Kill(), <-done))
+	}
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitFailure || !strings.Contains(stderr.String(), "interrupted") {
+		ts.Fatalf("ended with %v: %s", err, stderr.String())
 	}
 }

@@ -72,6 +72,7 @@ func (s *serveCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return usage("%w", err)
 	}
+	tune()
 	harden(log)
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
 		return fmt.Errorf("making the data folder: %w", err)

@@ -43,7 +43,7 @@ func (s signFlags) subject(ctx context.Context, a *app, in source, key string, c
 	if err != nil {
 		return subject{}, err
 	}
-	defer func() { err = errors.Join(err, in.close(f, a)) }()
+	defer func() { err = errors.Join(err, f.Close()) }()
 	if s.Digest {
 		b, err := readAll(f, 1024)
 		if err != nil {

@@ -20,20 +20,12 @@ type generation struct {
 	pinned      pkcs11.SessionHandle // logged in, holds the test key, closed last: closing the last session logs out
 	loginless   bool                 // the token wants no login
 	alone       bool                 // the token gives one session: the pinned one does everything
-	sessions    atomic.Int64
+	sessions    atomic.Int64         // open now
+	working     atomic.Int32         // those of them that are workers'
 	handles     handleCache
 	test        pkcs11.ObjectHandle
 	holder      holder
 	kek         kekCache
-}
-
-// pinnedSessions is how many sessions are not the workers'.
-func (g *generation) pinnedSessions() int32 {
-	n := int32(1)
-	if g.holder.own() {
-		n++
-	}
-	return n
 }
 
 func (g *generation) open(d *device) (pkcs11.SessionHandle, error) {
@@ -223,7 +215,7 @@ func (d *device) heal() {
 	if d.cfg.ReinitEvery > 0 {
 		every = time.Duration(d.cfg.ReinitEvery) * time.Second
 	}
-	last := time.Now()
+	last := time.Now().Add(-every) // the opening does not count
 	for {
 		select {
 		case <-d.stop:

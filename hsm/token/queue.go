@@ -130,9 +130,12 @@ func (d *device) spawn() {
 // work runs jobs until the token is closed or gives fewer sessions.
 func (d *device) work() {
 	defer d.running.Done()
-	defer d.workers.Add(-1)
 	var s *session
-	defer func() { d.leave(s) }()
+	defer func() {
+		d.leave(s)
+		d.workers.Add(-1)
+		d.spawn() // a job that came while we went would wait for nobody
+	}()
 	for {
 		d.idle.Add(1)
 		var j *job
@@ -171,8 +174,7 @@ func (d *device) work() {
 func (d *device) shrink(j *job) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	g := d.gen.Load()
-	have := int32(g.sessions.Load()) - g.pinnedSessions()
+	have := d.gen.Load().working.Load()
 	if have < 1 || !j.state.CompareAndSwap(working, waiting) {
 		return false
 	}
@@ -287,6 +289,7 @@ func (d *device) session() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.working.Add(1)
 	return &session{SessionHandle: h, d: d, gen: g}, nil
 }
 
@@ -296,6 +299,7 @@ func (d *device) drop(s *session) *session {
 	// that has no second one stays: if it is dead, the next call says so.
 	if s != nil && s.gen == d.gen.Load() && !s.gen.alone {
 		s.gen.close(d, s.SessionHandle)
+		s.gen.working.Add(-1)
 		d.stats.dropped.Add(1)
 	}
 	return nil

@@ -312,9 +312,6 @@ func (h *holder) init(g *generation) {
 	h.shared = g.description.MaxSessions == 1 || g.description.MaxSessions == 2
 }
 
-// own reports whether there is a session for holding alone.
-func (h *holder) own() bool { return !h.shared && h.epoch.Load() > 0 }
-
 // with runs f on the holder's session, one at a time. A session that fails is replaced, and all keys in it are gone.
 func (h *holder) with(ctx context.Context, s *session, f func(hs *session, epoch uint64) error) error {
 	select {

@@ -62,7 +62,7 @@ CREATE TABLE key_versions (
     material    BYTEA,
     PRIMARY KEY (key_id, version)
 );
-CREATE INDEX key_versions_creating ON key_versions (created_at, key_id) WHERE state = 'creating';
+CREATE INDEX key_versions_creating ON key_versions (state_at, key_id) WHERE state = 'creating';
 
 CREATE TABLE default_keys (
     tenant  BYTEA NOT NULL,

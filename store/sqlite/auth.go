@@ -115,7 +115,7 @@ func (s *Store) RevokeAPIKey(tenant, id uuid.UUID, at time.Time) audit.Change {
 }
 
 func (c *revokeAPIKey) apply(w *writer) error {
-	n, err := w.exec(sqlRevokeAPIKey, c.at.UnixMicro(), c.id[:], c.tenant[:])
+	n, err := w.exec(sqlRevokeRecord, c.at.UnixMicro(), c.id[:], c.tenant[:])
 	if err == nil && n == 0 {
 		return fault.New(fault.APIKeyNotFound, "no such API key")
 	}
@@ -123,10 +123,10 @@ func (c *revokeAPIKey) apply(w *writer) error {
 }
 
 const (
-	apiKeyColumns     = "id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by"
-	sqlAPIKeyByPrefix = "SELECT " + apiKeyColumns + " FROM api_keys WHERE brand = ? AND prefix = ?"
-	sqlAPIKey         = "SELECT " + apiKeyColumns + " FROM api_keys WHERE id = ? AND tenant = ?"
-	sqlAPIKeys        = "SELECT " + apiKeyColumns + " FROM api_keys WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?"
-	sqlInsertAPIKey   = "INSERT INTO api_keys (" + apiKeyColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-	sqlRevokeAPIKey   = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? AND tenant = ?"
+	recordColumns     = "id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by"
+	sqlAPIKeyByPrefix = "SELECT " + recordColumns + " FROM api_keys WHERE brand = ? AND prefix = ?"
+	sqlAPIKey         = "SELECT " + recordColumns + " FROM api_keys WHERE id = ? AND tenant = ?"
+	sqlAPIKeys        = "SELECT " + recordColumns + " FROM api_keys WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?"
+	sqlInsertAPIKey   = "INSERT INTO api_keys (" + recordColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	sqlRevokeRecord   = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? AND tenant = ?"
 )

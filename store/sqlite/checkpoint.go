@@ -10,13 +10,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 )
 
-const (
-	pageSize = 4096
-	// walLimit is the size, in bytes, beyond which the write-ahead log is begun anew.
-	walLimit = 16 << 20
-	// walStep is how much is written, by estimate, between two checkpoints.
-	walStep = 4 << 20
-)
+const pageSize = 4096
 
 // checkpointer moves pages from the write-ahead log into the file, on a connection of its own, so that no Commit pays for
 // it. A passive checkpoint disturbs nobody, but under constant load it never sees the end of the log, which then grows
@@ -28,8 +22,12 @@ type checkpointer struct {
 	kick    chan struct{} // holds one: there is work
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
-	written int // bytes since the last kick, by estimate; guarded by Store.turn
+	limit   int64 // pages of the log at which it is begun anew
+	written int   // bytes since the last kick, by estimate; guarded by Store.turn
 }
+
+// logPages is MaxLog in pages.
+func (o Options) logPages() int64 { return int64(o.MaxLog) << 20 / pageSize }
 
 func startCheckpoints(s *Store) (*checkpointer, error) {
 	conn, err := connect(&sqlite3.SQLiteDriver{}, dsn(s.path), []string{
@@ -39,7 +37,7 @@ func startCheckpoints(s *Store) (*checkpointer, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &checkpointer{store: s, conn: conn, kick: make(chan struct{}, 1), cancel: cancel}
+	c := &checkpointer{store: s, conn: conn, kick: make(chan struct{}, 1), cancel: cancel, limit: s.opts.logPages()}
 	c.done.Add(1)
 	go c.loop(ctx)
 	return c, nil
@@ -47,7 +45,8 @@ func startCheckpoints(s *Store) (*checkpointer, error) {
 
 // wrote says that a commit has written about n bytes. Called by whoever has the turn.
 func (c *checkpointer) wrote(n int) {
-	if c.written += n; c.written < walStep {
+	// A few passes for each log: each costs a sync of the file, beside those of the commits.
+	if c.written += n; int64(c.written) < c.limit*pageSize/4 {
 		return
 	}
 	c.written = 0
@@ -67,8 +66,8 @@ func (c *checkpointer) loop(ctx context.Context) {
 		}
 		// An error here loses nothing: the pages stay in the log and are moved next time, by the writer when the log
 		// becomes very long, or at Close, which reports it.
-		pages, err := c.checkpoint(sqlPassive)
-		if err != nil || pages*pageSize < walLimit {
+		pages, err := c.checkpoint(sqlMovePages)
+		if err != nil || pages < c.limit {
 			continue
 		}
 		select {
@@ -76,9 +75,9 @@ func (c *checkpointer) loop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		mode := sqlPassive
-		if pages*pageSize > 2*walLimit {
-			mode = sqlRestart // a reader was in the way last time: wait for it, up to busy_timeout
+		mode := sqlMovePages
+		if pages > 2*c.limit {
+			mode = sqlBeginAnew // a reader was in the way last time: wait for it, up to busy_timeout
 		}
 		_, _ = c.checkpoint(mode) // as above
 		<-c.store.turn
@@ -86,8 +85,8 @@ func (c *checkpointer) loop(ctx context.Context) {
 }
 
 const (
-	sqlPassive = "PRAGMA wal_checkpoint(PASSIVE)"
-	sqlRestart = "PRAGMA wal_checkpoint(RESTART)"
+	sqlMovePages = "PRAGMA wal_checkpoint(PASSIVE)"
+	sqlBeginAnew = "PRAGMA wal_checkpoint(RESTART)"
 )
 
 // checkpoint gives the length of the log in pages.

@@ -134,8 +134,6 @@ func extends(before, after audit.Head, items []*audit.Item) error {
 	return nil
 }
 
-const entryColumns = 8
-
 // entryChunks are how many entries one statement inserts. One statement for many rows saves calls into C, a few sizes keep
 // the number of prepared statements fixed.
 var entryChunks = [...]struct {

@@ -31,7 +31,7 @@ const childVariable = "STORE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	children := map[string]func(path string) error{
-		"commit": childCommits, "full": childFull, "read-only": childReadOnly,
+		"commit": childCommits, "full": childFull, "each-write": childEachWrite, "read-only": childReadOnly,
 	}
 	if child := children[os.Getenv(childVariable)]; child != nil {
 		if err := child(os.Args[1]); err != nil {
@@ -239,6 +239,85 @@ func childFull(path string) error {
 		}
 		if err := s.Commit(ctx, []*audit.Item{storetest.Item()}, storetest.Extend); err != nil {
 			return fmt.Errorf("commit with space again: %w", err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		return err
+	}
+	if s, err = sqlite.Open(ctx, path, sqlite.Options{}); err != nil {
+		return err
+	}
+	return s.Close()
+}
+
+// TestEachWriteFails lets the first, the second, the third … write of a commit fail.
+func TestEachWriteFails(t *testing.T) {
+	if out, err := child(t, "each-write", filepath.Join(tempDir(t), "store.db")).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func childEachWrite(path string) error {
+	signal.Ignore(syscall.SIGXFSZ)
+	ctx := context.Background()
+	s, err := sqlite.Open(ctx, path, sqlite.Options{})
+	if err != nil {
+		return err
+	}
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+		return err
+	}
+	const frame = 24 + 4096 // a page in the log, with its header
+	good := 0
+	for n := 0; good < 3; n++ {
+		log, err := os.Stat(path + "-wal")
+		if err != nil {
+			return err
+		}
+		k, v := storetest.NewKey(crashTenant, fmt.Sprintf("key-%d", n))
+		k.Labels = map[string]string{"env": "prod"}
+		commit := func() error {
+			items := []*audit.Item{storetest.Item(), storetest.Item(s.InsertKey(k, v))}
+			if err := s.Commit(ctx, items, storetest.Extend); err != nil {
+				return err
+			}
+			return items[1].Err
+		}
+		// The middle of the n-th frame.
+		limit := syscall.Rlimit{Cur: uint64(log.Size() + int64(n*frame) + frame/2), Max: before.Max}
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+			return err
+		}
+		failed := commit()
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+			return err
+		}
+		if failed == nil {
+			good++
+		} else {
+			if !fault.Has(failed, fault.StoreUnavailable) {
+				return fmt.Errorf("write %d: %w", n, failed)
+			}
+			head, err := s.AuditHead(ctx)
+			if err != nil || head.Size != uint64(2*n) {
+				return fmt.Errorf("write %d: %d entries beside %d keys, %w", n, head.Size, n, err)
+			}
+			if _, err := s.KeyByID(ctx, crashTenant, k.ID); !fault.Has(err, fault.KeyNotFound) {
+				return fmt.Errorf("write %d: a key of a failed commit: %w", n, err)
+			}
+			if err := commit(); err != nil {
+				return fmt.Errorf("write %d, again: %w", n, err)
+			}
+		}
+		if _, err := s.Version(ctx, k.ID, 1); err != nil {
+			return fmt.Errorf("write %d: %w", n, err)
+		}
+		if n > 100 {
+			return fmt.Errorf("a commit of %d pages", n)
+		}
+		if good == 1 && n < 3 {
+			return fmt.Errorf("only %d writes failed", n)
 		}
 	}
 	if err := s.Close(); err != nil {

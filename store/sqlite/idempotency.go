@@ -42,13 +42,17 @@ type insertIdempotency struct {
 }
 
 // InsertIdempotency adds a record; see idempotency.Store. It takes the place of one that is older than idempotency.TTL and
-// not pruned yet.
+// not pruned yet. Each insertion also removes two such records, so that under load PruneIdempotency never finds many: one
+// deletion of all of an hour would hold every commit up.
 func (s *Store) InsertIdempotency(r *idempotency.Record) audit.Change {
 	return &insertIdempotency{r: *r}
 }
 
 func (c *insertIdempotency) apply(w *writer) error {
 	r := &c.r
+	if _, err := w.exec(sqlForgetIdempotency, r.CreatedAt.Add(-idempotency.TTL).UnixMicro()); err != nil {
+		return err
+	}
 	n, err := w.exec(sqlInsertIdempotency, r.Tenant[:], r.Key, r.Request[:], r.Resource[:], int64(r.Version),
 		bytesOrNull(r.Sealed), r.CreatedAt.UnixMicro(), idempotency.TTL.Microseconds())
 	if err == nil && n == 0 {
@@ -81,5 +85,7 @@ const (
 		ON CONFLICT (tenant, token) DO UPDATE SET request = excluded.request, resource = excluded.resource,
 		version = excluded.version, sealed = excluded.sealed, created_at = excluded.created_at
 		WHERE idempotency.created_at < excluded.created_at - ?`
+	sqlForgetIdempotency = `DELETE FROM idempotency WHERE (tenant, token) IN
+		(SELECT tenant, token FROM idempotency WHERE created_at < ? ORDER BY created_at LIMIT 2)`
 	sqlPruneIdempotency = "DELETE FROM idempotency WHERE created_at < ?"
 )

@@ -44,14 +44,15 @@ func encode(v any) (string, error) {
 	return string(b), err
 }
 
-// dueAt is when KeysDue begins to name the key: its deletion or, when none is scheduled, its rotation. Zero: never.
+// dueAt is when KeysDue begins to name the key: its deletion or, when none is scheduled and the key is active, its rotation.
+// Zero: never. (A key that is not active waits for nothing. Were it named, those who wait would in time fill every page.)
 func dueAt(k *keys.Key) time.Time {
 	switch {
 	case k.State == keys.StateDestroyed:
 		return time.Time{}
 	case !k.DeletionAt.IsZero():
 		return k.DeletionAt
-	case k.Policy.RotationPeriod <= 0:
+	case k.Policy.RotationPeriod <= 0, k.State != keys.StateActive:
 		return time.Time{}
 	case !k.RotatedAt.IsZero():
 		return k.RotatedAt.Add(k.Policy.RotationPeriod)

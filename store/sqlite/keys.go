@@ -247,8 +247,8 @@ const (
 	sqlKeysByLabelValue = keysOfLabel + " AND l.value = :value" + filterKeys
 
 	sqlKeysDue      = keysSelect + "WHERE k.due_at <= ? ORDER BY k.due_at LIMIT ?"
-	sqlKeysCreating = "SELECT " + keyColumns + `, v.created_at FROM key_versions v CROSS JOIN keys k
-		WHERE k.id = v.key_id AND v.state = 'creating' AND v.created_at < ? ORDER BY v.created_at, v.key_id LIMIT ?`
+	sqlKeysCreating = "SELECT " + keyColumns + `, v.state_at FROM key_versions v CROSS JOIN keys k
+		WHERE k.id = v.key_id AND v.state = 'creating' AND v.state_at < ? ORDER BY v.state_at, v.key_id LIMIT ?`
 
 	sqlDefaultKey = "SELECT key_id FROM default_keys WHERE tenant = ? AND purpose = ?"
 )

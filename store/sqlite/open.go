@@ -177,9 +177,9 @@ func writePragmas(o Options) []string {
 		fmt.Sprintf("PRAGMA cache_size = -%d", o.WriterCache),
 		"PRAGMA mmap_size = 0", // mapped pages would count as resident memory
 		"PRAGMA temp_store = MEMORY",
-		fmt.Sprintf("PRAGMA journal_size_limit = %d", walLimit),
+		fmt.Sprintf("PRAGMA journal_size_limit = %d", o.logPages()*pageSize),
 		// A last resort: the checkpointer does this work elsewhere unless it fails or falls far behind.
-		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", 4*walLimit/pageSize),
+		fmt.Sprintf("PRAGMA wal_autocheckpoint = %d", 4*o.logPages()),
 	}
 	if o.MaxPages > 0 {
 		p = append(p, fmt.Sprintf("PRAGMA max_page_count = %d", o.MaxPages))

@@ -19,52 +19,60 @@ func TestPlans(t *testing.T) {
 		}
 	}()
 	for query, want := range map[string]string{
-		sqlKeyByID:          "keys_1 (id=?)",
-		sqlKeyByName:        "keys_name (tenant=? AND name=?)",
-		sqlKeysByName:       "keys_name (tenant=? AND name>? AND name<?)",
-		sqlKeysByAlgorithm:  "keys_algorithm (tenant=? AND algorithm=? AND name>? AND name<?)",
-		sqlKeysByState:      "keys_state (tenant=? AND state=? AND name>? AND name<?)",
-		sqlKeysByLabel:      "key_labels_name (tenant=? AND label=? AND name>? AND name<?)",
-		sqlKeysByLabelValue: "PRIMARY KEY (tenant=? AND label=? AND value=? AND name>? AND name<?)",
-		sqlKeysDue:          "keys_due (due_at<?)",
-		sqlKeysCreating:     "key_versions_creating (created_at<?)",
-		sqlVersion:          "key_versions_1 (key_id=? AND version=?)",
-		sqlVersions:         "key_versions_1 (key_id=? AND version>?)",
-		sqlDefaultKey:       "PRIMARY KEY (tenant=? AND purpose=?)",
-		sqlAPIKeyByPrefix:   "api_keys_prefix (brand=? AND prefix=?)",
-		sqlAPIKeys:          "api_keys_tenant (tenant=? AND id>?)",
-		sqlIdempotency:      "idempotency_1 (tenant=? AND token=?)",
-		sqlPruneIdempotency: "idempotency_created (created_at<?)",
-		sqlEntries:          "PRIMARY KEY (rowid>?)",
-		sqlSearch:           "PRIMARY KEY (rowid>? AND rowid<?)",
-		sqlNode:             "PRIMARY KEY (level=? AND idx=?)",
-		sqlUpdateVersion:    "key_versions_1 (key_id=? AND version=?)",
-		sqlDeleteLabel:      "key_labels_name (tenant=? AND label=? AND name=? AND key_id=? AND value=?)",
+		sqlKeyByID:           "keys_1 (id=?)",
+		sqlKeyByName:         "keys_name (tenant=? AND name=?)",
+		sqlKeysByName:        "keys_name (tenant=? AND name>? AND name<?)",
+		sqlKeysByAlgorithm:   "keys_algorithm (tenant=? AND algorithm=? AND name>? AND name<?)",
+		sqlKeysByState:       "keys_state (tenant=? AND state=? AND name>? AND name<?)",
+		sqlKeysByLabel:       "key_labels_name (tenant=? AND label=? AND name>? AND name<?)",
+		sqlKeysByLabelValue:  "PRIMARY KEY (tenant=? AND label=? AND value=? AND name>? AND name<?)",
+		sqlKeysDue:           "keys_due (due_at<?)",
+		sqlKeysCreating:      "key_versions_creating (state_at<?)",
+		sqlVersion:           "key_versions_1 (key_id=? AND version=?)",
+		sqlVersions:          "key_versions_1 (key_id=? AND version>?)",
+		sqlDefaultKey:        "PRIMARY KEY (tenant=? AND purpose=?)",
+		sqlAPIKeyByPrefix:    "api_keys_prefix (brand=? AND prefix=?)",
+		sqlAPIKeys:           "api_keys_tenant (tenant=? AND id>?)",
+		sqlIdempotency:       "idempotency_1 (tenant=? AND token=?)",
+		sqlForgetIdempotency: "idempotency_created (created_at<?)",
+		sqlPruneIdempotency:  "idempotency_created (created_at<?)",
+		sqlEntries:           "PRIMARY KEY (rowid>?)",
+		sqlSearch:            "PRIMARY KEY (rowid>? AND rowid<?)",
+		sqlNode:              "PRIMARY KEY (level=? AND idx=?)",
+		sqlUpdateVersion:     "key_versions_1 (key_id=? AND version=?)",
+		sqlDeleteLabel:       "key_labels_name (tenant=? AND label=? AND name=? AND key_id=? AND value=?)",
 	} {
-		// Parameters count for nothing in a plan, but the driver wants them.
-		query := positional(query)
-		args := make([]any, strings.Count(query, "?"))
-		rows, err := s.read.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
-		if err != nil {
-			t.Fatalf("%v in %s", err, query)
-		}
-		var plan []string
-		for rows.Next() {
-			var id, parent, unused int
-			var step string
-			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
-				t.Fatal(err)
-			}
-			plan = append(plan, step)
-		}
-		if err := rows.Close(); err != nil {
-			t.Fatal(err)
-		}
-		text := strings.Join(plan, "; ")
+		text := explain(t, s, query)
 		if !strings.Contains(text, want) || strings.Contains(text, "SCAN") || strings.Contains(text, "FOR ORDER BY") {
 			t.Errorf("%s\n\tplan: %s\n\twant: %s", query, text, want)
 		}
 	}
+}
+
+// explain gives the steps of a query's plan.
+func explain(t *testing.T, s *Store, query string) string {
+	t.Helper()
+	query = positional(query)
+	// Parameters count for nothing in a plan, but the driver wants them.
+	args := make([]any, strings.Count(query, "?"))
+	rows, err := s.read.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
+	if err != nil {
+		t.Fatalf("%v in %s", err, query)
+	}
+	defer rows.Close()
+	var plan []string
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+			t.Fatal(err)
+		}
+		plan = append(plan, step)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(plan, "; ")
 }
 
 // positional puts ? in the place of every named parameter.

@@ -42,6 +42,7 @@ type Options struct {
 	Readers     int // connections for reads; 0: 4
 	WriterCache int // KiB of page cache of the writing connection; 0: 8192
 	ReaderCache int // KiB of page cache of each reading connection; 0: 1024
+	MaxLog      int // MiB of write-ahead log at which it is begun anew (it may grow beyond while readers need it); 0: 48
 	MaxPages    int // upper bound of the file in pages of 4096 bytes; 0: none. Reaching it is the same as a full disk
 }
 
@@ -54,6 +55,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.ReaderCache <= 0 {
 		o.ReaderCache = 1024
+	}
+	if o.MaxLog <= 0 {
+		o.MaxLog = 48
 	}
 	return o
 }

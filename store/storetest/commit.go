@@ -260,6 +260,7 @@ func testConcurrentCommits(t *testing.T, e *env) {
 func testReadersDuringCommits(t *testing.T, e *env) {
 	tenant := uuid.New()
 	k := e.insert(t, tenant, "k", nil)
+	id := k.ID
 	stop, stopped := context.WithCancel(t.Context())
 	defer stopped()
 	var group sync.WaitGroup
@@ -271,7 +272,7 @@ func testReadersDuringCommits(t *testing.T, e *env) {
 					t.Error(err)
 					return
 				}
-				read, err := e.KeyByID(t.Context(), tenant, k.ID)
+				read, err := e.KeyByID(t.Context(), tenant, id)
 				if err != nil {
 					t.Error(err)
 					return
@@ -282,7 +283,7 @@ func testReadersDuringCommits(t *testing.T, e *env) {
 					return
 				}
 				last = read.Revision
-				if _, err := e.Version(t.Context(), k.ID, read.LatestVersion); err != nil {
+				if _, err := e.Version(t.Context(), id, read.LatestVersion); err != nil {
 					t.Errorf("the latest version: %v", err)
 					return
 				}

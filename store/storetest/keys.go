@@ -201,16 +201,22 @@ func testDue(t *testing.T, e *env) {
 	deleted := e.insert(t, a, "delete-3", func(k *keys.Key) { k.State, k.DeletionAt = keys.StatePendingDeletion, at.Add(-3*hour) })
 	e.insert(t, a, "later", func(k *keys.Key) { k.State, k.DeletionAt = keys.StatePendingDeletion, at.Add(hour) })
 	e.insert(t, a, "gone", func(k *keys.Key) { k.State, k.DeletionAt = keys.StateDestroyed, at.Add(-9*hour) })
-	creating := func(name string, since time.Time, period time.Duration) *keys.Version {
+	e.insert(t, b, "suspended", func(k *keys.Key) { // a key that is not active has no rotation time
+		rotate(at.Add(-90*hour), time.Time{})(k)
+		k.State = keys.StateSuspended
+	})
+	creating := func(name string, since time.Time) *keys.Version {
 		k, v := NewKey(b, name)
-		k.State, v.State, v.CreatedAt = keys.StateCreating, keys.StateCreating, since
-		k.CreatedAt, k.Policy.RotationPeriod = at.Add(-2*hour), period
+		k.State, v.State, v.StateAt = keys.StateCreating, keys.StateCreating, since
 		e.must(t, e.InsertKey(k, v))
 		return v
 	}
-	stuck := creating("stuck-4", at.Add(-5*hour), 0)
-	creating("both-1.5", at.Add(-150*time.Minute), hour) // also due for rotation since an hour: named once
-	creating("just made", at.Add(-time.Minute), 0)
+	stuck := creating("stuck-4", at.Add(-5*hour))
+	creating("just made", at.Add(-time.Minute))
+	both := e.insert(t, b, "both-1.5", rotate(at.Add(-11*hour), time.Time{})) // due for rotation, too: named once
+	_, second := NewKey(b, "")
+	second.KeyID, second.Version, second.State, second.StateAt = both.ID, 2, keys.StateCreating, at.Add(-150*time.Minute)
+	e.must(t, e.InsertVersion(second))
 
 	due := func(limit int) string {
 		t.Helper()

@@ -90,7 +90,7 @@ func testFilters(t *testing.T, e *env) {
 // and new states.
 func testFilterModel(t *testing.T, e *env) {
 	tenant := uuid.New()
-	r := rand.New(rand.NewPCG(1, 2))
+	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // the same sequence in every run, on purpose
 	pick := func(s ...string) string { return s[r.IntN(len(s))] }
 	shape := func(k *keys.Key) {
 		k.State = keys.State(pick("active", "active", "suspended", "destroyed", "creating"))

@@ -1,0 +1,362 @@
+package api
+
+import (
+	"reflect"
+
+	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/keys"
+)
+
+// meaning says what a field of a wire type is, for the OpenAPI document and the reference page. What is said of a name in
+// one type comes before what is said of it everywhere. A test sees to it that no field is without.
+func meaning(in reflect.Type, name string) string {
+	if m := meaningIn(in.Name(), name); m != "" {
+		return m
+	}
+	return meaningOf(name)
+}
+
+func meaningIn(in, name string) string {
+	switch in + "." + name {
+	case "CreateKey.backend", "ImportKey.backend":
+		return "a backend's name; the default one when absent"
+	case "CreateKey.custody", "ImportKey.custody":
+		return "where private operations happen; the backend's strongest when absent"
+	case "CreateKey.origin":
+		return "generated (default), or imported: the first version waits for its material"
+	case "CreateKey.default", "UpdateKey.default":
+		return "make it the tenant's default key for its purpose"
+	case "Backend.default":
+		return "whether new keys are made here when none is named"
+	case "Backend.id":
+		return "the device's own identity, the same under any name"
+	case "Backend.kind":
+		return "software, hsm or tpm"
+	case "Backend.state":
+		return "available, or the error code of the last probe"
+	case "Backend.custody":
+		return "what it can give, strongest first"
+	case "Backend.name":
+		return "the configured name"
+	case "RandomRequest.backend":
+		return "a backend whose generator is mixed in"
+	case "RandomRequest.bytes":
+		return "1 to 1048576"
+	case "ImportKey.key":
+		return "an existing key, instead of the fields of a new one"
+	case "APIKey.key":
+		return "the API key itself: shown once, when it is made"
+	case "APIKey.name", "CreateAPIKey.name":
+		return "for people"
+	case "APIKey.id", "Slot.id", "AddedSlot.id":
+		return "identity"
+	case "Me.id":
+		return "as it stands in the audit log"
+	case "Me.name":
+		return "the name of the credential"
+	case "PublicKey.format":
+		return "pem or raw"
+	case "PublicKey.public_key":
+		return "PEM of the SPKI; with raw, base64 of the bare key"
+	case "PublicKey.description":
+		return "the label description"
+	case "PublicKey.expires_at":
+		return "never set: keys do not expire"
+	case "Policy.operations":
+		return "what the key may be used for; everything of its purpose when empty"
+	case "Capability.operations":
+		return "what it can do with the algorithm"
+	case "AuditEntry.items":
+		return "how many items the batch had"
+	case "AuditEntry.key_version":
+		return "the version that did the work"
+	case "Ciphertext.ciphertext", "DataKeyResult.ciphertext":
+		return "an envelope, which names its key; with format raw the bare RSA-OAEP ciphertext"
+	case "DataKeyResult.plaintext":
+		return "the data key in clear"
+	case "Plaintext.plaintext":
+		return "what was encrypted"
+	case "Wrap.plaintext", "WrapItem.plaintext":
+		return "key material; 8 to 4096 bytes with AES-256-KWP"
+	case "Wrap.aad", "WrapItem.aad", "Unwrap.aad", "UnwrapItem.aad":
+		return "bound to the wrapped key; not with AES-256-KWP"
+	case "Sign.hash", "Verify.hash":
+		return "the algorithm's default when absent"
+	case "Derive.hash", "DeriveItem.hash":
+		return "of HKDF; SHA-256 when absent"
+	case "Error.message":
+		return "for people; may change"
+	case "MAC.mac", "MACItem.mac":
+		return "the tag to check; for verify-mac only"
+	case "Slot.label", "AddSlot.label", "AddedSlot.label":
+		return "for people"
+	case "AddSlot.shares":
+		return "how many shares to make"
+	case "AddedSlot.shares":
+		return "the shares: shown once"
+	case "Slot.kind", "AddSlot.kind", "AddedSlot.kind":
+		return "what opens it"
+	case "Health.version":
+		return "of the program"
+	case "UpdateKey.labels":
+		return "labels to set; null removes one"
+	case "UpdateKey.policy":
+		return "replaces the policy"
+	case "ExportKey.public_key":
+		return "PEM of an RSA public key to wrap to, instead of to"
+	case "ImportKey.public_key":
+		return "PEM, for a key that verifies and encrypts only"
+	case "ImportParameters.public_key":
+		return "PEM of the RSA key to wrap with"
+	}
+	return ""
+}
+
+func meaningOf(name string) string {
+	switch name {
+	case "aad":
+		return "additional authenticated data, at most 65536 bytes"
+	case "action":
+		return "what was done"
+	case "algorithm":
+		return "name of the algorithm"
+	case "backend":
+		return "name of the backend"
+	case "bytes":
+		return "size of the data key, 16 to 64; 32 when absent"
+	case "capabilities":
+		return "one for each algorithm"
+	case "checkpoint":
+		return "a signed checkpoint (C2SP tlog-checkpoint)"
+	case "ciphertext":
+		return "what encrypt gave"
+	case "context":
+		return "names and values: bound to a ciphertext, and checked against the key's policy"
+	case "created_at":
+		return "when it was made"
+	case "custody":
+		return "where private operations happen and who can see the material"
+	case "deletion_protection":
+		return "refuse deletion while set"
+	case "derived_key":
+		return "the output of HKDF (RFC 5869)"
+	case "detail":
+		return "what there is to add"
+	case "digest":
+		return "the message's digest by hash, instead of the message"
+	case "encoding":
+		return "of ECDSA signatures: der when absent"
+	case "error":
+		return "why this item failed; then nothing else is set"
+	case "error_code":
+		return "never renamed or reused"
+	case "expires_at":
+		return "when it ends"
+	case "exportable":
+		return "whether it may be exported; can be taken away, never added"
+	case "failed":
+		return "positions of the items that failed"
+	case "format":
+		return "envelope when absent; raw is a bare RSA-OAEP ciphertext"
+	case "hash":
+		return "of RSA-OAEP; SHA-256 when absent"
+	case "hashes":
+		return "the audit path, from the leaf upward (RFC 6962 section 2.1.1)"
+	case "id":
+		return "identity, which never changes"
+	case "import":
+		return "whether keys made elsewhere can be brought"
+	case "import_token":
+		return "names the wrapping key"
+	case "index":
+		return "place in the log, from 0"
+	case "info":
+		return "of HKDF"
+	case "is_active":
+		return "whether the version is active"
+	case "is_default":
+		return "whether it is the tenant's default key for its purpose"
+	case "is_post_quantum", "post_quantum":
+		return "whether the algorithm resists quantum computers"
+	case "items":
+		return "up to 1,000 items, instead of the fields of one"
+	case "keeps_objects":
+		return "whether key material lives in the device"
+	case "key":
+		return "id or name of a key, where the path has none; the default key when absent"
+	case "key_file":
+		return "the key file's 32 bytes"
+	case "key_id":
+		return "the key that did the work"
+	case "key_state":
+		return "only when the version is compromised"
+	case "key_type", "purpose":
+		return "the one use of the key: encryption, wrapping, signing, mac or agreement"
+	case "key_version":
+		return "number of the version; the primary one when absent"
+	case "label":
+		return "RSA-OAEP label, with format raw"
+	case "labels":
+		return "names and values for people and filters"
+	case "last_rotated_at", "rotated_at":
+		return "when the key was last rotated; absent before the first rotation"
+	case "latency_us":
+		return "time that the operation took, in microseconds"
+	case "latest_version":
+		return "the highest number ever given"
+	case "leaf":
+		return "the exact bytes that are hashed into the tree"
+	case "leaf_hash":
+		return "SHA-256 of 0x00 and the leaf (RFC 6962 section 2.1)"
+	case "length":
+		return "bytes, 16 to 1024; 32 when absent"
+	case "locked":
+		return "whether the service is still locked"
+	case "mac":
+		return "the tag"
+	case "message":
+		return "the message itself, at most 1 MiB"
+	case "min_decrypt_version":
+		return "decrypt, unwrap and verify only from this version on"
+	case "min_encrypt_version":
+		return "encrypt, wrap, sign and mac only from this version on"
+	case "name":
+		return "unique name, which can be changed"
+	case "next_cursor":
+		return "where the next page begins; empty on the last"
+	case "next_rotation_at":
+		return "when the policy asks for a new version"
+	case "origin":
+		return "generated, imported or public-only"
+	case "outcome":
+		return "ok, or an error code"
+	case "padding":
+		return "of RSA signatures: pss when absent"
+	case "passphrase":
+		return "a slot's passphrase"
+	case "peer_public_key":
+		return "PEM, or base64 of SPKI DER or of the raw value"
+	case "plaintext":
+		return "what to encrypt, at most 1 MiB; may be empty"
+	case "policy":
+		return "what the key may be used for"
+	case "prefix":
+		return "the part by which people know it"
+	case "primary_version":
+		return "the version in use; 0 while there is none"
+	case "principal":
+		return "who did it"
+	case "quirks":
+		return "what an operator should know"
+	case "random":
+		return "the bytes"
+	case "request_id":
+		return "of the request"
+	case "required_context":
+		return "names that a caller's context must hold"
+	case "resource":
+		return "what was acted on when it is not a key"
+	case "revoked_at":
+		return "when it was revoked"
+	case "rotation_period":
+		return "as a duration (720h); by hand only when absent"
+	case "salt":
+		return "of HKDF"
+	case "scheduled_deletion_at", "scheduled_deletion_date":
+		return "when the key ends"
+	case "scopes":
+		return "what it may do; among the creator's own"
+	case "security_bits":
+		return "classical strength (SP 800-57 part 1)"
+	case "shares":
+		return "shares of a Shamir slot; they may come one call at a time"
+	case "shares_missing":
+		return "how many more are needed"
+	case "signature":
+		return "the signature"
+	case "size":
+		return "how many entries the log had"
+	case "standard":
+		return "where it is defined"
+	case "state":
+		return "of the version (SP 800-57 part 1)"
+	case "state_changed_at":
+		return "when its state changed last"
+	case "status":
+		return "ok or locked"
+	case "tenant":
+		return "whose keys these are"
+	case "threshold":
+		return "how many of the shares open the slot"
+	case "time":
+		return "when it was done"
+	case "to":
+		return "an RSA key of the tenant to wrap to"
+	case "updated_at":
+		return "when it was changed last"
+	case "usage_limit":
+		return "operations in all; none when absent"
+	case "valid":
+		return "a wrong one is false, not an error"
+	case "verifier_key":
+		return "the public key of the checkpoints, in note form"
+	case "version":
+		return "number of the version"
+	case "waiting_period_days":
+		return "7 to 30; 30 when absent"
+	case "without_plaintext":
+		return "give the encrypted data key only"
+	case "wrapped_key":
+		return "the wrapped material"
+	case "wrapping_algorithm":
+		return "the form of the wrapping"
+	}
+	return ""
+}
+
+// choices gives the values that a field can have, from the tables that decide it.
+func choices(in reflect.Type, name string) []string {
+	switch name {
+	case "algorithm":
+		if in == reflect.TypeFor[wire.CreateKey]() || in == reflect.TypeFor[wire.ImportKey]() {
+			var out []string
+			for _, a := range backend.Algorithms() {
+				out = append(out, string(a.Name))
+			}
+			return out
+		}
+	case "custody":
+		if in != reflect.TypeFor[wire.Backend]() { // which has a list of them
+			return []string{string(backend.CustodyDevice), string(backend.CustodySealed), string(backend.CustodySoftware)}
+		}
+	case "state":
+		if in != reflect.TypeFor[wire.Backend]() {
+			var out []string
+			for _, s := range []keys.State{keys.StatePreActive, keys.StatePendingImport, keys.StateActive, keys.StateDeactivated,
+				keys.StateSuspended, keys.StateCompromised, keys.StatePendingDeletion, keys.StateDestroyed} {
+				out = append(out, string(s))
+			}
+			return out
+		}
+	case "hash":
+		if in == reflect.TypeFor[wire.Sign]() || in == reflect.TypeFor[wire.Verify]() {
+			return []string{"SHA-256", "SHA-384", "SHA-512"}
+		}
+		return []string{"SHA-1", "SHA-256", "SHA-384", "SHA-512"}
+	case "format":
+		if in == reflect.TypeFor[wire.PublicKey]() {
+			return []string{"pem", "raw"}
+		}
+		return []string{"envelope", "raw"}
+	case "padding":
+		return []string{string(backend.PaddingPSS), string(backend.PaddingPKCS1v15)}
+	case "encoding":
+		return []string{"der", "p1363"}
+	case "kind":
+		if in != reflect.TypeFor[wire.Backend]() {
+			return []string{"passphrase", "key-file", "shamir"}
+		}
+	}
+	return nil
+}

@@ -173,12 +173,6 @@ func (d *device) login(g *generation, info pkcs11.TokenInfo) error {
 		return fault.Wrap(fault.BackendUnavailable, "one more wrong PIN would lock the token: log in to it by hand once, then open it again", ErrPINRefused)
 	}
 	err := d.gated(func() error { return d.lib.login(g.pinned, d.cfg.PIN) })
-	if errors.Is(err, ErrPINRefused) {
-		d.mu.Lock()
-		d.pinBad = true
-		d.mu.Unlock()
-		return errPIN()
-	}
 	if err == nil || is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN) {
 		d.stats.logins.Add(1)
 		d.mu.Lock()
@@ -195,6 +189,12 @@ func (d *device) login(g *generation, info pkcs11.TokenInfo) error {
 		d.log.Error("the token refused the PIN; it is not sent again", "error", err)
 		return errPIN()
 	}
+	if errors.Is(err, ErrPINRefused) { // by another process
+		d.mu.Lock()
+		d.pinBad = true
+		d.mu.Unlock()
+		return errPIN()
+	}
 	return fmt.Errorf("logging in: %w", err)
 }
 
@@ -205,7 +205,13 @@ func (d *device) gated(login func() error) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), loginFor)
 	defer cancel()
-	return d.cfg.LoginGate(ctx, login)
+	return d.cfg.LoginGate(ctx, func() error {
+		err := login()
+		if c, ok := classOf(err); ok && c == classPIN {
+			return fmt.Errorf("%w: %w", ErrPINRefused, err) // the gate must know before it lets another process try
+		}
+		return err
+	})
 }
 
 // heal is the one goroutine that mends the token: it wakes when the breaker opens, and watches calls that were given up.

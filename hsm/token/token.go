@@ -136,7 +136,8 @@ type Config struct {
 	ReinitEvery  int    // seconds between re-initialisations at least; 0: 1
 	KEKLabel     string // label of the wrapping key for wrapped placement; "": "keywright-kek"
 	WrappedCache int    // wrapped keys that stay loaded as session objects; 0: 1024
-	// LoginGate, when not nil, is called instead of each login and calls login at most once, or not at all when the PIN is known to be
-	// refused: then its error has ErrPINRefused in its chain. So several processes with one token never send a wrong PIN twice.
+	// LoginGate, when not nil, is called instead of each login. It calls login at most once, whose error has ErrPINRefused in its chain
+	// when the token refused the PIN; or not at all when the PIN is known to be refused: then its own error has that. So several
+	// processes with one token never send a wrong PIN twice.
 	LoginGate func(ctx context.Context, login func() error) error
 }

@@ -118,6 +118,9 @@ func (s *Supervisor) do(ctx context.Context, op operation, room *[]byte, frame [
 		defer cancel()
 		deadline, _ = ctx.Deadline()
 	}
+	if s.closed.Load() {
+		return answer{}, s.unavailable(nil)
+	}
 	s.counters.calls.Add(1)
 	l := s.pick(nil)
 	if l == nil {

@@ -10,7 +10,8 @@ import (
 // doubt looks into a child that has given up a call at its deadline, or says that the token is gone: the call may have waited for
 // a session, or the module may be stuck with it, and so may be the child's healing. After the grace the child says how long the
 // module has had what was given up. When that is not the matter and nothing has succeeded since, a real operation decides. Full queues
-// alone never kill a child: it answers other calls all the while.
+// alone never kill a child: it answers other calls all the while. Nor does a login, its own or another child's that it waits for: killed
+// in the middle of it, the child could not say whether the PIN was refused.
 func (l *link) doubt() {
 	if !l.suspect.CompareAndSwap(false, true) {
 		return
@@ -31,6 +32,7 @@ func (l *link) doubt() {
 		switch {
 		case err != nil:
 			l.die(err)
+		case l.asked.Load(): // a login has a limit of its own
 		case s.StuckFor >= l.grace:
 			l.die(errHung)
 		case l.good.Load() == good:

@@ -46,6 +46,7 @@ type link struct {
 	load    atomic.Int32  // calls under way
 	good    atomic.Uint64 // calls that the child has answered well
 	suspect atomic.Bool   // a suspicion is being looked into
+	closing atomic.Bool   // nothing more is sent
 
 	mu      sync.Mutex
 	waiting map[uint64]*waiter // guarded by mu; nil once dead
@@ -85,6 +86,10 @@ func (l *link) greet() error {
 func (l *link) open(ctx context.Context, c *token.Config) (token.Description, error) {
 	w := &waiter{told: make(chan answer, 1)}
 	l.mu.Lock()
+	if l.waiting == nil { // ctx has ended
+		l.mu.Unlock()
+		return token.Description{}, errLost
+	}
 	l.waiting[0] = w
 	l.mu.Unlock()
 	l.load.Add(1)
@@ -226,11 +231,13 @@ func (l *link) call(ctx context.Context, frame []byte, deadline time.Time, limit
 
 	address(frame, id, time.Until(deadline))
 	if err := l.out.send(frame); err != nil {
-		if !errors.Is(err, errBacklog) {
-			l.die(err)
-			return answer{}, errLost
+		if errors.Is(err, errBacklog) {
+			return answer{}, l.withdraw(id, errFull)
 		}
-		return answer{}, l.withdraw(id, w)
+		if !l.closing.Load() { // then the others still get their answers
+			l.die(err)
+		}
+		return answer{}, l.withdraw(id, errLost)
 	}
 	select {
 	case a := <-w.told:
@@ -251,17 +258,17 @@ func lost(a answer) error {
 	return nil
 }
 
-// withdraw takes back a call that was never sent.
-func (l *link) withdraw(id uint64, w *waiter) error {
+// withdraw takes back a call that was never sent, and gives why.
+func (l *link) withdraw(id uint64, why error) error {
 	l.mu.Lock()
 	_, there := l.waiting[id]
 	delete(l.waiting, id)
 	l.mu.Unlock()
 	if !there {
-		return errLost
+		return errLost // with the link, which has told the waiter
 	}
 	l.load.Add(-1)
-	return errFull
+	return why
 }
 
 // abandon leaves a call to the child, which is killed when it still has it a while after the deadline. It reports false when the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/hsm/token"
@@ -15,6 +16,10 @@ const (
 	loginDone
 	loginFailed // for another reason than the PIN
 )
+
+// loginTime bounds a login. A child that is lost in the middle of one cannot say whether the PIN was refused, and another will
+// try: so it is longer than what a token that works needs.
+const loginTime = 5 * time.Second
 
 func errRefused() *fault.Error {
 	return fault.Wrap(fault.BackendUnavailable, "the token has refused the PIN, which is not sent again", token.ErrPINRefused)
@@ -93,10 +98,15 @@ func (g *logins) grant(l *link) {
 		l.die(err)
 		return
 	}
-	if yes == 1 {
-		select {
-		case <-l.loggedIn:
-		case <-l.dead:
-		}
+	if yes == 0 {
+		return
+	}
+	limit := time.NewTimer(loginTime)
+	defer limit.Stop()
+	select {
+	case <-l.loggedIn:
+	case <-l.dead:
+	case <-limit.C:
+		l.die(errHung)
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"testing"
 	"time"
 
+	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/hsm/token"
 )
 
@@ -97,5 +99,47 @@ func echo(conn net.Conn) int {
 		if _, err := conn.Write(p[:]); err != nil {
 			return 1
 		}
+	}
+}
+
+// TestRogueChildren has children that break the protocol at every point: they are killed, callers get an error of the token, and
+// nobody hangs.
+func TestRogueChildren(t *testing.T) {
+	for _, how := range []string{"garbage hello", "other version", "silent", "garbage description"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			o := quick
+			o.Command, o.OpenTimeout = rogue(how), time.Second
+			if _, err := Open(t.Context(), testConfig(device(t)), o); err == nil {
+				t.Error("the child was taken for a good one")
+			}
+		})
+	}
+	for _, how := range []string{"garbage", "huge frame", "empty frame", "half frame", "half frame, then silence", "wrong number", "twice", "unknown kind", "unknown code",
+		"endless parts", "login without question"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			o := quick
+			o.Command = rogue(how)
+			s, err := Open(t.Context(), testConfig(device(t)), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			_, err = use(within(t, 2*time.Second), s, "echo")
+			switch how {
+			case "twice": // the first answer stands
+				if err != nil {
+					t.Error(err)
+				}
+			case "half frame, then silence":
+				if !fault.Has(err, fault.Timeout) {
+					t.Errorf("got %v", err)
+				}
+			default:
+				wantUnavailable(t, err)
+			}
+			eventually(t, "the child is replaced", func() bool { c := s.Counters(); return c.Crashes+c.Kills == 1 && c.Restarts == 1 })
+		})
 	}
 }

@@ -215,6 +215,7 @@ func (c *child) lastWords(l *link) {
 func (c *child) finish(l *link, p *process) {
 	limit, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
+	l.closing.Store(true)
 	if err := l.conn.CloseWrite(); err == nil { // it fails on a dead link
 		select {
 		case <-p.exited: // with its last answers in the socket

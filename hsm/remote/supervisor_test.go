@@ -484,48 +484,6 @@ func TestRefusedPINIsSentOnce(t *testing.T) {
 	})
 }
 
-// TestRogueChildren has children that break the protocol at every point: they are killed, callers get an error of the token, and
-// nobody hangs.
-func TestRogueChildren(t *testing.T) {
-	for _, how := range []string{"garbage hello", "other version", "silent", "garbage description"} {
-		t.Run(how, func(t *testing.T) {
-			t.Parallel()
-			o := quick
-			o.Command, o.OpenTimeout = rogue(how), time.Second
-			if _, err := Open(t.Context(), testConfig(device(t)), o); err == nil {
-				t.Error("the child was taken for a good one")
-			}
-		})
-	}
-	for _, how := range []string{"garbage", "huge frame", "empty frame", "half frame", "half frame, then silence", "wrong number", "twice", "unknown kind", "unknown code",
-		"endless parts", "login without question"} {
-		t.Run(how, func(t *testing.T) {
-			t.Parallel()
-			o := quick
-			o.Command = rogue(how)
-			s, err := Open(t.Context(), testConfig(device(t)), o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
-			_, err = use(within(t, 2*time.Second), s, "echo")
-			switch how {
-			case "twice": // the first answer stands
-				if err != nil {
-					t.Error(err)
-				}
-			case "half frame, then silence":
-				if !fault.Has(err, fault.Timeout) {
-					t.Errorf("got %v", err)
-				}
-			default:
-				wantUnavailable(t, err)
-			}
-			eventually(t, "the child is replaced", func() bool { c := s.Counters(); return c.Crashes+c.Kills == 1 && c.Restarts == 1 })
-		})
-	}
-}
-
 // TestSecretsStayOut looks for the PIN where others can see it.
 func TestSecretsStayOut(t *testing.T) {
 	t.Parallel()

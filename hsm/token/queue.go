@@ -154,8 +154,14 @@ func (d *device) work() {
 		d.stats.queueTime.Add(int64(time.Since(j.queued)))
 		var err error
 		s, err = d.attempt(s, j)
-		if errors.Is(err, errNoSession) && d.shrink(j) {
-			return // the others have sessions, one of them takes the job
+		for try := 0; errors.Is(err, errNoSession) && !j.begun; try++ {
+			if d.shrink(j) {
+				return // the others have sessions, one of them takes the job
+			}
+			if try == 20 || !d.sleep(5*time.Millisecond) {
+				break
+			}
+			s, err = d.attempt(s, j) // the others gave theirs up at the same moment
 		}
 		if j.state.CompareAndSwap(working, finished) {
 			j.done <- err

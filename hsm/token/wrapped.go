@@ -171,6 +171,9 @@ func (s *session) findKEKs() ([]keks, error) {
 	var out []keks
 	for _, h := range wraps {
 		id, err := s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_ID, 256)
+		if c, ok := classOf(err); ok && c == classHandle {
+			continue // another process has taken back what it made
+		}
 		if err != nil {
 			return nil, err
 		}

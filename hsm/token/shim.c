@@ -130,10 +130,13 @@ kw_ulong kw_find(kw_list *l, kw_ulong session, kw_ulong class, int token, const 
 	while (*n < max) {
 		kw_ulong got = 0;
 		rv = ((kw_ulong(*)(kw_ulong, kw_ulong *, kw_ulong, kw_ulong *))l->f[FindObjects])(session, out + *n, max - *n, &got);
-		if (rv != 0)
+		if (rv == 0 && got > max - *n)
+			rv = KW_LENGTH_LIE;
+		if (rv != 0) {
+			// The search must not stay open; what went wrong is said already.
+			((kw_ulong(*)(kw_ulong))l->f[FindObjectsFinal])(session);
 			return rv;
-		if (got > max - *n)
-			return KW_LENGTH_LIE;
+		}
 		if (got == 0)
 			break;
 		*n += got;

@@ -47,7 +47,7 @@ func appendDescription(b []byte, t *token.Description) []byte {
 		b = appendBytes(appendBytes(b, c.Algorithm), c.Custody)
 		b = appendBool(appendStrings(b, c.Operations), c.Import)
 	}
-	b = appendStrings(appendBool(b, t.Wrapping), t.Quirks)
+	b = appendStrings(appendStrings(appendBool(b, t.Wrapping), t.Wrappable), t.Quirks)
 	return binary.BigEndian.AppendUint64(appendBool(b, t.LeaksWrapped), t.Generation)
 }
 
@@ -73,7 +73,8 @@ func decodeDescription(body []byte) (t token.Description, err error) {
 		c.Operations, c.Import = decodeStrings[backend.Operation](&d), d.boolean()
 		t.Capabilities = append(t.Capabilities, c)
 	}
-	t.Wrapping, t.Quirks = d.boolean(), decodeStrings[string](&d)
+	t.Wrapping, t.Wrappable = d.boolean(), decodeStrings[backend.Algorithm](&d)
+	t.Quirks = decodeStrings[string](&d)
 	t.LeaksWrapped, t.Generation = d.boolean(), d.u64()
 	return t, d.end()
 }

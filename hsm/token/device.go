@@ -204,7 +204,7 @@ func (d *device) Describe() Description {
 	out := d.gen.Load().description
 	out.Mechanisms = slices.Clone(out.Mechanisms)
 	out.Capabilities = cloneCapabilities(out.Capabilities)
-	out.Quirks = slices.Clone(out.Quirks)
+	out.Quirks, out.Wrappable = slices.Clone(out.Quirks), slices.Clone(out.Wrappable)
 	return out
 }
 

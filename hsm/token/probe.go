@@ -244,6 +244,7 @@ func (p *prober) conclude() {
 	for _, c := range out.Capabilities {
 		if p.can[c.Algorithm].wrap.form != 0 {
 			out.Wrapping = true
+			out.Wrappable = append(out.Wrappable, c.Algorithm)
 		} else {
 			not = append(not, string(c.Algorithm))
 		}

@@ -96,6 +96,7 @@ type Description struct {
 	Mechanisms                                   []Mechanism
 	Capabilities                                 []backend.Capability // what was probed to work, with custody device
 	Wrapping                                     bool                 // wrapped placement works
+	Wrappable                                    []backend.Algorithm  // with which of the algorithms
 	Quirks                                       []string             // in words
 	LeaksWrapped                                 bool                 // the self-test could wrap a non-extractable key out
 	Generation                                   uint64               // of the module: grows with each initialisation

@@ -1,0 +1,170 @@
+package hsm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/hsm/token"
+)
+
+// ServiceKey is a key on the token that belongs to the service and to no record.
+type ServiceKey struct {
+	Name      string // binding, sealing-gcm or sealing-kwp
+	ID        token.ID
+	Algorithm backend.Algorithm
+	Purpose   backend.Purpose
+}
+
+// ServiceKeys lists the keys that Open makes on a token where they are missing: the binding key, whose tags Refs carry, and the sealing
+// key, which seals what is in sealed custody. Their identities are fixed, the same on every token. They are never destroyed here.
+func ServiceKeys() []ServiceKey { return []ServiceKey{bindingKey(), sealingGCM(), sealingKWP()} }
+
+func serviceKey(name string, a backend.Algorithm, p backend.Purpose) ServiceKey {
+	sum := sha256.Sum256([]byte("keywright/v1/hsm-service-key/" + name))
+	k := ServiceKey{Name: name, Algorithm: a, Purpose: p}
+	copy(k.ID[:16], sum[:])
+	k.ID[6] = k.ID[6]&0x0f | 0x80 // RFC 9562 section 5.8: a version that no key id has
+	k.ID[8] = k.ID[8]&0x3f | 0x80
+	k.ID[token.IDSize-1] = 1
+	return k
+}
+
+func bindingKey() ServiceKey { return serviceKey("binding", backend.HMACSHA256, backend.PurposeMAC) }
+func sealingGCM() ServiceKey {
+	return serviceKey("sealing-gcm", backend.AES256GCM, backend.PurposeEncryption)
+}
+func sealingKWP() ServiceKey {
+	return serviceKey("sealing-kwp", backend.AES256KWP, backend.PurposeWrapping)
+}
+
+// isService reports whether a CKA_ID has the first 16 bytes of a service key's.
+func isService(id token.ID) bool {
+	return slices.ContainsFunc(ServiceKeys(), func(k ServiceKey) bool { return [16]byte(k.ID[:]) == [16]byte(id[:]) })
+}
+
+// proven reports whether all members can do an operation.
+func (b *Backend) proven(a backend.Algorithm, op backend.Operation) bool {
+	for _, m := range b.members {
+		if !slices.ContainsFunc(m.description.Capabilities, func(c backend.Capability) bool {
+			return c.Algorithm == a && slices.Contains(c.Operations, op)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// service finds or makes the service's keys. Replicas must have the same; one of them that is not available now is looked at again
+// by its watcher before it gets anything to do.
+func (b *Backend) service(ctx context.Context) error {
+	b.keyed = b.proven(backend.HMACSHA256, backend.OpMAC)
+	if b.wrapped && !b.keyed {
+		return fault.New(fault.Unsupported, "keys can only be kept wrapped by tokens that have HMAC-SHA-256")
+	}
+	switch {
+	case b.proven(backend.AES256GCM, backend.OpEncrypt):
+		b.form = formGCM
+	case b.proven(backend.AES256KWP, backend.OpWrap):
+		b.form = formKWP
+	}
+	var first *member
+	var unavailable error
+	for _, m := range b.members {
+		// Of replicas the first makes what is missing: the others have it by replication, or are none.
+		err := b.equip(ctx, m, b.pinned || first == nil)
+		if err == nil && first != nil && !b.pinned && m.identity != first.identity {
+			err = fault.New(fault.BadField, "the members of the group are no replicas of each other: their service keys differ")
+		}
+		switch {
+		case err == nil:
+			m.verified.Store(true)
+			if first == nil {
+				first = m
+			}
+		case fault.Has(err, fault.BackendUnavailable) && len(b.members) > 1:
+			b.log.Warn("a member of the group is not available", "member", m.name, "error", err)
+			b.mark(m, err)
+			unavailable = err
+		default:
+			return err
+		}
+	}
+	if first == nil {
+		return unavailable
+	}
+	return nil
+}
+
+// equip finds the service's keys on one member, makes them where it may, and computes the member's identity.
+func (b *Backend) equip(ctx context.Context, m *member, create bool) error {
+	// The binding key comes last: where it is, the others have been made.
+	if k, ok := b.sealingKey(); ok {
+		if err := b.ensure(ctx, m, k, create); err != nil {
+			return err
+		}
+	}
+	if !b.keyed {
+		d := m.description
+		sum := sha256.New()
+		for _, s := range []string{identityDomain, d.Serial, d.Label, d.Manufacturer, d.Model} {
+			sum.Write(appendField(nil, s))
+		}
+		m.identity = "hsm-" + hex.EncodeToString(sum.Sum(nil)[:16])
+		return nil
+	}
+	if err := b.ensure(ctx, m, bindingKey(), create); err != nil {
+		return err
+	}
+	tag, err := m.token.Use(ctx, token.Call{Op: token.MAC, ID: bindingKey().ID, Algorithm: backend.HMACSHA256, Input: appendField(nil, identityDomain)})
+	if err != nil {
+		return err
+	}
+	if len(tag) != tagSize {
+		return fault.New(fault.BackendUnavailable, "the token gave a tag of the wrong size")
+	}
+	m.identity = "hsm-" + hex.EncodeToString(tag[:16])
+	return nil
+}
+
+// ensure makes a service key where there is none. Where there are keys of records already the binding key was there once: a new one would make
+// all of them unreadable, so that its loss is told instead.
+func (b *Backend) ensure(ctx context.Context, m *member, k ServiceKey, create bool) error {
+	o, err := m.token.Find(ctx, k.ID)
+	if fault.Has(err, fault.KeyMaterial) && create {
+		if err := b.virgin(ctx, m, k); err != nil {
+			return err
+		}
+		o, err = m.token.Generate(ctx, k.ID, k.Algorithm, k.Purpose, false)
+		if fault.Has(err, fault.Conflict) {
+			o, err = m.token.Find(ctx, k.ID) // somebody was quicker, or there are several
+		} else if err == nil {
+			b.log.Info("made a key of the service on the token", "member", m.name, "key", k.Name)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if o.Algorithm != k.Algorithm || !o.Sensitive || o.Extractable {
+		return fault.New(fault.KeyMaterial, "a key of the service on the token is of another kind, or can be extracted")
+	}
+	return nil
+}
+
+// virgin reports an error unless the key may be made.
+func (b *Backend) virgin(ctx context.Context, m *member, k ServiceKey) error {
+	if k.Name != bindingKey().Name {
+		return nil
+	}
+	all, err := m.token.List(ctx)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(all, func(o token.Object) bool { return !isService(o.ID) }) {
+		return fault.New(fault.KeyMaterial, "the token has keys but not the service's binding key, without which their records cannot be checked: restore it")
+	}
+	return nil
+}

@@ -40,10 +40,26 @@ func load(path, initArgs string) (*module, error) {
 	if m.Ctx = pkcs11.New(path); m.Ctx == nil {
 		return nil, errors.New("loading the module: it does not load a second time")
 	}
+	if m.list = functions(m.Ctx); m.list == nil {
+		return nil, errors.New("loading the module: its function list is not one of PKCS#11 2 or 3")
+	}
 	if initArgs != "" {
 		m.reserved = unsafe.Pointer(C.CString(initArgs))
 	}
 	return m, nil
+}
+
+// functions gives the function list that the library works with. Asking the module for another would not do: p11-kit's client
+// answers each C_GetFunctionList with a list of its own, whose sessions the others do not know. The library does not show it:
+// it is the second pointer of the C struct that its Ctx, a struct of one pointer, points to (v1.1.2, which go.mod pins).
+// TestFunctions fails if that changes.
+func functions(c *pkcs11.Ctx) *C.kw_list {
+	inner := *(**[2]unsafe.Pointer)(unsafe.Pointer(c))
+	list := (*C.kw_list)(inner[1])
+	if list == nil || list.version[0] < 2 || list.version[0] > 3 || list.f[0] == nil {
+		return nil
+	}
+	return list
 }
 
 // initialize is C_Initialize. A module that this process has initialised already is used as it is.

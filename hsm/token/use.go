@@ -44,11 +44,11 @@ func (d *device) Use(ctx context.Context, c Call) ([]byte, error) {
 			return err
 		})
 	})
+	if (c.Op == Wrap || c.Op == Encrypt) && !fault.Has(err, fault.Timeout) {
+		secret.Bytes(c.Input).Wipe() // the copy; a call that was given up may still read it
+	}
 	if err != nil {
 		return nil, err
-	}
-	if c.Op == Wrap || c.Op == Encrypt {
-		secret.Bytes(c.Input).Wipe() // the copy
 	}
 	return *result, nil
 }

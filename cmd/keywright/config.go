@@ -6,13 +6,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/knadh/koanf/parsers/yaml"
 	"github.com/knadh/koanf/providers/file"
 	"github.com/knadh/koanf/v2"
+
+	"github.com/keywright/keywright/hsm/uri"
 )
 
 // config is everything that `keywright serve` can be told; the flags of the command override the file. The zero value of
@@ -49,10 +50,14 @@ type rootConfig struct {
 	PassphraseFile string `koanf:"passphrase_file"` // its first line; readable by its owner alone (a systemd credential is)
 }
 
-// backendConfig is a backend by name and URI ("software:").
+// backendConfig is a backend by name and URI: "software:", or a PKCS#11 URI (RFC 7512). The first one is the default for new keys. A software
+// backend is added behind the others when none is named, as the root that it stands for is there in any case.
 type backendConfig struct {
-	Name string `koanf:"name"`
-	URI  string `koanf:"uri"`
+	Name   string       `koanf:"name"`
+	URI    string       `koanf:"uri"`
+	PKCS11 pkcs11Config `koanf:"pkcs11"` // for a PKCS#11 URI
+
+	origin uri.Origin // a PIN in a URI is taken from the file alone
 }
 
 // logConfig: Level is debug, info (default), warn or error; Format is text (default) or json.
@@ -87,6 +92,9 @@ func loadConfig(path string) (config, error) {
 	if err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
+	for i := range c.Backends {
+		c.Backends[i].origin = uri.FromFile
+	}
 	return c, nil
 }
 
@@ -104,25 +112,8 @@ func (c *config) complete(dev bool) error {
 	if c.OwnerKeyFile == "" {
 		c.OwnerKeyFile = filepath.Join(c.Data, "owner.key")
 	}
-	if len(c.Backends) == 0 {
-		c.Backends = []backendConfig{{Name: "software", URI: "software:"}}
-	}
-	seen := map[string]bool{}
-	for _, b := range c.Backends {
-		scheme, _, ok := strings.Cut(b.URI, ":")
-		switch {
-		case b.Name == "" || !ok:
-			return errors.New("a backend needs a name and a URI, as in NAME=software: on the command line")
-		case seen[b.Name]:
-			return fmt.Errorf("two backends are named %s", b.Name)
-		case scheme != "software":
-			return fmt.Errorf("backend %s: this build opens software: only", b.Name)
-		case b.URI != "software:":
-			return fmt.Errorf("backend %s: software: takes nothing behind the colon", b.Name)
-		case len(seen) > 0:
-			return errors.New("a software backend stands for the one root, so there can be only one")
-		}
-		seen[b.Name] = true
+	if err := c.completeBackends(); err != nil {
+		return err
 	}
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		return errors.New("tls needs both cert_file and key_file")

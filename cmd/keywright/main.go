@@ -43,11 +43,21 @@ type commands struct {
 	Unlock   unlockCmd   `cmd:"" help:"Open the root secret of a locked service." group:"Service"`
 	Serve    serveCmd    `cmd:"" help:"Run the service." group:"Service"`
 
+	HSM hsmCmd `cmd:"" name:"hsm" help:"Look at PKCS#11 tokens and prepare them, without the service." group:"Devices"`
+
 	Version    versionCmd    `cmd:"" help:"Show the version of this program." group:"Program"`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell." group:"Program"`
 }
 
-func main() { os.Exit(mainCode()) }
+func main() {
+	// First of all: as the process of a PKCS#11 module this program is nothing else.
+	if len(os.Args) > 1 {
+		if child := hsmChild(os.Args[1]); child != nil {
+			os.Exit(child())
+		}
+	}
+	os.Exit(mainCode())
+}
 
 func mainCode() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

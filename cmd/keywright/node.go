@@ -24,8 +24,6 @@ import (
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
-	"github.com/keywright/keywright/backend"
-	"github.com/keywright/keywright/backend/software"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
@@ -150,20 +148,6 @@ func (n *node) lastCheckpoint(ctx context.Context) error {
 	}
 	_, err := n.audit.Checkpoint(ctx)
 	return err
-}
-
-func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer) ([]backend.Backend, error) {
-	var opened []backend.Backend
-	for _, b := range n.config.Backends {
-		soft, err := software.Open(ctx, software.Options{Name: b.Name, Derive: n.root.Derive,
-			Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
-		if err != nil {
-			return nil, fmt.Errorf("opening backend %s: %w", b.Name, err)
-		}
-		n.onClose(soft.Close)
-		opened = append(opened, soft)
-	}
-	return opened, nil
 }
 
 // tenant is the first tenant of a deployment: a name-based UUID (RFC 9562 section 5.5) of the deployment's own.

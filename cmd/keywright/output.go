@@ -30,12 +30,14 @@ func (a *app) printf(format string, args ...any) error {
 
 var jsonStyle = []json.Options{jsonv1.OmitEmptyWithLegacySemantics(true), json.Deterministic(true), jsontext.WithIndent("  "), jsontext.SpaceAfterColon(true)}
 
-func (a *app) printJSON(v any) error {
+func (a *app) printJSON(v any) error { return writeJSON(a.stdout, v) }
+
+func writeJSON(w io.Writer, v any) error {
 	b, err := json.Marshal(v, jsonStyle...)
 	if err != nil {
 		return fmt.Errorf("encoding the output: %w", err)
 	}
-	_, err = a.stdout.Write(append(b, '\n'))
+	_, err = w.Write(append(b, '\n'))
 	return err
 }
 

@@ -18,7 +18,7 @@ type serveCmd struct {
 	Listen         string   `help:"Where to serve the API (default 127.0.0.1:8200)." placeholder:"HOST:PORT"`
 	MetricsListen  string   `help:"Where to serve /metrics, or off (default: the port after --listen's, on loopback)." placeholder:"HOST:PORT"`
 	Store          string   `help:"The store (default sqlite:DIR/keywright.db)." placeholder:"URI"`
-	Backend        []string `help:"A backend by name and URI, as in software=software:; the first is the default. Repeatable." placeholder:"NAME=URI" sep:"none"`
+	Backend        []string `help:"A backend by name and URI, as in software=software: or hsm=pkcs11:token=prod?module-path=/M.so&pin-source=file:/PIN; the first is the default. Repeatable." placeholder:"NAME=URI" sep:"none"`
 	RootKeyFile    string   `help:"Key file that opens the root at start." placeholder:"FILE" type:"path"`
 	PassphraseFile string   `help:"File with the passphrase that opens the root at start." placeholder:"FILE" type:"path"`
 	LogLevel       string   `help:"debug, info, warn or error." placeholder:"LEVEL"`
@@ -51,7 +51,7 @@ func (s *serveCmd) settings() (config, error) {
 		if !ok {
 			return c, usage("--backend takes NAME=URI, as in software=software:")
 		}
-		c.Backends = append(c.Backends, backendConfig{name, uri})
+		c.Backends = append(c.Backends, backendConfig{Name: name, URI: uri})
 	}
 	if err := c.complete(s.Dev); err != nil {
 		return c, usage("%w", err)

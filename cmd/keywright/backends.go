@@ -1,0 +1,229 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/backend/software"
+	"github.com/keywright/keywright/hsm"
+	"github.com/keywright/keywright/hsm/remote"
+	"github.com/keywright/keywright/hsm/token"
+	"github.com/keywright/keywright/hsm/uri"
+)
+
+const schemeSoftware = "software:"
+
+// pkcs11Config is what a PKCS#11 URI has no words for. The zero value of every field is usable. What the URI says too (its x-
+// attributes) goes before what is said here.
+type pkcs11Config struct {
+	// Members are the tokens of a group, each with a URI of its own; the backend's URI is then pkcs11: alone.
+	Members []memberConfig `koanf:"members"`
+	// Sharing is replicas (default: every member shows the same keys, as the HSMs of one domain do) or pinned (each key is on the
+	// member that made it).
+	Sharing string `koanf:"sharing"`
+	// ID is the device identity in key records. Default: from a key on the token. A group of pinned members needs one.
+	ID string `koanf:"id"`
+	// Placement is resident (default) or wrapped.
+	Placement string `koanf:"placement"`
+	// AllowSealed offers the algorithms that the tokens lack in sealed custody. Default false.
+	AllowSealed bool `koanf:"allow_sealed"`
+	// AcceptLeaks opens a token that lets non-extractable keys be wrapped out. Default false.
+	AcceptLeaks bool `koanf:"accept_leaks"`
+	// InProcess loads the module into the service itself: faster, and a crash of the module is one of the service. Default false.
+	InProcess bool `koanf:"in_process"`
+	// Processes is how many processes load the module. Default 1.
+	Processes int `koanf:"processes"`
+	// Sessions and Queue bound one process's sessions and the calls that wait for one. Default 64 and 1024.
+	Sessions int `koanf:"sessions"`
+	Queue    int `koanf:"queue"`
+	// Profile is a vendor profile. Default: by what the token says of itself.
+	Profile string `koanf:"profile"`
+	// InitArgs is what C_Initialize is given as pReserved (NSS).
+	InitArgs string `koanf:"init_args"`
+	// ReinitEvery is the least time between two initialisations, in whole seconds. Default 1s.
+	ReinitEvery time.Duration `koanf:"reinit_every"`
+	// KEKLabel is the label of the wrapping key. Default keywright-kek.
+	KEKLabel string `koanf:"kek_label"`
+	// WrappedCache is how many wrapped keys stay loaded on the token. Default 1024.
+	WrappedCache int `koanf:"wrapped_cache"`
+	// OpenTimeout and CallTimeout bound the opening of the token and a call that has no deadline of its own. Default 30s.
+	OpenTimeout time.Duration `koanf:"open_timeout"`
+	CallTimeout time.Duration `koanf:"call_timeout"`
+	// PingEvery is the time between two tests of the token. Default 20s, at most 1m.
+	PingEvery time.Duration `koanf:"ping_every"`
+}
+
+// memberConfig is one token of a group.
+type memberConfig struct {
+	Name   string `koanf:"name"` // default: the token's label
+	URI    string `koanf:"uri"`
+	Weight int    `koanf:"weight"` // share of the operations; 0 is 1, negative stands by
+}
+
+// completeBackends checks the backends' names and URIs, and adds what is always there.
+func (c *config) completeBackends() error {
+	seen, soft := map[string]bool{}, false
+	for _, b := range c.Backends {
+		scheme, _, ok := strings.Cut(b.URI, ":")
+		if b.Name == "" || !ok {
+			return errors.New("a backend needs a name and a URI, as in NAME=software: on the command line")
+		}
+		if seen[b.Name] {
+			return fmt.Errorf("two backends are named %s", b.Name)
+		}
+		seen[b.Name] = true
+		switch {
+		case strings.EqualFold(scheme+":", uri.Scheme):
+			if _, err := b.members(); err != nil {
+				return fmt.Errorf("backend %s: %w", b.Name, err)
+			}
+		case scheme+":" != schemeSoftware:
+			return fmt.Errorf("backend %s: this build opens software: and pkcs11: only", b.Name)
+		case b.URI != schemeSoftware:
+			return fmt.Errorf("backend %s: software: takes nothing behind the colon", b.Name)
+		case soft:
+			return errors.New("a software backend stands for the one root, so there can be only one")
+		default:
+			soft = true
+		}
+	}
+	if !soft {
+		if seen["software"] {
+			return errors.New("the name software is for the software backend, which is always there")
+		}
+		c.Backends = append(c.Backends, backendConfig{Name: "software", URI: schemeSoftware})
+	}
+	return nil
+}
+
+// member is a token that is to be opened.
+type member struct {
+	memberConfig
+	uri *uri.URI
+}
+
+// members gives the tokens of a PKCS#11 backend: one, or those of the group.
+func (b *backendConfig) members() ([]member, error) {
+	configured := b.PKCS11.Members
+	if len(configured) == 0 {
+		configured = []memberConfig{{URI: b.URI}}
+	} else if !strings.EqualFold(b.URI, uri.Scheme) {
+		return nil, errors.New("with members the URI of the backend is pkcs11: alone")
+	}
+	out := make([]member, 0, len(configured))
+	for i, m := range configured {
+		u, err := uri.Parse(m.URI, b.origin)
+		if err == nil {
+			_, err = u.Config()
+		}
+		if err != nil && len(configured) > 1 {
+			err = fmt.Errorf("member %d: %w", i+1, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, member{m, u})
+	}
+	return out, nil
+}
+
+func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer) ([]backend.Backend, error) {
+	var opened []backend.Backend
+	for i := range n.config.Backends {
+		b := &n.config.Backends[i]
+		var one backend.Backend
+		var err error
+		if b.URI == schemeSoftware {
+			one, err = software.Open(ctx, software.Options{Name: b.Name, Derive: n.root.Derive,
+				Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
+		} else {
+			one, err = n.openHSM(ctx, b, registry)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("opening backend %s: %w", b.Name, err)
+		}
+		n.onClose(one.Close)
+		opened = append(opened, one)
+	}
+	return opened, nil
+}
+
+// openHSM opens a backend's tokens, and the backend on them. Of a group of replicas those that do not open are left out, so that a
+// service starts as long as one of them is there.
+func (n *node) openHSM(ctx context.Context, b *backendConfig, registry prometheus.Registerer) (_ backend.Backend, err error) {
+	members, err := b.members()
+	if err != nil {
+		return nil, err
+	}
+	c := &b.PKCS11
+	o := hsm.Options{Name: b.Name, ID: c.ID, Sharing: hsm.Sharing(c.Sharing), Placement: hsm.Placement(c.Placement), AllowSealed: c.AllowSealed,
+		Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, PingEvery: c.PingEvery, Logger: n.log, Registerer: registry}
+	defer func() {
+		if err != nil {
+			for _, m := range o.Members {
+				err = errors.Join(err, m.Token.Close())
+			}
+		}
+	}()
+	var missing []error
+	for _, m := range members {
+		if p := hsm.Placement(m.uri.Placement); p != "" {
+			if len(o.Members) > 0 && o.Placement != p {
+				return nil, errors.New("the members of a group have one placement")
+			}
+			o.Placement = p
+		}
+		t, err := c.open(ctx, m, n)
+		if err != nil {
+			if len(members) == 1 || o.Sharing == hsm.SharingPinned {
+				return nil, err
+			}
+			missing = append(missing, err)
+			n.log.Error("a member of the group does not open and is left out until the next start", "backend", b.Name, "member", m.uri.String(), "error", err)
+			continue
+		}
+		o.Members = append(o.Members, hsm.Member{Token: t, Name: m.Name, Weight: m.Weight})
+	}
+	if len(o.Members) == 0 {
+		return nil, errors.Join(missing...)
+	}
+	return hsm.Open(ctx, o)
+}
+
+// open opens one token, in processes of its own unless the configuration wants it otherwise.
+func (c *pkcs11Config) open(ctx context.Context, m member, n *node) (token.Token, error) {
+	t, err := m.uri.Config()
+	if err != nil {
+		return nil, err
+	}
+	t.Sessions, t.Queue = cmp.Or(t.Sessions, c.Sessions), c.Queue
+	t.Profile, t.InitArgs = cmp.Or(t.Profile, c.Profile), cmp.Or(t.InitArgs, c.InitArgs)
+	t.AcceptLeaks = t.AcceptLeaks || c.AcceptLeaks
+	t.ReinitEvery, t.KEKLabel, t.WrappedCache = int(c.ReinitEvery/time.Second), c.KEKLabel, c.WrappedCache
+	if t.PIN, err = m.uri.PIN(); err != nil {
+		return nil, err
+	}
+	defer t.PIN.Wipe()
+	log := n.log.With("token", cmp.Or(m.uri.Token, m.uri.Serial))
+	var opened token.Token
+	if m.uri.InProcess || c.InProcess {
+		opened, err = token.Open(ctx, t, token.Options{Logger: log})
+	} else {
+		opened, err = remote.Open(ctx, t, remote.Options{Processes: cmp.Or(m.uri.Processes, c.Processes), OpenTimeout: c.OpenTimeout,
+			CallTimeout: c.CallTimeout, Logger: log})
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := m.uri.Matches(opened.Describe()); err != nil {
+		return nil, errors.Join(err, opened.Close())
+	}
+	return opened, nil
+}

@@ -253,13 +253,14 @@ func (d *device) Close() error {
 		d.state.Store(shut) // under the mutex, so that no worker starts after it
 		d.mu.Unlock()
 		close(d.stop)
-		defer d.cfg.PIN.Wipe()
 		if !d.lock(closeFor) {
+			// The healer may be what hangs: the PIN stays as it is, for zeros must not be sent in its place.
 			d.shutErr = fault.New(fault.BackendUnavailable, "calls of the token's module hang: it is not finalized")
 			return
 		}
 		d.gate.Unlock() // nobody is in the module, and whoever comes now is refused
 		d.running.Wait()
+		d.cfg.PIN.Wipe()
 		d.abandon(d.gen.Load())
 		if err := d.lib.finalize(); err != nil {
 			d.shutErr = fault.Wrap(fault.BackendUnavailable, "the token's module does not finalize", err)

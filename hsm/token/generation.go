@@ -160,6 +160,9 @@ func (d *device) login(g *generation, info pkcs11.TokenInfo) error {
 	if in, err := d.lib.loggedIn(g.pinned); err == nil && in {
 		return nil
 	}
+	if d.state.Load() == shut {
+		return errShut
+	}
 	d.mu.Lock()
 	bad, good := d.pinBad, d.pinGood
 	d.mu.Unlock()

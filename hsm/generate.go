@@ -3,6 +3,7 @@ package hsm
 import (
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/rsa"
 	"errors"
 	"slices"
@@ -104,7 +105,7 @@ func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backen
 	if !ok {
 		return backend.Ref{}, errUnreadable
 	}
-	raw, err := keyenc.UnwrapRSAAES(nil, pub.Size(), wrapped, func(head []byte) ([]byte, error) {
+	raw, err := keyenc.UnwrapRSAAES(rand.Reader, pub.Size(), wrapped, func(head []byte) ([]byte, error) {
 		return opener.Decrypt(ctx, head, backend.OAEPOpts{Hash: hash})
 	}, func(err error) bool { return !fault.Has(err, fault.DecryptionFailed) })
 	if errors.Is(err, keyenc.ErrUnwrap) {

@@ -138,9 +138,13 @@ func corruptedBlobs(good backend.Ref, refuse func(string, backend.Ref)) {
 
 // testDestroy: gone is gone where the device keeps objects, and destroying is idempotent everywhere.
 func (s *suite) testDestroy(t *testing.T) {
-	i := slices.IndexFunc(s.kinds(), func(k kind) bool { return k.Info.Family == backend.FamilyAEAD })
+	kept := func(k kind) bool { return s.info.KeepsObjects && k.Custody == backend.CustodyDevice }
+	i := slices.IndexFunc(s.kinds(), func(k kind) bool { return k.Info.Family == backend.FamilyAEAD && kept(k) == s.info.KeepsObjects })
 	if i < 0 {
-		i = 0
+		i = slices.IndexFunc(s.kinds(), func(k kind) bool { return kept(k) == s.info.KeepsObjects })
+	}
+	if i < 0 {
+		t.Fatal("Info says that the device keeps objects, but no key has its custody")
 	}
 	k := s.kinds()[i]
 	ref, other := s.temporary(t, s.spec(k)), s.generate(t, s.spec(k))

@@ -246,8 +246,9 @@ func (s *session) agree(k kind, key pkcs11.ObjectHandle, peer []byte) ([]byte, e
 	// SP 800-56A section 5.7.1.2 wants the full field; some tokens leave leading zeros away.
 	copy(out[k.field-len(value):], value)
 	clear(value)
-	if subtle.ConstantTimeCompare(out, make([]byte, k.field)) == 1 {
-		return nil, errPeer // RFC 7748 section 6.1: a peer of low order
+	// RFC 7748 section 6.1: a peer of low order. On a P curve the peer was checked, and x = 0 is one result of many.
+	if k.curve == nil && subtle.ConstantTimeCompare(out, make([]byte, k.field)) == 1 {
+		return nil, errPeer
 	}
 	return out, nil
 }

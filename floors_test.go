@@ -29,6 +29,7 @@ var floors = map[string]int{
 var beside = map[[2]string]bool{
 	{"backend/software", "backend/sealed"}: true,
 	{"hsm", "backend/sealed"}:              true,
+	{"hsm", "hsm/remote"}:                  true,
 	{"hsm", "hsm/token"}:                   true,
 	{"hsm/remote", "hsm/token"}:            true,
 	{"hsm/uri", "hsm/token"}:               true,

@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": serveScript, "stop": stopScript, "code": codeScript, "capture": captureScript,
 			"fill": fillScript, "flip": flipScript, "cut": cutScript, "nofiles": noFilesScript,
-			"interrupt": interruptScript, "detached": detachedScript,
+			"interrupt": interruptScript, "detached": detachedScript, "softhsm": softHSMScript,
 		},
 	})
 }
@@ -80,7 +80,7 @@ func serveScript(ts *testscript.TestScript, neg bool, args []string) {
 	s := &server{cmd: exec.Command(program, flags...), done: make(chan error, 1)}
 	var log strings.Builder
 	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Dir = &log, &log, ts.MkAbs(".")
-	s.cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+	s.cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "SOFTHSM2_CONF=" + ts.Getenv("SOFTHSM2_CONF")}
 	ts.Check(s.cmd.Start())
 	go func() { s.done <- s.cmd.Wait() }()
 	ts.Defer(func() {
@@ -257,5 +257,26 @@ func interruptScript(ts *testscript.TestScript, neg bool, args []string) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != exitFailure || !strings.Contains(stderr.String(), "interrupted") {
 		ts.Fatalf("ended with %v: %s", err, stderr.String())
+	}
+}
+
+// softHSMScript makes a SoftHSM token under a folder, called LABEL if that is given: softhsm DIR [LABEL]. HSM_URI, HSM_MODULE, HSM_SERIAL
+// and HSM_PIN_FILE say how to reach it.
+func softHSMScript(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: softhsm DIR [LABEL]")
+	}
+	script, err := filepath.Abs("../../softhsm-test/softhsm.sh") // tests run in their package's folder
+	ts.Check(err)
+	out, err := exec.Command(script, append([]string{ts.MkAbs(args[0])}, args[1:]...)...).Output() //nolint:gosec // our own script
+	if err != nil {
+		ts.Fatalf("softhsm.sh: %v (run softhsm-test/install.sh)", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		if !ok {
+			ts.Fatalf("softhsm.sh prints %q", line)
+		}
+		ts.Setenv(name, strings.Trim(value, "'"))
 	}
 }

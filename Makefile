@@ -15,7 +15,7 @@ KILLS    ?= 200
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run stop test unit crash lint bench bench-quick fuzz clean
+.PHONY: all build run run-hsm stop test unit crash lint bench bench-quick fuzz clean
 
 all: build
 
@@ -26,9 +26,16 @@ build:
 run: build
 	deploy/run.sh '$(BIN)/keywright' '$(DATA)' '$(LISTEN)'
 
-# Ends what `make run` left running. The data stays.
+# The same with the keys on a SoftHSM2 token, which it sets up beside the data ($(DATA)-hsm). The PIN's file is the token's.
+run-hsm: build
+	@set -e; vars=$$(softhsm-test/softhsm.sh '$(DATA)-hsm/token'); eval "$$vars"; \
+	'$(BIN)/keywright' hsm init --uri "$$HSM_URI"; \
+	deploy/run.sh '$(BIN)/keywright' '$(DATA)-hsm' '$(LISTEN)' --backend "hsm=$$HSM_URI&x-processes=2"
+
+# Ends what `make run` and `make run-hsm` left running. The data stays.
 stop:
 	deploy/run.sh --stop '$(DATA)'
+	deploy/run.sh --stop '$(DATA)-hsm'
 
 # Everything, on a machine that has Go, gcc, make and Debian.
 test:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# run.sh BINARY DATA HOST:PORT   starts the embedded default, shows its main job, leaves it running
-# run.sh --stop DATA             ends it
+# run.sh BINARY DATA HOST:PORT [FLAGS of serve]   starts the embedded default, shows its main job, leaves it running
+# run.sh --stop DATA                              ends it
 set -euo pipefail
 
 if [ "$1" = --stop ]; then
@@ -16,6 +16,7 @@ if [ "$1" = --stop ]; then
 fi
 
 binary=$1 data=$2 listen=$3
+shift 3
 mkdir -p "$data"
 chmod 700 "$data"
 pidfile="$data/keywright.pid" log="$data/keywright.log"
@@ -24,7 +25,7 @@ if [ -f "$pidfile" ] && kill -0 "$(cat "$pidfile")" 2>/dev/null; then
   echo "Keywright runs already (process $(cat "$pidfile")); make stop ends it."
 else
   rm -f "$data/address"
-  setsid "$binary" serve --dev --data "$data" --listen "$listen" >>"$log" 2>&1 </dev/null &
+  setsid "$binary" serve --dev --data "$data" --listen "$listen" "$@" >>"$log" 2>&1 </dev/null &
   echo $! >"$pidfile"
 fi
 

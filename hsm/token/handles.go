@@ -1,6 +1,8 @@
 package token
 
 import (
+	"bytes"
+	"slices"
 	"sync"
 
 	"github.com/miekg/pkcs11"
@@ -59,7 +61,9 @@ func (s *session) lookup(id ID, class uint) (pkcs11.ObjectHandle, error) {
 	if h, ok := s.gen.handles.get(k); ok {
 		return h, nil
 	}
-	found, err := s.d.lib.find(s.SessionHandle, class, onToken, id[:], "", 2)
+	s.gen.objects.RLock()
+	found, err := s.search(id, class)
+	s.gen.objects.RUnlock()
 	if err != nil {
 		return 0, err
 	}
@@ -71,6 +75,39 @@ func (s *session) lookup(id ID, class uint) (pkcs11.ObjectHandle, error) {
 		return found[0], nil
 	}
 	return 0, errAmbiguous
+}
+
+// maxSame bounds what a search by id gives.
+const maxSame = 64
+
+// search gives the token objects with the id and class. What the module shows is read back: while others make and destroy objects,
+// SoftHSM (from another process) and opencryptoki show some that have another CKA_ID than the one asked for.
+func (s *session) search(id ID, class uint) ([]pkcs11.ObjectHandle, error) {
+	for try := 0; ; try++ {
+		found, err := s.d.lib.find(s.SessionHandle, class, onToken, id[:], "", maxSame)
+		if err != nil {
+			return nil, err
+		}
+		out, odd := found[:0], len(found) > 1
+		for _, h := range found {
+			got, err := s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_ID, 256)
+			if c, ok := classOf(err); ok && c == classHandle || is(err, pkcs11.CKR_ATTRIBUTE_TYPE_INVALID) {
+				odd = true // destroyed since the search, or not finished
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			if !bytes.Equal(got, id[:]) || slices.Contains(out, h) {
+				odd = true
+				continue
+			}
+			out = append(out, h)
+		}
+		if !odd || len(out) == 1 || try == 3 {
+			return out, nil
+		}
+	}
 }
 
 // missing tells an object that is not there from one that is not shown because the login is gone.

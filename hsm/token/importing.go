@@ -56,6 +56,8 @@ func (d *device) Import(ctx context.Context, id ID, a backend.Algorithm, p backe
 	err = d.do(ctx, once, func(s *session) error {
 		defer release()
 		defer in.wipe()
+		s.gen.objects.Lock()
+		defer s.gen.objects.Unlock()
 		out, err := s.bring(k, p, id, in, wrapped)
 		*result = out
 		return err

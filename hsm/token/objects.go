@@ -44,6 +44,8 @@ func (d *device) Generate(ctx context.Context, id ID, a backend.Algorithm, p bac
 	result := new(Object)
 	err = d.do(ctx, once, func(s *session) error {
 		defer release()
+		s.gen.objects.Lock()
+		defer s.gen.objects.Unlock()
 		out, err := s.generate(k, p, id, wrapped)
 		*result = out
 		return err
@@ -71,7 +73,7 @@ func (d *device) creatable(a backend.Algorithm, p backend.Purpose, wrapped bool)
 // free checks that nothing has the id yet.
 func (s *session) free(id ID) error {
 	for _, class := range ourClasses {
-		found, err := s.d.lib.find(s.SessionHandle, class, onToken, id[:], "", 1)
+		found, err := s.search(id, class)
 		if err != nil {
 			return err
 		}
@@ -224,7 +226,9 @@ func (d *device) Find(ctx context.Context, id ID) (Object, error) {
 		var found []pkcs11.ObjectHandle
 		var class uint
 		for _, c := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
-			hs, err := d.lib.find(s.SessionHandle, c, onToken, id[:], "", 2)
+			s.gen.objects.RLock()
+			hs, err := s.search(id, c)
+			s.gen.objects.RUnlock()
 			if err != nil {
 				return err
 			}
@@ -372,11 +376,13 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 // Destroy is done when no object with the id is found any more.
 func (d *device) Destroy(ctx context.Context, id ID) error {
 	return d.do(ctx, 0, func(s *session) error {
+		s.gen.objects.Lock()
+		defer s.gen.objects.Unlock()
 		s.gen.handles.forget(id)
 		defer s.gen.handles.forget(id) // what was looked up meanwhile
 		gone := true
 		for _, class := range ourClasses {
-			handles, err := d.lib.find(s.SessionHandle, class, onToken, id[:], "", 64)
+			handles, err := s.search(id, class)
 			if err != nil {
 				return err
 			}

@@ -38,6 +38,18 @@ type Reconciliation struct {
 // Clean reports whether everything has its other half.
 func (r *Reconciliation) Clean() bool { return len(r.Orphans)+len(r.Missing) == 0 }
 
+// Confirm leaves in r only the findings that an earlier comparison had too, and gives r.
+func (r *Reconciliation) Confirm(earlier *Reconciliation) *Reconciliation {
+	for _, p := range []struct{ now, then *[]Finding }{{&r.Orphans, &earlier.Orphans}, {&r.Missing, &earlier.Missing}, {&r.Creating, &earlier.Creating}} {
+		had := make(map[Finding]bool, len(*p.then))
+		for _, f := range *p.then {
+			had[f] = true
+		}
+		*p.now = slices.DeleteFunc(*p.now, func(f Finding) bool { return !had[f] })
+	}
+	return r
+}
+
 // Reconcile compares the objects of tokens with records. names are the tokens' serial numbers and labels: only records that are
 // resident on one of them are expected there. It believes the records, whose tags only the tokens could check.
 func Reconcile(objects []token.Object, names []string, records func(yield func(Record) error) error) (*Reconciliation, error) {

@@ -63,6 +63,11 @@ func TestReconcile(t *testing.T) {
 	if got.Clean() {
 		t.Error("it is not clean")
 	}
+	earlier := &Reconciliation{Orphans: got.Orphans[1:], Missing: nil, Creating: []Finding{{key(5), 2, "creating", "Ed25519"}}}
+	want = &Reconciliation{Objects: 5, Records: 3, Orphans: []Finding{{key(9), 7, "", "HMAC-SHA256"}}, Missing: []Finding{}, Creating: []Finding{}}
+	if diff := cmp.Diff(want, got.Confirm(earlier)); diff != "" {
+		t.Errorf("what is confirmed: %s", diff)
+	}
 	if none, err := Reconcile(nil, nil, func(func(Record) error) error { return nil }); err != nil || !none.Clean() || none.Orphans == nil {
 		t.Errorf("nothing against nothing: %+v, %v", none, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/keywright/keywright/hsm"
 	"github.com/keywright/keywright/hsm/remote"
@@ -17,6 +18,9 @@ type hsmReconcileCmd struct {
 	Data  string `placeholder:"DIR" help:"The service's folder; its store is DIR/keywright.db. The service may run." type:"path" xor:"store" required:""`
 	Store string `placeholder:"URI" help:"The store, as in sqlite:/PATH." xor:"store" required:""`
 }
+
+// settleTime is longer than a key is half made or half destroyed on a healthy token.
+const settleTime = 2 * time.Second
 
 func (k hsmReconcileCmd) Run(ctx context.Context, a *app) (err error) {
 	path := filepath.Join(k.Data, "keywright.db")
@@ -33,29 +37,31 @@ func (k hsmReconcileCmd) Run(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	// The records first: a key that is being made meanwhile then has an object without a record for no longer than its making takes, and
-	// one that is being destroyed is missed rather than accused.
-	var records []hsm.Record
-	err = sqlite.VersionRecords(ctx, path, func(v sqlite.VersionRecord) error {
-		records = append(records, hsm.Record{Key: v.Key, Version: v.Version, State: v.State, Material: v.Material})
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	objects, err := t.List(ctx)
-	if err != nil {
-		return deviceError(err)
-	}
-	d := t.Describe()
-	r, err := hsm.Reconcile(objects, []string{d.Serial, d.Label}, func(yield func(hsm.Record) error) error {
-		for _, v := range records {
-			if err := yield(v); err != nil {
-				return err
-			}
+	compare := func() (*hsm.Reconciliation, error) {
+		objects, err := t.List(ctx)
+		if err != nil {
+			return nil, deviceError(err)
 		}
-		return nil
-	})
+		d := t.Describe()
+		return hsm.Reconcile(objects, []string{d.Serial, d.Label}, func(yield func(hsm.Record) error) error {
+			return sqlite.VersionRecords(ctx, path, func(v sqlite.VersionRecord) error {
+				return yield(hsm.Record{Key: v.Key, Version: v.Version, State: v.State, Material: v.Material})
+			})
+		})
+	}
+	r, err := compare()
+	if err == nil && !r.Clean() {
+		// The service may have been at work between the two lists: what counts is what is still so after a while.
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(settleTime):
+		}
+		var again *hsm.Reconciliation
+		if again, err = compare(); err == nil {
+			r = again.Confirm(r)
+		}
+	}
 	if err != nil {
 		return err
 	}

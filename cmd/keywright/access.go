@@ -137,8 +137,13 @@ func (k backendsShowCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return a.show(b, func() error {
-		if err := a.fields("name", b.Name, "kind", b.Kind, "id", b.ID, "state", a.state(b.State), "custody", strings.Join(b.Custody, ", "), "quirks", strings.Join(b.Quirks, ", ")); err != nil {
+		if err := a.fields("name", b.Name, "kind", b.Kind, "id", b.ID, "state", a.state(b.State), "custody", strings.Join(b.Custody, ", ")); err != nil {
 			return err
+		}
+		for _, q := range b.Quirks { // sentences, one each
+			if err := a.printf("quirk: %s\n", printable(q)); err != nil {
+				return err
+			}
 		}
 		if err := a.printf("\n"); err != nil {
 			return err

@@ -14,7 +14,6 @@ import (
 
 type hsmInitCmd struct {
 	hsmToken
-	AllowLeaks bool `help:"Accept a token that lets non-extractable keys be wrapped out."`
 }
 
 // initialised says which of the service's keys are on a token now.
@@ -34,10 +33,7 @@ type initialisedKey struct {
 
 // Run makes what the service makes at its first start, so that a token can be prepared, and replicated, before it is in service.
 func (k hsmInitCmd) Run(ctx context.Context, a *app) (err error) {
-	t, u, err := k.open(ctx, a, func(c *token.Config, o *remote.Options) {
-		c.AcceptLeaks = c.AcceptLeaks || k.AllowLeaks
-		o.Processes = 1
-	})
+	t, u, err := k.open(ctx, a, func(_ *token.Config, o *remote.Options) { o.Processes = 1 })
 	if err != nil {
 		return err
 	}

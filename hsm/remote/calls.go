@@ -123,6 +123,9 @@ func (s *Supervisor) do(ctx context.Context, op operation, room *[]byte, frame [
 	}
 	s.counters.calls.Add(1)
 	l := s.pick(nil)
+	if op.onObjects() {
+		l = s.first()
+	}
 	if l == nil {
 		return answer{}, s.unavailable(nil)
 	}
@@ -172,6 +175,20 @@ func (s *Supervisor) pick(not *link) *link {
 		}
 	}
 	return best
+}
+
+// first gives the first living link.
+func (s *Supervisor) first() *link {
+	for _, c := range s.children {
+		if l := c.link.Load(); l != nil {
+			select {
+			case <-l.dead:
+			default:
+				return l
+			}
+		}
+	}
+	return nil
 }
 
 // unavailable says that there is no child to ask, and when there may be one.

@@ -32,6 +32,12 @@ func (o operation) repeatable() bool {
 	return o == opUse || o == opRandom || o == opFind || o == opList
 }
 
+// onObjects reports whether a call is about the token's objects as such: those go to one child, as long as it lives. SoftHSM shows objects
+// twice, or not at all, when several processes make and destroy some at the same time.
+func (o operation) onObjects() bool {
+	return o == opFind || o == opList || o == opGenerate || o == opImport || o == opDestroy
+}
+
 func beginRequest(b []byte, op operation) []byte {
 	b = begin(b, kindRequest, 0)
 	b = binary.BigEndian.AppendUint64(b, 0)

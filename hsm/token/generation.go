@@ -17,9 +17,9 @@ import (
 // generation is what lives from one login to the next: sessions, object handles, the test key. A number that the module gave in
 // one generation means nothing in another.
 type generation struct {
-	// objects is held for writing while an object of the token is made or destroyed, and for reading while objects are searched for:
-	// under several sessions at once SoftHSM and opencryptoki answer errors, show objects of other identities, or crash.
-	objects sync.RWMutex
+	// objects is held while an object of the token is made, destroyed or searched for: under several sessions at once SoftHSM and
+	// opencryptoki answer errors, show objects of other identities or the same one twice, or crash.
+	objects     sync.Mutex
 	description Description
 	pinned      pkcs11.SessionHandle // logged in, holds the test key, closed last: closing the last session logs out
 	loginless   bool                 // the token wants no login

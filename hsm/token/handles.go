@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/miekg/pkcs11"
 )
@@ -61,11 +62,19 @@ func (s *session) lookup(id ID, class uint) (pkcs11.ObjectHandle, error) {
 	if h, ok := s.gen.handles.get(k); ok {
 		return h, nil
 	}
-	s.gen.objects.RLock()
-	found, err := s.search(id, class)
-	s.gen.objects.RUnlock()
-	if err != nil {
-		return 0, err
+	var found []pkcs11.ObjectHandle
+	for try := 0; ; try++ {
+		s.gen.objects.Lock()
+		var err error
+		found, err = s.search(id, class)
+		s.gen.objects.Unlock()
+		if err != nil {
+			return 0, err
+		}
+		if len(found) == 1 || try == searches {
+			break
+		}
+		time.Sleep(unseen << (2 * try))
 	}
 	switch len(found) {
 	case 0:
@@ -77,8 +86,14 @@ func (s *session) lookup(id ID, class uint) (pkcs11.ObjectHandle, error) {
 	return 0, errAmbiguous
 }
 
-// maxSame bounds what a search by id gives.
-const maxSame = 64
+const (
+	// maxSame bounds what a search by id gives.
+	maxSame = 64
+	// searches is how often a search is repeated whose result cannot be.
+	searches = 3
+	// unseen is how long another process's new object may be missing from a search at first; then it is searched for again.
+	unseen = 2 * time.Millisecond
+)
 
 // search gives the token objects with the id and class. What the module shows is read back: while others make and destroy objects,
 // SoftHSM (from another process) and opencryptoki show some that have another CKA_ID than the one asked for.
@@ -104,9 +119,10 @@ func (s *session) search(id ID, class uint) ([]pkcs11.ObjectHandle, error) {
 			}
 			out = append(out, h)
 		}
-		if !odd || len(out) == 1 || try == 3 {
+		if !odd || len(out) == 1 || try == searches {
 			return out, nil
 		}
+		time.Sleep(time.Millisecond << (2 * try)) // 21 ms in all
 	}
 }
 

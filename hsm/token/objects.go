@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -223,19 +224,13 @@ func (s *session) number(h pkcs11.ObjectHandle, attribute uint) (uint, error) {
 func (d *device) Find(ctx context.Context, id ID) (Object, error) {
 	result := new(Object)
 	err := d.do(ctx, 0, func(s *session) error {
-		var found []pkcs11.ObjectHandle
-		var class uint
-		for _, c := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
-			s.gen.objects.RLock()
-			hs, err := s.search(id, c)
-			s.gen.objects.RUnlock()
-			if err != nil {
-				return err
-			}
-			if len(hs) > 0 {
-				class = c
-			}
-			found = append(found, hs...)
+		found, class, err := s.keysWith(id)
+		for try := 0; err == nil && len(found) != 1 && try < searches; try++ {
+			time.Sleep(unseen << (2 * try))
+			found, class, err = s.keysWith(id)
+		}
+		if err != nil {
+			return err
 		}
 		switch len(found) {
 		case 0:
@@ -255,6 +250,23 @@ func (d *device) Find(ctx context.Context, id ID) (Object, error) {
 		return Object{}, err
 	}
 	return *result, nil
+}
+
+// keysWith searches for private and secret keys with an id. class is that of the last.
+func (s *session) keysWith(id ID) (found []pkcs11.ObjectHandle, class uint, err error) {
+	s.gen.objects.Lock()
+	defer s.gen.objects.Unlock()
+	for _, c := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
+		hs, err := s.search(id, c)
+		if err != nil {
+			return nil, 0, err
+		}
+		if len(hs) > 0 {
+			class = c
+		}
+		found = append(found, hs...)
+	}
+	return found, class, nil
 }
 
 // inspect makes an Object of a token object.

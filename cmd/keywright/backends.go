@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,6 +133,18 @@ func (b *backendConfig) members() ([]member, error) {
 		out = append(out, member{m, u})
 	}
 	return out, nil
+}
+
+// hasPIN reports whether a PIN stands in the configuration itself. What does not parse is refused later.
+func (b *backendConfig) hasPIN() bool {
+	uris := []string{b.URI}
+	for _, m := range b.PKCS11.Members {
+		uris = append(uris, m.URI)
+	}
+	return slices.ContainsFunc(uris, func(text string) bool {
+		u, err := uri.Parse(text, uri.FromFile)
+		return err == nil && u.PINValue != nil
+	})
 }
 
 func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer) ([]backend.Backend, error) {

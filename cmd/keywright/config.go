@@ -93,7 +93,13 @@ func loadConfig(path string) (config, error) {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	for i := range c.Backends {
-		c.Backends[i].origin = uri.FromFile
+		b := &c.Backends[i]
+		b.origin = uri.FromFile
+		if b.hasPIN() {
+			if err := ownerOnly(path); err != nil {
+				return c, fmt.Errorf("the configuration holds the PIN of backend %s: %w", b.Name, err)
+			}
+		}
 	}
 	return c, nil
 }

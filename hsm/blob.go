@@ -13,7 +13,7 @@ import (
 //	version 1 ‖ place ‖ authentication ‖ length of the name (1) ‖ name of the token ‖ CKA_ID (20) ‖ wrapped key ‖ tag (32)
 //
 // or, in sealed custody, version 1 ‖ place 3 ‖ the engine's blob. Never has it a handle: those die with their session. docs/formats/hsm-ref.md
-// has it with vectors.
+// has it.
 const (
 	blobVersion = 1
 	tagSize     = sha256.Size

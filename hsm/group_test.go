@@ -133,7 +133,8 @@ func TestReplicas(t *testing.T) {
 	p := rig.SoftHSM(t)
 	for _, placement := range []hsm.Placement{hsm.PlacementResident, hsm.PlacementWrapped} {
 		t.Run(string(placement), func(t *testing.T) {
-			b, m := group(t, hsm.Options{Placement: placement, Registerer: prometheus.NewRegistry()}, p, p)
+			reg := prometheus.NewRegistry()
+			b, m := group(t, hsm.Options{Placement: placement, Registerer: reg}, p, p)
 			r, err := b.Generate(t.Context(), spec(backend.ECDSAP256, backend.PurposeSigning))
 			if err != nil {
 				t.Fatal(err)
@@ -175,6 +176,19 @@ func TestReplicas(t *testing.T) {
 				many()
 				if m[i].count() == 0 {
 					t.Error("a member that came back gets nothing")
+				}
+			}
+			metrics, err := reg.Gather()
+			if err != nil {
+				t.Error(err)
+			}
+			seen := map[string]int{}
+			for _, f := range metrics {
+				seen[f.GetName()] = len(f.GetMetric())
+			}
+			for _, name := range []string{"queue_seconds_total", "device_seconds_total", "sessions_in_use", "reinitialisations_total", "breaker_open", "child_restarts_total", "failovers_total"} {
+				if seen["keywright_hsm_"+name] != 2 {
+					t.Errorf("%s: %d members", name, seen["keywright_hsm_"+name])
 				}
 			}
 			m[0].set(true)

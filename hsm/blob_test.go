@@ -29,7 +29,7 @@ func TestBlobVector(t *testing.T) {
 	mac.Write(statement(&s, 3, nil, body))
 	blob := mac.Sum(bytes.Clone(body))
 	p, ok := parseBlob(blob)
-	if !ok || p.place != placeResident || p.auth != byToken || p.name != "deadbeef" || p.id != idOf(&s) || p.wrapped != nil && len(p.wrapped) > 0 ||
+	if !ok || p.place != placeResident || p.auth != byToken || p.name != "deadbeef" || p.id != idOf(&s) || len(p.wrapped) > 0 ||
 		!bytes.Equal(p.body, body) || len(p.tag) != tagSize {
 		t.Errorf("parsed to %+v", p)
 	}

@@ -88,12 +88,12 @@ func (b *Backend) Import(ctx context.Context, s backend.Spec, material []byte) (
 
 // ImportWrapped opens an RSA_AES_KEY_WRAP blob (PKCS#11 2.40 current mechanisms section 2.1.21): the token opens the AES key with
 // the RSA key of with, this process opens the material with it and gives it to the token as Import does.
-func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backend.Ref, hash crypto.Hash, wrapped []byte) (backend.Ref, error) {
+func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backend.Ref, hash crypto.Hash, wrapped []byte) (ref backend.Ref, err error) {
 	key, err := b.Load(ctx, with)
 	if err != nil {
 		return backend.Ref{}, err
 	}
-	defer key.Close() // never fails
+	defer func() { err = errors.Join(err, key.Close()) }()
 	opener, ok := key.(backend.Decrypter)
 	if !ok {
 		return backend.Ref{}, fault.New(fault.Unsupported, "the wrapping key is not an RSA encryption key")
@@ -115,7 +115,7 @@ func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backen
 		return backend.Ref{}, err // the deadline, or the token is gone: nothing about the data
 	}
 	defer clear(raw)
-	ref, err := b.Import(ctx, s, raw)
+	ref, err = b.Import(ctx, s, raw)
 	if fault.Has(err, fault.BadImport) {
 		return backend.Ref{}, errImport // the same as for a blob that does not open
 	}

@@ -259,7 +259,7 @@ func (b *Backend) Close() error {
 			all.Go(func() { errs[i] = m.token.Close() })
 		}
 		all.Wait()
-		b.closeErr = errors.Join(append(errs, b.closeErr)...)
+		b.closeErr = errors.Join(b.closeErr, errors.Join(errs...))
 	})
 	return b.closeErr
 }

@@ -125,13 +125,3 @@ func (c *refs) drop(spec *backend.Spec) {
 	s.drops++
 	s.remove(slot{spec.KeyID, spec.Version})
 }
-
-func (c *refs) size() (n int) {
-	for i := range c.shards {
-		s := &c.shards[i]
-		s.mu.Lock()
-		n += len(s.entries)
-		s.mu.Unlock()
-	}
-	return n
-}

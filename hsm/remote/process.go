@@ -20,7 +20,7 @@ import (
 // command is this binary with the hidden argument. /proc/self/exe is the very file that runs, also when an update has put
 // another in its place: parent and child speak one protocol.
 func command() *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", Argument)
+	cmd := exec.Command("/proc/self/exe", Argument) //nolint:noctx // a child lives until its Supervisor ends it
 	cmd.Args[0] = os.Args[0]
 	return cmd
 }
@@ -39,12 +39,12 @@ func start(cmd *exec.Cmd, on *launcher, log *slog.Logger, pin []byte) (*process,
 	if err != nil {
 		return nil, nil, err
 	}
-	defer theirs.Close()
+	defer theirs.Close() //nolint:errcheck // the child has its own copy
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
-	defer w.Close()
+	defer w.Close() //nolint:errcheck // the child has its own copy
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = nil, w, w, []*os.File{theirs}
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = new(syscall.SysProcAttr)

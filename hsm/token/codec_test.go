@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/binary"
+	"errors"
 	"math/big"
 	"testing"
 
@@ -50,16 +51,16 @@ func TestOAEPDecoding(t *testing.T) {
 				if err == nil && i < len(em)-1 || err == nil && bytes.Equal(got, known(n)) {
 					t.Errorf("%v, %d bytes: a changed byte %d is taken", h, n, i)
 				}
-				if err != nil && err != errDecrypt {
+				if err != nil && !errors.Is(err, errDecrypt) {
 					t.Errorf("a failure of its own: %v", err)
 				}
 			}
-			if _, err := decodeOAEP(bytes.Clone(em), h, append(label, 1)); err != errDecrypt {
+			if _, err := decodeOAEP(bytes.Clone(em), h, append(label, 1)); !errors.Is(err, errDecrypt) {
 				t.Errorf("another label: %v", err)
 			}
 		}
 	}
-	if _, err := decodeOAEP(make([]byte, 20), crypto.SHA256, nil); err != errDecrypt {
+	if _, err := decodeOAEP(make([]byte, 20), crypto.SHA256, nil); !errors.Is(err, errDecrypt) {
 		t.Errorf("a short encoding: %v", err)
 	}
 }

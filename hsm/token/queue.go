@@ -218,7 +218,7 @@ func (d *device) attempt(s *session, j *job) (*session, error) {
 		}
 		var err error
 		if s == nil || s.gen != d.gen.Load() {
-			s = d.drop(s)
+			d.drop(s)
 			s, err = d.session()
 		}
 		if err == nil {

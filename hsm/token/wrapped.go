@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"encoding/binary"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -159,7 +160,7 @@ func (s *session) wrapBy(way wrapWay, kek, key pkcs11.ObjectHandle) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	return append(iv, out...), nil
+	return slices.Concat(iv, out), nil
 }
 
 // unwrapTemplate is for a key that comes in under another, or as bytes.

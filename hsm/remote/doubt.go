@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/keywright/keywright/fault"
@@ -37,7 +38,9 @@ func (l *link) doubt() {
 			l.die(errHung)
 		case l.good.Load() == good:
 			a, err = l.ask(opPing)
-			if err == nil && fault.Has(a.err, fault.Timeout) && l.good.Load() == good {
+			// The child's own word that the time is over comes when it is over here too: either may be first.
+			late := errors.Is(err, context.DeadlineExceeded) || err == nil && fault.Has(a.err, fault.Timeout)
+			if late && l.good.Load() == good {
 				l.die(errHung)
 			}
 		}

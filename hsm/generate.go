@@ -50,7 +50,7 @@ func (b *Backend) Generate(ctx context.Context, s backend.Spec) (backend.Ref, er
 	if err := b.enter(ctx); err != nil {
 		return backend.Ref{}, err
 	}
-	defer b.gate.leave()
+	defer b.gate.Leave()
 	s, info, _, err := b.resolve(s)
 	if err != nil {
 		return backend.Ref{}, err
@@ -69,7 +69,7 @@ func (b *Backend) Import(ctx context.Context, s backend.Spec, material []byte) (
 	if err := b.enter(ctx); err != nil {
 		return backend.Ref{}, err
 	}
-	defer b.gate.leave()
+	defer b.gate.Leave()
 	s, info, c, err := b.resolve(s)
 	if err != nil {
 		return backend.Ref{}, err
@@ -192,7 +192,7 @@ func (b *Backend) Destroy(ctx context.Context, r backend.Ref) error {
 	if err := b.enter(ctx); err != nil {
 		return err
 	}
-	defer b.gate.leave()
+	defer b.gate.Leave()
 	p, ok := parseBlob(r.Blob)
 	if !ok {
 		return errUnreadable

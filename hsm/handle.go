@@ -45,13 +45,13 @@ func (b *Backend) handle(e *entry) backend.Key {
 	return &agreerKey{handle{b: b, e: e}}
 }
 
-// begin starts an operation; gate.leave ends it.
+// begin starts an operation; gate.Leave ends it.
 func (h *handle) begin(ctx context.Context) error {
 	if err := h.b.enter(ctx); err != nil {
 		return err
 	}
 	if h.closed.Load() {
-		h.b.gate.leave()
+		h.b.gate.Leave()
 		return errHandleClosed
 	}
 	return nil
@@ -82,7 +82,7 @@ func (k *aeadKey) Seal(ctx context.Context, dst, plaintext, aad []byte) ([]byte,
 	if err := k.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer k.b.gate.leave()
+	defer k.b.gate.Leave()
 	out, err := k.use(ctx, opEncrypt, token.Call{Op: token.Encrypt, Input: plaintext, AAD: aad})
 	if err != nil {
 		return nil, err
@@ -97,7 +97,7 @@ func (k *aeadKey) Open(ctx context.Context, dst, sealed, aad []byte) ([]byte, er
 	if err := k.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer k.b.gate.leave()
+	defer k.b.gate.Leave()
 	if len(sealed) < k.e.info.NonceSize+k.e.info.TagSize {
 		return nil, errDecrypt
 	}
@@ -125,7 +125,7 @@ func (k *signerKey) Sign(ctx context.Context, input []byte, opts backend.SignOpt
 	if err := k.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer k.b.gate.leave()
+	defer k.b.gate.Leave()
 	if err := k.acceptable(input, opts); err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (k *decrypterKey) Decrypt(ctx context.Context, ciphertext []byte, opts back
 	if err := k.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer k.b.gate.leave()
+	defer k.b.gate.Leave()
 	if !keyenc.OAEPHash(opts.Hash) {
 		return nil, errHash
 	}
@@ -179,7 +179,7 @@ func (k *macKey) MAC(ctx context.Context, message []byte) ([]byte, error) {
 	if err := k.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer k.b.gate.leave()
+	defer k.b.gate.Leave()
 	return k.use(ctx, opMAC, token.Call{Op: token.MAC, Input: message})
 }
 
@@ -189,7 +189,7 @@ func (k *agreerKey) Agree(ctx context.Context, peer []byte) (secret.Bytes, error
 	if err := k.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer k.b.gate.leave()
+	defer k.b.gate.Leave()
 	return k.use(ctx, opAgree, token.Call{Op: token.Agree, Input: peer})
 }
 
@@ -202,7 +202,7 @@ func (k *wrapperKey) Wrap(ctx context.Context, material []byte) ([]byte, error) 
 	if err := k.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer k.b.gate.leave()
+	defer k.b.gate.Leave()
 	if len(material) == 0 || len(material) > maxWrap {
 		return nil, fault.New(fault.BadSize, "material to wrap must have 1 to 4096 bytes")
 	}
@@ -213,7 +213,7 @@ func (k *wrapperKey) Unwrap(ctx context.Context, wrapped []byte) (secret.Bytes, 
 	if err := k.begin(ctx); err != nil {
 		return nil, err
 	}
-	defer k.b.gate.leave()
+	defer k.b.gate.Leave()
 	if len(wrapped) < 16 || len(wrapped)%8 != 0 || len(wrapped) > keyenc.KWPSize(maxWrap) {
 		return nil, errDecrypt
 	}

@@ -116,7 +116,7 @@ type Backend struct {
 	info     backend.Info
 	log      *slog.Logger
 	now      func() time.Time
-	gate     gate
+	gate     sealed.Gate
 	members  []*member
 	pinned   bool
 	wrapped  bool
@@ -190,7 +190,7 @@ func prepare(o Options) (*Backend, error) {
 	if o.Sharing != SharingReplicas && o.Sharing != SharingPinned {
 		return nil, fault.New(fault.BadField, "the members of a group must be replicas or pinned")
 	}
-	b := &Backend{o: o, log: o.Logger.With("backend", o.Name), now: o.Now, gate: newGate(), wrapped: o.Placement == PlacementWrapped,
+	b := &Backend{o: o, log: o.Logger.With("backend", o.Name), now: o.Now, gate: sealed.NewGate(), wrapped: o.Placement == PlacementWrapped,
 		pinned: o.Sharing == SharingPinned && len(o.Members) > 1}
 	if b.pinned && o.ID == "" {
 		return nil, fault.New(fault.MissingField, "a group of pinned members needs an identity of its own")
@@ -245,7 +245,7 @@ func (b *Backend) CanSeal() bool { return b.form != 0 }
 // Close waits for calls under way, ends the engine, which wipes opened keys, then the watching of the members, and closes the tokens last, all at
 // once. A second Close does nothing and gives the same error.
 func (b *Backend) Close() error {
-	b.gate.close()
+	b.gate.Close()
 	b.closing.Do(func() {
 		if b.engine != nil {
 			b.closeErr = b.engine.Close()
@@ -264,12 +264,12 @@ func (b *Backend) Close() error {
 	return b.closeErr
 }
 
-// enter begins a call; gate.leave ends it.
+// enter begins a call; gate.Leave ends it.
 func (b *Backend) enter(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
-	if !b.gate.enter() {
+	if !b.gate.Enter() {
 		return errClosed
 	}
 	return nil

@@ -21,7 +21,7 @@ func (b *Backend) Load(ctx context.Context, r backend.Ref) (backend.Key, error) 
 	if err := b.enter(ctx); err != nil {
 		return nil, err
 	}
-	defer b.gate.leave()
+	defer b.gate.Leave()
 	epoch := b.epoch.Load()
 	e, drops := b.refs.get(&r, epoch)
 	if e != nil {

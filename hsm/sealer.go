@@ -55,7 +55,7 @@ func (b *Backend) Seal(ctx context.Context, plaintext, binding []byte) ([]byte, 
 	if err := b.enter(ctx); err != nil {
 		return nil, err
 	}
-	defer b.gate.leave()
+	defer b.gate.Leave()
 	return b.seal(ctx, callerDomain, plaintext, binding)
 }
 
@@ -64,7 +64,7 @@ func (b *Backend) Open(ctx context.Context, sealed, binding []byte) (secret.Byte
 	if err := b.enter(ctx); err != nil {
 		return nil, err
 	}
-	defer b.gate.leave()
+	defer b.gate.Leave()
 	return b.open(ctx, callerDomain, sealed, binding)
 }
 
@@ -200,7 +200,7 @@ func (b *Backend) Random(ctx context.Context, p []byte) error {
 	if err := b.enter(ctx); err != nil {
 		return err
 	}
-	defer b.gate.leave()
+	defer b.gate.Leave()
 	const most = 1 << 16 // of what a token gives at once
 	for rest := p; len(rest) > 0; {
 		n := min(len(rest), most)

@@ -96,7 +96,7 @@ func (b *Backend) Ping(ctx context.Context) error {
 	if err := b.enter(ctx); err != nil {
 		return err
 	}
-	defer b.gate.leave()
+	defer b.gate.Leave()
 	var err error
 	for _, m := range b.order() {
 		age := b.now().Sub(time.Unix(0, m.lastGood.Load()))

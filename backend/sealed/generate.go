@@ -27,7 +27,7 @@ func (e *Engine) Generate(ctx context.Context, s backend.Spec) (backend.Ref, err
 	if err := e.enter(ctx); err != nil {
 		return backend.Ref{}, err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	s, info, err := e.resolve(s)
 	if err != nil {
 		return backend.Ref{}, err

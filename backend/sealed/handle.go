@@ -40,7 +40,7 @@ func (h *handle) begin(ctx context.Context) error {
 		return err
 	}
 	if h.closed.Load() || !h.entry.retain() {
-		h.engine.gate.leave()
+		h.engine.gate.Leave()
 		return errHandleClosed
 	}
 	return nil
@@ -48,7 +48,7 @@ func (h *handle) begin(ctx context.Context) error {
 
 func (h *handle) end() {
 	h.entry.release()
-	h.engine.gate.leave()
+	h.engine.gate.Leave()
 }
 
 // export wraps the material to an RSA key of at least 2048 bits.

@@ -17,7 +17,7 @@ func (e *Engine) Import(ctx context.Context, s backend.Spec, raw []byte) (backen
 	if err := e.enter(ctx); err != nil {
 		return backend.Ref{}, err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	return e.importRaw(ctx, s, raw)
 }
 

@@ -73,7 +73,7 @@ type Engine struct {
 	sealer  backend.Sealer
 	custody backend.Custody
 	rand    io.Reader
-	gate    gate
+	gate    Gate
 	cache   *cache
 	rsa     *primeWorks
 	metrics *collector
@@ -102,7 +102,7 @@ func New(sealer backend.Sealer, o Options) (*Engine, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	e := &Engine{sealer: sealer, custody: o.Custody, rand: o.Rand, gate: newGate(), reg: o.Registerer,
+	e := &Engine{sealer: sealer, custody: o.Custody, rand: o.Rand, gate: NewGate(), reg: o.Registerer,
 		rsa: newPrimeWorks(runtime.GOMAXPROCS(0))}
 	e.cache = newCache(o.Capacity, o.TTL, o.Now)
 	e.metrics = newCollector(o.Name, e.cache)
@@ -119,7 +119,7 @@ func New(sealer backend.Sealer, o Options) (*Engine, error) {
 // given up by its caller is waited for too (RSA, seconds). Handles that are still open answer fault.BackendUnavailable
 // and wipe their material when they are closed. A second Close does nothing.
 func (e *Engine) Close() error {
-	e.gate.close()
+	e.gate.Close()
 	e.closing.Do(func() {
 		e.rsa.wait()
 		e.cache.close()
@@ -137,7 +137,7 @@ func (e *Engine) Load(ctx context.Context, r backend.Ref) (backend.Key, error) {
 	if err := e.enter(ctx); err != nil {
 		return nil, err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	if ent := e.cache.hit(&r); ent != nil {
 		return ent.mat.handle(e, ent), nil
 	}
@@ -160,17 +160,17 @@ func (e *Engine) Destroy(ctx context.Context, r backend.Ref) error {
 	if err := e.enter(ctx); err != nil {
 		return err
 	}
-	defer e.gate.leave()
+	defer e.gate.Leave()
 	e.cache.drop(&r.Spec)
 	return nil
 }
 
-// enter begins a call; gate.leave ends it.
+// enter begins a call; gate.Leave ends it.
 func (e *Engine) enter(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ended(ctx)
 	}
-	if !e.gate.enter() {
+	if !e.gate.Enter() {
 		return errClosed
 	}
 	return nil

@@ -56,6 +56,7 @@ const (
 	OpVerifyMAC Operation = "verify-mac"
 	OpDerive    Operation = "derive"
 	OpExport    Operation = "export"
+	OpAttest    Operation = "attest"
 )
 
 // Padding names an RSA signature scheme.

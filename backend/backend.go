@@ -177,6 +177,25 @@ type Exporter interface {
 	Export(ctx context.Context, to crypto.PublicKey, hash crypto.Hash) ([]byte, error)
 }
 
+// Attester is a key handle that can say more of where its key lives than the program's own word. Handles of keys in device custody have
+// it where the device can; nobody else's have.
+type Attester interface {
+	Key
+	// Attest gives what the device says of this key version now. binding is AttestationBinding bytes: what a device signs holds it (TPM 2.0:
+	// the qualifying data of every TPM2_Certify and of the TPM2_Quote), so that the evidence is of this one request. Devices that sign
+	// nothing ignore it. Another length is fault.BadSize. It changes nothing on the device and may be repeated.
+	Attest(ctx context.Context, binding []byte) (Evidence, error)
+}
+
+// AttestationBinding is the size in bytes of the binding that Attester.Attest takes: a SHA-256.
+const AttestationBinding = 32
+
+// Evidence is what a device says of a key. It is not secret and nothing to be believed before package attest has verified it.
+type Evidence struct {
+	Kind     string // "tpm" or "pkcs11": which of the forms of package attest the document has
+	Document []byte // JSON: that of attest.TPM or attest.PKCS11, as attest.Encode gives it
+}
+
 // Importer is a backend that takes keys made elsewhere.
 type Importer interface {
 	// Import takes raw symmetric bytes, or PKCS#8 DER (RFC 5958) for asymmetric keys. Material that is not a key of the

@@ -27,7 +27,7 @@ func statusOf(code fault.Code) (status int, ok bool) {
 	case fault.MethodNotAllowed:
 		return http.StatusMethodNotAllowed, true
 	case fault.BadState, fault.BadTransition, fault.BadVersion, fault.NameTaken, fault.Conflict,
-		fault.IdempotencyConflict, fault.DeletionProtected, fault.LastSlot, fault.NotLocked:
+		fault.IdempotencyConflict, fault.DeletionProtected, fault.LastSlot, fault.NotLocked, fault.Attestation:
 		return http.StatusConflict, true
 	case fault.BodyTooLarge:
 		return http.StatusRequestEntityTooLarge, true

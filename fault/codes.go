@@ -56,6 +56,7 @@ const (
 	Conflict            Code = "ERR_CONFLICT"
 	IdempotencyConflict Code = "ERR_IDEMPOTENCY_CONFLICT"
 	DeletionProtected   Code = "ERR_DELETION_PROTECTED"
+	Attestation         Code = "ERR_ATTESTATION"
 	LastSlot            Code = "ERR_LAST_ROOT_SLOT"
 	WrongSecret         Code = "ERR_WRONG_ROOT_SECRET"
 	NotLocked           Code = "ERR_NOT_LOCKED"
@@ -120,6 +121,7 @@ func Codes() []Description {
 		{Conflict, "Somebody else changed the same thing at the same time: read again and repeat."},
 		{IdempotencyConflict, "The Idempotency-Key was used before with another request."},
 		{DeletionProtected, "The key is protected against deletion by its policy."},
+		{Attestation, "The policy of the key demands attestation and the backend gives no evidence that satisfies it, or the evidence does not verify."},
 		{LastSlot, "The last root slot cannot be removed."},
 		{WrongSecret, "No root slot opens with what was given."},
 		{NotLocked, "The service is not locked."},

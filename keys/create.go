@@ -104,6 +104,11 @@ func (s *Service) place(k *Key, v *Version, name string, custody backend.Custody
 	if k.Origin == OriginImported && !can.Import {
 		return unsupported()
 	}
+	if custody == "" || custody == can.Custody { // else it is refused below
+		if err := attestable(k.Policy, can); err != nil {
+			return err
+		}
+	}
 	switch custody {
 	case "", can.Custody:
 	case backend.CustodyDevice, backend.CustodySealed, backend.CustodySoftware:
@@ -127,6 +132,7 @@ func (q *request) bear(ctx context.Context, k *Key, v *Version, isDefault bool, 
 		return nil, q.s.notHere()
 	}
 	spec := specOf(k, v.Version, v.Custody, v.Exportable)
+	make = q.s.attested(k, v, make)
 	if !b.Info().KeepsObjects {
 		ref, err := make(ctx, b, spec)
 		if err != nil {

@@ -49,6 +49,9 @@ type Policy struct {
 	DeletionProtection bool                `json:"deletion_protection,omitempty"` // DELETE is refused while set
 	RequiredContext    []string            `json:"required_context,omitempty"`    // names that the caller's context must hold
 	UsageLimit         int64               `json:"usage_limit,omitempty"`         // operations in all; 0: none
+	// RequireAttestation, fixed at creation: no version becomes active before evidence of it has verified and says that it was generated on
+	// the device and is not exportable.
+	RequireAttestation bool `json:"require_attestation,omitempty"`
 }
 
 // Key is the record of a key. Values read from a Store or Service are snapshots that nobody changes.

@@ -29,6 +29,8 @@ const (
 	verbVerifyMAC
 	verbDerive
 	verbExport
+	verbAttest
+	verbAttestationKey
 	verbRandom
 	verbCreate
 	verbGet
@@ -70,6 +72,8 @@ var actions = [verbCount]action{
 	verbVerifyMAC:        {"verify-mac", auth.ScopeEncryptionWrite, backend.OpVerifyMAC, backend.PurposeMAC, false},
 	verbDerive:           {"derive", auth.ScopeEncryptionWrite, backend.OpDerive, backend.PurposeAgreement, false},
 	verbExport:           {"export", auth.ScopeKeysWrite, backend.OpExport, "", false},
+	verbAttest:           {"attest", auth.ScopeKeysRead, backend.OpAttest, "", false},
+	verbAttestationKey:   {"attestation-key", auth.ScopeKeysRead, "", "", true},
 	verbRandom:           {"random", auth.ScopeEncryptionWrite, "", "", false},
 	verbCreate:           {"key.create", auth.ScopeKeysWrite, "", "", false},
 	verbGet:              {"key.get", auth.ScopeKeysRead, "", "", true},

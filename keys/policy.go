@@ -132,6 +132,9 @@ func checkPolicy(p Policy, info backend.AlgorithmInfo, purpose backend.Purpose, 
 		if op == backend.OpExport {
 			return fault.New(fault.BadField, "export is allowed by exportable, not by an operation")
 		}
+		if op == backend.OpAttest {
+			return fault.New(fault.BadField, "attestation is of every key: it is no operation to allow")
+		}
 		if !slices.Contains(have, op) {
 			return fault.New(fault.BadField, "the policy has an operation that the key does not have")
 		}
@@ -147,6 +150,9 @@ func checkPolicy(p Policy, info backend.AlgorithmInfo, purpose backend.Purpose, 
 	}
 	if p.Exportable && o == OriginPublicOnly {
 		return fault.New(fault.BadField, "a public-only key has nothing to export")
+	}
+	if p.RequireAttestation && (o != OriginGenerated || p.Exportable) {
+		return fault.New(fault.BadField, "attestation can be demanded of generated keys that are not exportable only")
 	}
 	if p.UsageLimit < 0 {
 		return fault.New(fault.BadField, "the usage limit is not negative")

@@ -73,6 +73,7 @@ func (n *nextVersion) add(ctx context.Context, q *request, k *Key, make maker) (
 	v := &Version{KeyID: k.ID, Version: k.LatestVersion + 1, Origin: k.Origin, BackendID: k.BackendID, Custody: k.Custody,
 		Exportable: k.Policy.Exportable, CreatedAt: now, StateAt: now}
 	spec := specOf(k, v.Version, v.Custody, v.Exportable)
+	make = s.attested(k, v, make)
 	if b == nil || !b.Info().KeepsObjects {
 		ref, err := make(ctx, b, spec)
 		if err != nil {

@@ -216,6 +216,10 @@ type API interface {
 	Import(ctx context.Context, c Caller, r ImportRequest) (*Key, error)
 	Export(ctx context.Context, c Caller, r ExportRequest) (wrapped []byte, used Used, err error)
 
+	// Attest gives evidence of where a key version lives, AttestationKey the SPKI of the key that signs the service's statements.
+	Attest(ctx context.Context, c Caller, r AttestRequest) (*Attestation, error)
+	AttestationKey(ctx context.Context, c Caller) ([]byte, error)
+
 	// The operations take one item or many. single says that the caller sent one item outside a list: then its error is
 	// the call's error. The results have the items' order and number.
 	Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts, items []EncryptItem, single bool) ([]BytesResult, error)

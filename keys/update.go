@@ -75,6 +75,9 @@ func (k *Key) apply(r UpdateRequest) error {
 		if r.Policy.Exportable && !k.Policy.Exportable {
 			return fault.New(fault.BadField, "exportable is settled at creation: it can be taken away and not be given")
 		}
+		if r.Policy.RequireAttestation != k.Policy.RequireAttestation {
+			return fault.New(fault.BadField, "whether attestation is demanded is settled at creation")
+		}
 		if err := checkPolicy(*r.Policy, info, k.Purpose, k.Origin); err != nil {
 			return err
 		}

@@ -334,7 +334,11 @@ func (b *Backend) common(a backend.Algorithm) (backend.Capability, bool) {
 		out.Import = out.Import && c.Import
 		out.Operations = slices.DeleteFunc(out.Operations, func(op backend.Operation) bool { return !slices.Contains(c.Operations, op) })
 	}
-	return out, len(out.Operations) > 0
+	if len(out.Operations) == 0 {
+		return out, false
+	}
+	out.Operations = append(out.Operations, backend.OpAttest) // every token tells the attributes of its objects
+	return out, true
 }
 
 // quirks says in words what an operator should know.

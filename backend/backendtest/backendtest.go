@@ -38,6 +38,7 @@ type Requirements struct {
 	Algorithms []backend.Algorithm
 	Import     bool // backend.Importer, and Import in the capability of each of Algorithms
 	Export     bool // OpExport in the capability of each of Algorithms
+	Attest     bool // OpAttest in the capability of each of Algorithms
 	Sealer     bool
 	Randomer   bool
 	Pinger     bool
@@ -71,6 +72,7 @@ func Run(t *testing.T, h Harness) {
 			{"import", s.testImport},
 			{"import-wrapped", s.testImportWrapped},
 			{"export", s.testExport},
+			{"attest", s.testAttest},
 			{"wycheproof", s.testWycheproof},
 			{"refs", s.testRefs},
 			{"destroy", s.testDestroy},
@@ -134,7 +136,7 @@ func (k kind) String() string { return string(k.Algorithm) + "/" + string(k.Purp
 
 // has reports whether the capability lists an operation that this purpose has.
 func (k kind) has(op backend.Operation) bool {
-	return slices.Contains(k.Operations, op) && (op == backend.OpExport || slices.Contains(backend.OperationsOf(k.Info, k.Purpose), op))
+	return slices.Contains(k.Operations, op) && (op == backend.OpExport || op == backend.OpAttest || slices.Contains(backend.OperationsOf(k.Info, k.Purpose), op))
 }
 
 // kinds lists every advertised pair of algorithm and purpose.

@@ -53,6 +53,9 @@ func (s *suite) testInfo(t *testing.T) {
 			t.Errorf("%s can do nothing", c.Algorithm)
 		}
 		allowed := []backend.Operation{backend.OpExport}
+		if c.Custody == backend.CustodyDevice {
+			allowed = append(allowed, backend.OpAttest)
+		}
 		for _, p := range a.Purposes {
 			allowed = append(allowed, backend.OperationsOf(a, p)...)
 		}
@@ -77,6 +80,8 @@ func (s *suite) testRequired(t *testing.T) {
 			t.Errorf("%s: import is required and not advertised", a)
 		case need.Export && !slices.Contains(c.Operations, backend.OpExport):
 			t.Errorf("%s: export is required and not advertised", a)
+		case need.Attest && !slices.Contains(c.Operations, backend.OpAttest):
+			t.Errorf("%s: attestation is required and not advertised", a)
 		}
 	}
 	for _, c := range []struct {
@@ -190,6 +195,7 @@ func checkInterfaces(t testing.TB, k kind, key backend.Key, exportable bool) {
 		{"Agreer", k.has(backend.OpDerive), is[backend.Agreer](key)},
 		{"Wrapper", f == backend.FamilyKWP && (k.has(backend.OpWrap) || k.has(backend.OpUnwrap)), is[backend.Wrapper](key)},
 		{"Exporter", exportable && k.has(backend.OpExport), is[backend.Exporter](key)},
+		{"Attester", k.has(backend.OpAttest), is[backend.Attester](key)},
 	} {
 		if c.want != c.is {
 			t.Errorf("%s for %s: handle is a %s: %v, want %v", k.Algorithm, k.Purpose, c.name, c.is, c.want)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keywright/keywright/attest"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
@@ -82,6 +83,15 @@ func (f *fakeKeys) Delete(_ context.Context, c keys.Caller, key string, waiting 
 func (f *fakeKeys) Rotate(_ context.Context, c keys.Caller, key string) (*keys.Key, error) {
 	f.called(c, key)
 	return f.key(), f.fail
+}
+func (f *fakeKeys) Attest(_ context.Context, c keys.Caller, r keys.AttestRequest) (*keys.Attestation, error) {
+	f.called(c, r.Key)
+	return &keys.Attestation{Document: &attest.Document{Format: attest.Format, Kind: attest.KindNone},
+		Claims: &attest.Claims{Assurance: attest.AssuranceStatement, KeyID: keyID.String(), Custody: "software", State: "active"}}, f.fail
+}
+func (f *fakeKeys) AttestationKey(_ context.Context, c keys.Caller) ([]byte, error) {
+	f.called(c, "")
+	return []byte{0x30, 0}, f.fail
 }
 func (f *fakeKeys) List(_ context.Context, c keys.Caller, r keys.ListRequest) ([]*keys.Key, string, error) {
 	f.called(c, "")

@@ -4,6 +4,7 @@ import (
 	"reflect"
 
 	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/attest"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/keys"
 )
@@ -107,6 +108,40 @@ func meaningIn(in, name string) string {
 		return "PEM of an RSA public key to wrap to, instead of to"
 	case "ImportKey.public_key":
 		return "PEM, for a key that verifies and encrypts only"
+	case "Claims.public_key", "EvidenceSignature.public_key":
+		return "SPKI DER"
+	case "AttestationKey.public_key":
+		return "PEM"
+	case "Attest.nonce", "Claims.nonce":
+		return "the verifier's own, 16 to 64 bytes"
+	case "Attestation.format", "Evidence.format":
+		return "name and version of the document's format"
+	case "Claims.time":
+		return "when the statement was made, by the service's clock"
+	case "Claims.exportable":
+		return "whether anything but the device alone decides that the material leaves it"
+	case "Claims.policy":
+		return "what the service enforces for the key"
+	case "ClaimedPolicy.operations":
+		return "what the key may be used for; everything of its purpose when absent"
+	case "Claims.state":
+		return "of the version, when the statement was made"
+	case "Evidence.evidence":
+		return "JSON of what the device says; empty when the statement is all there is"
+	case "Evidence.kind":
+		return "of the evidence: tpm, pkcs11 or none"
+	case "Evidence.signature":
+		return "the service's, over statement and evidence"
+	case "AttestedDevice.kind":
+		return "software, hsm or tpm"
+	case "AttestedDevice.identity":
+		return "the device's own, as GET /backends shows it"
+	case "EvidenceSignature.value":
+		return "Ed25519 (RFC 8032)"
+	case "PCR.value":
+		return "as the TPM signed it"
+	case "PCR.index":
+		return "number of the register"
 	case "ImportParameters.public_key":
 		return "PEM of the RSA key to wrap with"
 	}
@@ -115,6 +150,56 @@ func meaningIn(in, name string) string {
 
 func meaningOf(name string) string {
 	switch name {
+	case "assurance":
+		return "device-evidence: a key of the device signed it; service-statement: it is the service's word"
+	case "generated_on_device":
+		return "whether the device itself made the private part"
+	case "signer":
+		return "trusted when the service's signature is by the key that the verifier expects"
+	case "pcrs":
+		return "the platform configuration registers of the TPM, as quoted"
+	case "bank":
+		return "sha1, sha256, sha384 or sha512"
+	case "require_attestation":
+		return "no version becomes active before evidence of it has verified; fixed at creation"
+	case "evidence":
+		return "the document to keep and verify"
+	case "claims":
+		return "what it says"
+	case "statement":
+		return "JSON of what the service says of the key"
+	case "device":
+		return "where the key lives"
+	case "manufacturer", "model", "serial", "firmware":
+		return "as the device tells it"
+	case "placement":
+		return "of a key on a PKCS#11 token: resident or wrapped"
+	case "attributes":
+		return "of the key's object on the PKCS#11 token"
+	case "CKA_LOCAL":
+		return "generated on the token"
+	case "CKA_SENSITIVE":
+		return "not shown in clear"
+	case "CKA_ALWAYS_SENSITIVE":
+		return "sensitive ever since it was made"
+	case "CKA_EXTRACTABLE":
+		return "can leave the token wrapped"
+	case "CKA_NEVER_EXTRACTABLE":
+		return "not extractable ever since it was made"
+	case "device_identity":
+		return "attestation-key when the TPM's attestation key is the one that the verifier expects, else unproven"
+	case "attestation_key_name":
+		return "TPM Name of the attestation key, hexadecimal"
+	case "endorsement_key_name":
+		return "TPM Name of the endorsement key, hexadecimal"
+	case "endorsement_certificate":
+		return "absent, unverified or verified"
+	case "object_names":
+		return "TPM Names of the key's objects, hexadecimal"
+	case "auth_policies":
+		return "policy digests of the key's objects, hexadecimal; empty for none"
+	case "reset_count", "restart_count":
+		return "of the TPM's clock"
 	case "aad":
 		return "additional authenticated data, at most 65536 bytes"
 	case "action":
@@ -348,13 +433,22 @@ func choices(in reflect.Type, name string) []string {
 		if in == reflect.TypeFor[wire.PublicKey]() {
 			return []string{"pem", "raw"}
 		}
+		if in == reflect.TypeFor[wire.Attestation]() || in == reflect.TypeFor[wire.Evidence]() {
+			return []string{attest.Format}
+		}
 		return []string{"envelope", "raw"}
 	case "padding":
 		return []string{string(backend.PaddingPSS), string(backend.PaddingPKCS1v15)}
 	case "encoding":
 		return []string{"der", "p1363"}
+	case "assurance":
+		return []string{string(attest.AssuranceDevice), string(attest.AssuranceStatement)}
 	case "kind":
-		if in != reflect.TypeFor[wire.Backend]() {
+		switch in {
+		case reflect.TypeFor[wire.Evidence]():
+			return []string{attest.KindTPM, attest.KindPKCS11, attest.KindNone}
+		case reflect.TypeFor[wire.AttestedDevice](), reflect.TypeFor[wire.Backend]():
+		default:
 			return []string{"passphrase", "key-file", "shamir"}
 		}
 	}

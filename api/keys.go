@@ -65,7 +65,7 @@ func (s *Server) wireKey(k *keys.Key) wire.Key {
 
 func wirePolicy(p keys.Policy) wire.Policy {
 	w := wire.Policy{Exportable: p.Exportable, DeletionProtection: p.DeletionProtection,
-		RequiredContext: p.RequiredContext, UsageLimit: p.UsageLimit}
+		RequiredContext: p.RequiredContext, UsageLimit: p.UsageLimit, RequireAttestation: p.RequireAttestation}
 	for _, o := range p.Operations {
 		w.Operations = append(w.Operations, string(o))
 	}
@@ -80,7 +80,7 @@ func policy(w *wire.Policy) (keys.Policy, error) {
 		return keys.Policy{}, nil
 	}
 	p := keys.Policy{Exportable: w.Exportable, DeletionProtection: w.DeletionProtection,
-		RequiredContext: w.RequiredContext, UsageLimit: w.UsageLimit}
+		RequiredContext: w.RequiredContext, UsageLimit: w.UsageLimit, RequireAttestation: w.RequireAttestation}
 	for _, o := range w.Operations {
 		p.Operations = append(p.Operations, backend.Operation(o))
 	}

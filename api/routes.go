@@ -217,6 +217,8 @@ func (s *Server) rows() []route {
 			param{"version", "integer", "the primary version when absent"},
 			param{"include", "string", "fields to add, separated by commas: " + strings.Join(includeTokens(), ", ")}),
 		write(post, "/keys/{key}/export", kw, "keys", "Give out an exportable key, wrapped to a key of the caller", handle(s.exportKey)),
+		write(post, "/keys/{key}/attestation", kr, "keys", "Evidence of where a key lives, for verification offline", handle(s.attestKey)),
+		read("/attestation-key", kr, "keys", "The public key of the service's statements in evidence", handle(s.attestationKey)),
 
 		operate("/keys/{key}/encrypt", "Encrypt", operation[wire.Encrypt, wire.Ciphertext](s.encrypt)),
 		operate("/keys/{key}/decrypt", "Decrypt", operation[wire.Decrypt, wire.Plaintext](s.decryptWith)),

@@ -10,6 +10,7 @@ type Policy struct {
 	DeletionProtection bool     `json:"deletion_protection,omitempty"`
 	RequiredContext    []string `json:"required_context,omitempty"`
 	UsageLimit         int64    `json:"usage_limit,omitempty"`
+	RequireAttestation bool     `json:"require_attestation,omitempty"`
 }
 
 // CreateKey is POST /keys. Origin "imported" makes a key that waits for its material.

@@ -1,0 +1,206 @@
+package tpm
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rsa"
+	"crypto/sha256"
+	"math/big"
+	"sync/atomic"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/secret"
+	"github.com/keywright/keywright/tpm/device"
+)
+
+// handle is what all handles have in common. It holds nothing of the TPM: each operation loads the key, uses it and flushes it.
+type handle struct {
+	b      *Backend
+	e      *entry
+	closed atomic.Bool
+}
+
+func (h *handle) Public() crypto.PublicKey { return h.e.pub }
+
+func (h *handle) Close() error {
+	h.closed.Store(true)
+	return nil
+}
+
+// handle gives the handle of an entry's purpose.
+func (b *Backend) handle(e *entry) backend.Key {
+	switch e.spec.Purpose {
+	case backend.PurposeEncryption:
+		return &decrypterKey{handle{b: b, e: e}}
+	case backend.PurposeSigning:
+		return &signerKey{handle{b: b, e: e}}
+	case backend.PurposeMAC:
+		return &macKey{handle{b: b, e: e}}
+	}
+	return &agreerKey{handle{b: b, e: e}}
+}
+
+// begin starts an operation; gate.Leave ends it.
+func (h *handle) begin(ctx context.Context) error {
+	if err := h.b.enter(ctx); err != nil {
+		return err
+	}
+	if h.closed.Load() {
+		h.b.gate.Leave()
+		return errHandleClosed
+	}
+	return nil
+}
+
+// use calls f with the key's objects loaded, and authorized with parameters encrypted in a direction. Nothing that f does changes anything on the TPM.
+func (h *handle) use(ctx context.Context, op string, dir device.Direction, f func(tx *device.Tx, keys ...tpm2.AuthHandle) error) error {
+	auth, err := h.b.auth(&h.e.spec, h.e.info.ID)
+	if err != nil {
+		return err
+	}
+	defer auth.Wipe()
+	err = h.b.dev.Do(ctx, op, func(tx *device.Tx) error {
+		keys := make([]tpm2.AuthHandle, 0, maxObjects)
+		for _, o := range h.e.objects {
+			key, err := load(tx, o)
+			if err != nil {
+				return err
+			}
+			keys = append(keys, tx.Auth(key, auth, dir))
+		}
+		return f(tx, keys...)
+	})
+	return refused(err)
+}
+
+// load brings an object into the TPM, which refuses what it did not make under this parent. The Name that it gives is held against the public area.
+func load(tx *device.Tx, o object) (tpm2.NamedHandle, error) {
+	key, err := tx.Load(o.load2B())
+	if err != nil {
+		return key, loadRefused(err)
+	}
+	if !bytes.Equal(key.Name.Buffer, nameOf(o.public)) {
+		return key, errUnreadable
+	}
+	return key, nil
+}
+
+// nameOf is the Name of an object: its name algorithm, SHA-256 for all of ours, and the digest of its public area (part 1, section 16).
+func nameOf(public []byte) []byte {
+	sum := sha256.Sum256(public)
+	return append([]byte{0x00, 0x0b}, sum[:]...)
+}
+
+type signerKey struct{ handle }
+
+func (k *signerKey) Sign(ctx context.Context, input []byte, opts backend.SignOpts) ([]byte, error) {
+	if err := k.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer k.b.gate.Leave()
+	isRSA := k.e.info.Family == backend.FamilyRSA
+	if isRSA != (opts.Padding == backend.PaddingPSS || opts.Padding == backend.PaddingPKCS1v15) || !isRSA && opts.Padding != "" {
+		return nil, errPadding
+	}
+	if !keyenc.SignatureHash(opts.Hash) {
+		return nil, errHash
+	}
+	if len(input) != opts.Hash.Size() {
+		return nil, errDigest
+	}
+	var out []byte
+	err := k.use(ctx, "sign", device.Plain, func(tx *device.Tx, keys ...tpm2.AuthHandle) (err error) {
+		out, err = sign(tx, keys[0], k.e.info, input, opts)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+type decrypterKey struct{ handle }
+
+// Decrypt has the TPM do the bare private operation, and decodes here: the TPM's own OAEP ends every label with a zero byte (part 1, annex B.4) and has the hashes
+// of its own choice.
+func (k *decrypterKey) Decrypt(ctx context.Context, ciphertext []byte, opts backend.OAEPOpts) (secret.Bytes, error) {
+	if err := k.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer k.b.gate.Leave()
+	if !keyenc.OAEPHash(opts.Hash) {
+		return nil, errHash
+	}
+	pub, ok := k.e.pub.(*rsa.PublicKey)
+	if !ok {
+		return nil, errUnreadable
+	}
+	if len(ciphertext) != pub.Size() || new(big.Int).SetBytes(ciphertext).Cmp(pub.N) >= 0 {
+		return nil, errDecrypt
+	}
+	var em secret.Bytes
+	defer func() { em.Wipe() }()
+	err := k.use(ctx, "rsa-decrypt", device.Out, func(tx *device.Tx, keys ...tpm2.AuthHandle) (err error) {
+		em, err = rsadp(tx, keys[0], pub.Size(), ciphertext)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := keyenc.DecodeOAEP(em, opts.Hash, opts.Label)
+	if err != nil {
+		return nil, errDecrypt
+	}
+	return out, nil
+}
+
+type macKey struct{ handle }
+
+func (k *macKey) MAC(ctx context.Context, message []byte) ([]byte, error) {
+	if err := k.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer k.b.gate.Leave()
+	var out []byte
+	err := k.use(ctx, "hmac", device.InOut, func(tx *device.Tx, keys ...tpm2.AuthHandle) (err error) {
+		out, err = mac(tx, keys[0], k.e.info.Hash, message)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+type agreerKey struct{ handle }
+
+var errPeer = fault.New(fault.BadField, "the peer's public key is not one of the curve")
+
+func (k *agreerKey) Agree(ctx context.Context, peer []byte) (secret.Bytes, error) {
+	if err := k.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer k.b.gate.Leave()
+	c, ok := curveOf(k.e.info)
+	if !ok {
+		return nil, errUnreadable
+	}
+	point, ok := peerPoint(c, peer)
+	if !ok {
+		return nil, errPeer
+	}
+	var out secret.Bytes
+	err := k.use(ctx, "ecdh", device.Out, func(tx *device.Tx, keys ...tpm2.AuthHandle) (err error) {
+		out, err = zgen(tx, keys[0], c, point)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}

@@ -1,0 +1,172 @@
+package tpm
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/secret"
+	"github.com/keywright/keywright/tpm/device"
+)
+
+// sign has the TPM sign a digest, which is as long as opts.Hash.
+func sign(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, digest []byte, opts backend.SignOpts) ([]byte, error) {
+	scheme, digest, ok := signScheme(info, digest, opts)
+	if !ok {
+		return nil, errHash
+	}
+	rsp, err := tpm2.Sign{KeyHandle: key, Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
+		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck}}.Execute(tx)
+	if err != nil {
+		return nil, err
+	}
+	out, ok := signature(info, &rsp.Signature)
+	if !ok {
+		return nil, fault.New(fault.BackendUnavailable, "the TPM gave a signature of another form")
+	}
+	return out, nil
+}
+
+// signScheme gives the TPM's scheme, and the digest in its size. ECDSA signs the leftmost bits of a digest, as many as the order has (FIPS 186-5 section
+// 6.4.1), so that a digest longer than the curve is cut here and goes as one of the curve's hash: TPMs need not have the longer hashes then.
+func signScheme(info backend.AlgorithmInfo, digest []byte, opts backend.SignOpts) (tpm2.TPMTSigScheme, []byte, bool) {
+	h := opts.Hash
+	if info.Family == backend.FamilyECDSA && h.Size() > info.Hash.Size() {
+		h = info.Hash
+		digest = digest[:h.Size()]
+	}
+	alg, ok := hashAlg(h)
+	switch {
+	case info.Family == backend.FamilyECDSA:
+		return tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgECDSA, Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSchemeHash{HashAlg: alg})}, digest, ok
+	case opts.Padding == backend.PaddingPSS:
+		return tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgRSAPSS, Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgRSAPSS, &tpm2.TPMSSchemeHash{HashAlg: alg})}, digest, ok
+	}
+	return tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgRSASSA, Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSchemeHash{HashAlg: alg})}, digest, ok
+}
+
+// signature gives a TPM's signature as backend.Signer promises it.
+func signature(info backend.AlgorithmInfo, s *tpm2.TPMTSignature) ([]byte, bool) {
+	if c, ok := curveOf(info); ok {
+		sig, err := s.Signature.ECDSA()
+		if err != nil || len(sig.SignatureR.Buffer) > c.size || len(sig.SignatureS.Buffer) > c.size {
+			return nil, false
+		}
+		out := make([]byte, 2*c.size)
+		copy(out[c.size-len(sig.SignatureR.Buffer):], sig.SignatureR.Buffer)
+		copy(out[2*c.size-len(sig.SignatureS.Buffer):], sig.SignatureS.Buffer)
+		return out, true
+	}
+	sig, err := s.Signature.RSASSA()
+	if err != nil {
+		if sig, err = s.Signature.RSAPSS(); err != nil {
+			return nil, false
+		}
+	}
+	return padded(sig.Sig.Buffer, info.KeyBits/8)
+}
+
+// padded puts the zeros back that a TPM may leave away at the front of a number.
+func padded(b []byte, size int) ([]byte, bool) {
+	if len(b) > size {
+		return nil, false
+	}
+	out := make([]byte, size)
+	copy(out[size-len(b):], b)
+	return out, true
+}
+
+// rsadp is the bare private operation (RFC 8017 section 5.1.2) on a number below the modulus, of size bytes.
+func rsadp(tx *device.Tx, key tpm2.AuthHandle, size int, in []byte) (secret.Bytes, error) {
+	rsp, err := tpm2.RSADecrypt{KeyHandle: key, CipherText: tpm2.TPM2BPublicKeyRSA{Buffer: in}}.Execute(tx)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(rsp.Message.Buffer)
+	out, ok := padded(rsp.Message.Buffer, size)
+	if !ok {
+		return nil, fault.New(fault.BackendUnavailable, "the TPM gave a number of the wrong size")
+	}
+	return out, nil
+}
+
+// zgen gives the x coordinate of the product with a point of the curve.
+func zgen(tx *device.Tx, key tpm2.AuthHandle, c curve, point []byte) (secret.Bytes, error) {
+	rsp, err := tpm2.ECDHZGen{KeyHandle: key, InPoint: tpm2.New2B(*pointOf(c, point))}.Execute(tx)
+	if err != nil {
+		return nil, err
+	}
+	z, err := rsp.OutPoint.Contents()
+	if err != nil {
+		return nil, err
+	}
+	defer clear(z.X.Buffer)
+	out, ok := padded(z.X.Buffer, c.size)
+	if !ok {
+		return nil, fault.New(fault.BackendUnavailable, "the TPM gave a point of another curve")
+	}
+	return out, nil
+}
+
+// maxBuffer is the most that a command takes in bytes: MAX_DIGEST_BUFFER of every TPM is at least this (PC client profile, section 3.6).
+const maxBuffer = 1024
+
+// mac computes HMAC in one command, or in a sequence of them.
+func mac(tx *device.Tx, key tpm2.AuthHandle, h crypto.Hash, parts ...[]byte) ([]byte, error) {
+	alg, _ := hashAlg(h) // of a key that was made for it
+	message := bytes.Join(parts, nil)
+	if len(message) <= maxBuffer {
+		rsp, err := tpm2.Hmac{Handle: key, Buffer: tpm2.TPM2BMaxBuffer{Buffer: message}, HashAlg: alg}.Execute(tx)
+		if err != nil {
+			return nil, err
+		}
+		return macResult(h, rsp.OutHMAC.Buffer)
+	}
+	start, err := tpm2.HmacStart{Handle: key, HashAlg: alg}.Execute(tx)
+	if err != nil {
+		return nil, err
+	}
+	// A sequence object has no public area, and so an empty Name (part 1, section 16).
+	sequence := tpm2.AuthHandle{Handle: start.SequenceHandle, Auth: tx.Salted(nil, device.In)}
+	for len(message) > maxBuffer {
+		if _, err := (tpm2.SequenceUpdate{SequenceHandle: sequence, Buffer: tpm2.TPM2BMaxBuffer{Buffer: message[:maxBuffer]}}).Execute(tx); err != nil {
+			return nil, err
+		}
+		message = message[maxBuffer:]
+	}
+	rsp, err := tpm2.SequenceComplete{SequenceHandle: sequence, Buffer: tpm2.TPM2BMaxBuffer{Buffer: message}, Hierarchy: tpm2.TPMRHNull}.Execute(tx)
+	if err != nil {
+		return nil, err
+	}
+	return macResult(h, rsp.Result.Buffer)
+}
+
+func macResult(h crypto.Hash, out []byte) ([]byte, error) {
+	if len(out) != h.Size() {
+		return nil, fault.New(fault.BackendUnavailable, "the TPM gave a tag of the wrong size")
+	}
+	return out, nil
+}
+
+// peerPoint checks a public key fully (SP 800-56A section 5.6.2.3.3), before the TPM sees it.
+func peerPoint(c curve, der []byte) ([]byte, bool) {
+	pub, err := keyenc.ParseSPKI(der)
+	if err != nil {
+		return nil, false
+	}
+	p, ok := pub.(*ecdh.PublicKey)
+	if e, is := pub.(*ecdsa.PublicKey); is {
+		p, err = e.ECDH()
+		ok = err == nil
+	}
+	if !ok || p.Curve() != c.dh {
+		return nil, false
+	}
+	return p.Bytes(), true
+}

@@ -18,6 +18,9 @@ need pkcsslotd opencryptoki
 need p11-kit p11-kit
 need pkcs11-tool opensc # a judge of modules that shares no code with the service
 need flock util-linux
+need swtpm swtpm
+need swtpm_setup swtpm-tools
+need tpm2_getcap tpm2-tools # a judge of TPMs that shares no code with the service
 need fuser psmisc
 need_library() { compgen -G "/usr/lib/*/$1" >/dev/null || packages+=("$2"); }
 need_library softhsm/libsofthsm2.so libsofthsm2
@@ -25,6 +28,7 @@ need_library libsoftokn3.so libnss3
 need_library pkcs11/libopencryptoki.so opencryptoki
 need_library pkcs11/p11-kit-client.so p11-kit-modules
 [ -e /usr/include/p11-kit-1/p11-kit/pkcs11.h ] || packages+=(libp11-kit-dev)
+[ -e /usr/include/openssl/bn.h ] || packages+=(libssl-dev) # the second TPM, a simulator that is linked into tests
 [ -e /usr/include/stdlib.h ] || packages+=(libc6-dev)
 
 if [ ${#packages[@]} -gt 0 ]; then

@@ -57,21 +57,31 @@ func (h *handle) begin(ctx context.Context) error {
 	return nil
 }
 
-// use calls f with the key's objects loaded, and authorized with parameters encrypted in a direction. Nothing that f does changes anything on the TPM.
-func (h *handle) use(ctx context.Context, op string, dir device.Direction, f func(tx *device.Tx, keys ...tpm2.AuthHandle) error) error {
+// loaded is an object in the TPM with its auth value.
+type loaded struct {
+	tpm2.NamedHandle
+	tx   *device.Tx
+	auth secret.Bytes
+}
+
+// as authorizes a command whose parameters are encrypted in a direction.
+func (l loaded) as(dir device.Direction) tpm2.AuthHandle { return l.tx.Auth(l.NamedHandle, l.auth, dir) }
+
+// use calls f with the key's objects loaded. Nothing that f does changes anything on the TPM.
+func (h *handle) use(ctx context.Context, op string, f func(tx *device.Tx, keys ...loaded) error) error {
 	auth, err := h.b.auth(&h.e.spec, h.e.info.ID)
 	if err != nil {
 		return err
 	}
 	defer auth.Wipe()
 	err = h.b.dev.Do(ctx, op, func(tx *device.Tx) error {
-		keys := make([]tpm2.AuthHandle, 0, maxObjects)
+		keys := make([]loaded, 0, maxObjects)
 		for _, o := range h.e.objects {
 			key, err := load(tx, o)
 			if err != nil {
 				return err
 			}
-			keys = append(keys, tx.Auth(key, auth, dir))
+			keys = append(keys, loaded{key, tx, auth})
 		}
 		return f(tx, keys...)
 	})
@@ -114,7 +124,7 @@ func (k *signerKey) Sign(ctx context.Context, input []byte, opts backend.SignOpt
 		return nil, errDigest
 	}
 	var out []byte
-	err := k.use(ctx, "sign", device.Plain, func(tx *device.Tx, keys ...tpm2.AuthHandle) (err error) {
+	err := k.use(ctx, "sign", func(tx *device.Tx, keys ...loaded) (err error) {
 		out, err = sign(tx, keys[0], k.e.info, input, opts)
 		return err
 	})
@@ -145,7 +155,7 @@ func (k *decrypterKey) Decrypt(ctx context.Context, ciphertext []byte, opts back
 	}
 	var em secret.Bytes
 	defer func() { em.Wipe() }()
-	err := k.use(ctx, "rsa-decrypt", device.Out, func(tx *device.Tx, keys ...tpm2.AuthHandle) (err error) {
+	err := k.use(ctx, "rsa-decrypt", func(tx *device.Tx, keys ...loaded) (err error) {
 		em, err = rsadp(tx, keys[0], pub.Size(), ciphertext)
 		return err
 	})
@@ -167,7 +177,7 @@ func (k *macKey) MAC(ctx context.Context, message []byte) ([]byte, error) {
 	}
 	defer k.b.gate.Leave()
 	var out []byte
-	err := k.use(ctx, "hmac", device.InOut, func(tx *device.Tx, keys ...tpm2.AuthHandle) (err error) {
+	err := k.use(ctx, "hmac", func(tx *device.Tx, keys ...loaded) (err error) {
 		out, err = mac(tx, keys[0], k.e.info.Hash, message)
 		return err
 	})
@@ -195,7 +205,7 @@ func (k *agreerKey) Agree(ctx context.Context, peer []byte) (secret.Bytes, error
 		return nil, errPeer
 	}
 	var out secret.Bytes
-	err := k.use(ctx, "ecdh", device.Out, func(tx *device.Tx, keys ...tpm2.AuthHandle) (err error) {
+	err := k.use(ctx, "ecdh", func(tx *device.Tx, keys ...loaded) (err error) {
 		out, err = zgen(tx, keys[0], c, point)
 		return err
 	})

@@ -16,12 +16,12 @@ import (
 )
 
 // sign has the TPM sign a digest, which is as long as opts.Hash.
-func sign(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, digest []byte, opts backend.SignOpts) ([]byte, error) {
+func sign(tx *device.Tx, key loaded, info backend.AlgorithmInfo, digest []byte, opts backend.SignOpts) ([]byte, error) {
 	scheme, digest, ok := signScheme(info, digest, opts)
 	if !ok {
 		return nil, errHash
 	}
-	rsp, err := tpm2.Sign{KeyHandle: key, Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
+	rsp, err := tpm2.Sign{KeyHandle: key.as(device.Plain), Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
 		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck}}.Execute(tx)
 	if err != nil {
 		return nil, err
@@ -83,8 +83,8 @@ func padded(b []byte, size int) ([]byte, bool) {
 }
 
 // rsadp is the bare private operation (RFC 8017 section 5.1.2) on a number below the modulus, of size bytes.
-func rsadp(tx *device.Tx, key tpm2.AuthHandle, size int, in []byte) (secret.Bytes, error) {
-	rsp, err := tpm2.RSADecrypt{KeyHandle: key, CipherText: tpm2.TPM2BPublicKeyRSA{Buffer: in}}.Execute(tx)
+func rsadp(tx *device.Tx, key loaded, size int, in []byte) (secret.Bytes, error) {
+	rsp, err := tpm2.RSADecrypt{KeyHandle: key.as(device.Out), CipherText: tpm2.TPM2BPublicKeyRSA{Buffer: in}}.Execute(tx)
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +97,8 @@ func rsadp(tx *device.Tx, key tpm2.AuthHandle, size int, in []byte) (secret.Byte
 }
 
 // zgen gives the x coordinate of the product with a point of the curve.
-func zgen(tx *device.Tx, key tpm2.AuthHandle, c curve, point []byte) (secret.Bytes, error) {
-	rsp, err := tpm2.ECDHZGen{KeyHandle: key, InPoint: tpm2.New2B(*pointOf(c, point))}.Execute(tx)
+func zgen(tx *device.Tx, key loaded, c curve, point []byte) (secret.Bytes, error) {
+	rsp, err := tpm2.ECDHZGen{KeyHandle: key.as(device.Out), InPoint: tpm2.New2B(*pointOf(c, point))}.Execute(tx)
 	if err != nil {
 		return nil, err
 	}
@@ -118,29 +118,29 @@ func zgen(tx *device.Tx, key tpm2.AuthHandle, c curve, point []byte) (secret.Byt
 const maxBuffer = 1024
 
 // mac computes HMAC in one command, or in a sequence of them.
-func mac(tx *device.Tx, key tpm2.AuthHandle, h crypto.Hash, parts ...[]byte) ([]byte, error) {
+func mac(tx *device.Tx, key loaded, h crypto.Hash, parts ...[]byte) ([]byte, error) {
 	alg, _ := hashAlg(h) // of a key that was made for it
 	message := bytes.Join(parts, nil)
 	if len(message) <= maxBuffer {
-		rsp, err := tpm2.Hmac{Handle: key, Buffer: tpm2.TPM2BMaxBuffer{Buffer: message}, HashAlg: alg}.Execute(tx)
+		rsp, err := tpm2.Hmac{Handle: key.as(device.InOut), Buffer: tpm2.TPM2BMaxBuffer{Buffer: message}, HashAlg: alg}.Execute(tx)
 		if err != nil {
 			return nil, err
 		}
 		return macResult(h, rsp.OutHMAC.Buffer)
 	}
-	start, err := tpm2.HmacStart{Handle: key, HashAlg: alg}.Execute(tx)
+	start, err := tpm2.HmacStart{Handle: key.as(device.In), HashAlg: alg}.Execute(tx)
 	if err != nil {
 		return nil, err
 	}
 	// A sequence object has no public area, and so an empty Name (part 1, section 16).
-	sequence := tpm2.AuthHandle{Handle: start.SequenceHandle, Auth: tx.Salted(nil, device.In)}
+	sequence := tpm2.NamedHandle{Handle: start.SequenceHandle}
 	for len(message) > maxBuffer {
-		if _, err := (tpm2.SequenceUpdate{SequenceHandle: sequence, Buffer: tpm2.TPM2BMaxBuffer{Buffer: message[:maxBuffer]}}).Execute(tx); err != nil {
+		if _, err := (tpm2.SequenceUpdate{SequenceHandle: tx.Auth(sequence, nil, device.In), Buffer: tpm2.TPM2BMaxBuffer{Buffer: message[:maxBuffer]}}).Execute(tx); err != nil {
 			return nil, err
 		}
 		message = message[maxBuffer:]
 	}
-	rsp, err := tpm2.SequenceComplete{SequenceHandle: sequence, Buffer: tpm2.TPM2BMaxBuffer{Buffer: message}, Hierarchy: tpm2.TPMRHNull}.Execute(tx)
+	rsp, err := tpm2.SequenceComplete{SequenceHandle: tx.Auth(sequence, nil, device.InOut), Buffer: tpm2.TPM2BMaxBuffer{Buffer: message}, Hierarchy: tpm2.TPMRHNull}.Execute(tx)
 	if err != nil {
 		return nil, err
 	}

@@ -142,15 +142,15 @@ func try(tx *device.Tx, info backend.AlgorithmInfo, p backend.Purpose) error {
 }
 
 // external loads an object in the null hierarchy, without an auth value.
-func external(tx *device.Tx, f *foreign) (tpm2.AuthHandle, error) {
+func external(tx *device.Tx, f *foreign) (loaded, error) {
 	if err := tx.Room(1); err != nil {
-		return tpm2.AuthHandle{}, err
+		return loaded{}, err
 	}
 	rsp, err := tpm2.LoadExternal{InPrivate: tpm2.BytesAs2B[tpm2.TPMTSensitive](f.sensitive), InPublic: tpm2.New2B(f.public), Hierarchy: tpm2.TPMRHNull}.Execute(tx)
 	if err != nil {
-		return tpm2.AuthHandle{}, err
+		return loaded{}, err
 	}
-	return tx.Auth(tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}, nil, device.Plain), nil
+	return loaded{tpm2.NamedHandle{Handle: rsp.ObjectHandle, Name: rsp.Name}, tx, nil}, nil
 }
 
 var signatureHashes = []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512}
@@ -161,7 +161,7 @@ func digestOf(h crypto.Hash) []byte {
 	return f.Sum(nil)
 }
 
-func tryRSA(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, k *rsa.PrivateKey) error {
+func tryRSA(tx *device.Tx, key loaded, info backend.AlgorithmInfo, k *rsa.PrivateKey) error {
 	for _, h := range signatureHashes {
 		for _, padding := range []backend.Padding{backend.PaddingPKCS1v15, backend.PaddingPSS} {
 			sig, err := sign(tx, key, info, digestOf(h), backend.SignOpts{Hash: h, Padding: padding})
@@ -182,7 +182,7 @@ func tryRSA(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, k *r
 	return nil
 }
 
-func tryRSADP(tx *device.Tx, key tpm2.AuthHandle, k *rsa.PrivateKey) error {
+func tryRSADP(tx *device.Tx, key loaded, k *rsa.PrivateKey) error {
 	for _, first := range []byte{0, 1} { // a number with zeros at the front, and one without
 		m := make([]byte, k.Size())
 		m[0], m[k.Size()-1] = first, 5
@@ -198,7 +198,7 @@ func tryRSADP(tx *device.Tx, key tpm2.AuthHandle, k *rsa.PrivateKey) error {
 	return nil
 }
 
-func tryECDSA(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, k *ecdsa.PrivateKey) error {
+func tryECDSA(tx *device.Tx, key loaded, info backend.AlgorithmInfo, k *ecdsa.PrivateKey) error {
 	for _, h := range signatureHashes {
 		sig, err := sign(tx, key, info, digestOf(h), backend.SignOpts{Hash: h})
 		if err != nil {
@@ -212,7 +212,7 @@ func tryECDSA(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, k 
 	return nil
 }
 
-func tryECDH(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, k *ecdsa.PrivateKey) error {
+func tryECDH(tx *device.Tx, key loaded, info backend.AlgorithmInfo, k *ecdsa.PrivateKey) error {
 	c, _ := curveOf(info) // template has looked
 	own, err := k.ECDH()
 	if err != nil {
@@ -239,7 +239,7 @@ func tryECDH(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, k *
 func ecdhOf(a, b *ecdh.PrivateKey) ([]byte, error) { return a.ECDH(b.PublicKey()) }
 
 // tryMAC computes tags of a message for one command and of one for a sequence.
-func tryMAC(tx *device.Tx, key tpm2.AuthHandle, info backend.AlgorithmInfo, material []byte) error {
+func tryMAC(tx *device.Tx, key loaded, info backend.AlgorithmInfo, material []byte) error {
 	for _, n := range []int{5, 2*maxBuffer + 1} {
 		message := bytes.Repeat([]byte{9}, n)
 		got, err := mac(tx, key, info.Hash, message)

@@ -301,27 +301,27 @@ func (d *Device) finish(tx *Tx) {
 			tx.broken = err
 		}
 	}
-	keep := d.cores[:0]
-	for _, c := range d.cores {
+	var keep []*core
+	for _, c := range slices.Clone(d.cores) { // what is flushed is forgotten, which changes d.cores under the loop
 		if c.busy = false; c.unsure || len(keep) > 0 {
 			tx.mustFlush(uint32(c.handle))
 			continue
 		}
 		keep = append(keep, c)
 	}
-	clear(d.cores[len(keep):])
 	d.cores = keep
 }
 
 // dropKept flushes everything that is only kept for speed.
 func (d *Device) dropKept(tx *Tx) {
-	for _, k := range d.kept {
+	kept, cores := d.kept, d.cores
+	d.kept, d.cores = nil, nil // what is flushed is forgotten, which would change them under the loops
+	for _, k := range kept {
 		tx.mustFlush(uint32(k.object.Handle))
 	}
-	for _, c := range d.cores {
+	for _, c := range cores {
 		tx.mustFlush(uint32(c.handle))
 	}
-	d.kept, d.cores = nil, nil
 }
 
 // refusal is why nothing can be done now, or nil.

@@ -27,6 +27,7 @@ type keysCmd struct {
 	Public         keysPublicCmd  `cmd:"" help:"Show the public key."`
 	Import         keysImportCmd  `cmd:"" help:"Bring a key of your own; it is wrapped here before it is sent."`
 	Export         keysExportCmd  `cmd:"" help:"Export a key, wrapped to an RSA key that you name."`
+	Attest         keysAttestCmd  `cmd:"" help:"Get evidence of where a key lives."`
 	SetDefault     keysDefaultCmd `cmd:"" help:"Make a key the default one for its purpose, or no longer."`
 }
 
@@ -38,10 +39,11 @@ type policyFlags struct {
 	DeletionProtection bool          `help:"Refuse deletion while this is set."`
 	RequiredContext    []string      `placeholder:"NAME" help:"Names that the caller's context must hold. Repeatable."`
 	UsageLimit         int64         `placeholder:"N" help:"Operations in all."`
+	RequireAttestation bool          `help:"Refuse the key unless the device gives evidence that it made the key and keeps it. It cannot be changed later."`
 }
 
 func (p policyFlags) wire() *wire.Policy {
-	w := wire.Policy{Operations: p.Allow, Exportable: p.Exportable, DeletionProtection: p.DeletionProtection, RequiredContext: p.RequiredContext, UsageLimit: p.UsageLimit}
+	w := wire.Policy{Operations: p.Allow, Exportable: p.Exportable, DeletionProtection: p.DeletionProtection, RequiredContext: p.RequiredContext, UsageLimit: p.UsageLimit, RequireAttestation: p.RequireAttestation}
 	if p.RotationPeriod != 0 {
 		w.RotationPeriod = p.RotationPeriod.String()
 	}
@@ -99,7 +101,7 @@ func showKey(a *app) func(*wire.Key, error) error {
 				"latest version", number(k.LatestVersion), "minimum to encrypt", number(k.MinEncryptVersion), "minimum to decrypt", number(k.MinDecryptVersion),
 				"labels", labels(k.Labels), "operations", strings.Join(p.Operations, ", "), "exportable", yes(p.Exportable),
 				"rotation period", p.RotationPeriod, "deletion protection", yes(p.DeletionProtection), "required context", strings.Join(p.RequiredContext, ", "),
-				"usage limit", number(p.UsageLimit), "created", when(k.CreatedAt), "rotated", whenSet(k.RotatedAt), "next rotation", whenSet(k.NextRotationAt),
+				"usage limit", number(p.UsageLimit), "attestation required", yes(p.RequireAttestation), "created", when(k.CreatedAt), "rotated", whenSet(k.RotatedAt), "next rotation", whenSet(k.NextRotationAt),
 				"deletion", whenSet(k.DeletionAt))
 		})
 	}

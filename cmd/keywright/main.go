@@ -35,6 +35,7 @@ type commands struct {
 	Random    randomCmd    `cmd:"" help:"Random bytes." group:"Operations"`
 
 	APIKeys  apiKeysCmd  `cmd:"" name:"api-keys" help:"Create, list and revoke API keys." group:"Service"`
+	Attest   attestCmd   `cmd:"" help:"Verify evidence of where a key lives." group:"Service"`
 	Audit    auditCmd    `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
 	Backends backendsCmd `cmd:"" help:"What the backends can do." group:"Service"`
 	Root     rootCmd     `cmd:"" help:"The ways to open the root secret." group:"Service"`

@@ -1,71 +1,114 @@
 package tpm_test
 
 import (
-	"bytes"
 	"log/slog"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"slices"
 	"testing"
-	"time"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/backend/backendtest"
 	"github.com/keywright/keywright/secret"
+	"github.com/keywright/keywright/softhsm-test/rig"
+	"github.com/keywright/keywright/softhsm-test/rig/tpmsim"
 	"github.com/keywright/keywright/tpm"
 	"github.com/keywright/keywright/tpm/device"
 )
 
-func swtpm(t testing.TB) string {
+func logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// root gives the same secret for the same label, as an open root does.
+func root(seed byte) func(string) (secret.Bytes, error) {
+	return func(string) (secret.Bytes, error) {
+		out := make(secret.Bytes, 32)
+		for i := range out {
+			out[i] = seed + byte(i)
+		}
+		return out, nil
+	}
+}
+
+func openDevice(t testing.TB, uri string, change func(*device.Options)) *device.Device {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "swtpm")
+	u, err := device.ParseURI(uri)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("ParseURI: %v", err)
 	}
-	sock := filepath.Join(dir, "s")
-	cmd := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir, "--server", "type=unixio,path="+sock, "--ctrl", "type=unixio,path="+filepath.Join(dir, "c"), "--flags", "not-need-init,startup-clear")
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+	o := device.Options{Name: "test", URI: u, Logger: logger()}
+	if change != nil {
+		change(&o)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait(); os.RemoveAll(dir) })
-	for range 100 {
-		if _, err := os.Stat(sock); err == nil {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
+	d, err := device.Open(t.Context(), o)
+	if err != nil {
+		t.Fatalf("opening the TPM: %v", err)
 	}
-	return "tpm:unix:" + sock
+	return d
 }
 
-func opener(uri string, change func(*tpm.Options)) func(testing.TB, string) backend.Backend {
-	return func(t testing.TB, name string) backend.Backend {
-		t.Helper()
-		u, err := device.ParseURI(uri)
-		if err != nil {
-			t.Fatal(err)
-		}
-		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		d, err := device.Open(t.Context(), device.Options{Name: name, URI: u, Logger: log})
-		if err != nil {
-			t.Fatal(err)
-		}
-		o := tpm.Options{Name: name, Device: d, Logger: log, Derive: func(string) (secret.Bytes, error) { return bytes.Repeat([]byte{1}, 32), nil }}
-		if change != nil {
-			change(&o)
-		}
-		b, err := tpm.Open(t.Context(), o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
+// open opens a backend that the caller closes.
+func open(t testing.TB, uri, name string, change func(*tpm.Options)) *tpm.Backend {
+	t.Helper()
+	d := openDevice(t, uri, nil)
+	o := tpm.Options{Name: name, Device: d, Derive: root(1), Logger: logger()}
+	if change != nil {
+		change(&o)
 	}
+	b, err := tpm.Open(t.Context(), o)
+	if err != nil {
+		_ = d.Close() // the first error counts
+		t.Fatalf("Open: %v", err)
+	}
+	return b
 }
 
-var own = []backend.Algorithm{backend.HMACSHA256, backend.HMACSHA384, backend.HMACSHA512, backend.RSA2048, backend.RSA3072,
-	backend.ECDSAP256, backend.ECDSAP384, backend.ECDSAP521, backend.ECDHP256, backend.ECDHP384, backend.ECDHP521}
+// opened is open, and the test closes it.
+func opened(t testing.TB, uri string, change func(*tpm.Options)) *tpm.Backend {
+	t.Helper()
+	b := open(t, uri, "test", change)
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return b
+}
+
+// What every TPM here has: less is a capability that got lost.
+var own = []backend.Algorithm{backend.HMACSHA256, backend.HMACSHA384, backend.HMACSHA512, backend.RSA2048,
+	backend.ECDSAP256, backend.ECDSAP384, backend.ECDHP256, backend.ECDHP384}
+
+// more is what swtpm has beside that.
+var more = []backend.Algorithm{backend.RSA3072, backend.ECDSAP521, backend.ECDHP521}
+
+func allowSealed(o *tpm.Options) { o.AllowSealed = true }
+
+// harness has the same root for both TPMs: it is the TPM that must not open the other's keys.
+func harness(uri, foreign string, change func(*tpm.Options), algorithms ...[]backend.Algorithm) backendtest.Harness {
+	return backendtest.Harness{
+		Open:     func(t testing.TB, name string) backend.Backend { return open(t, uri, name, change) },
+		Foreign:  func(t testing.TB, name string) backend.Backend { return open(t, foreign, name, change) },
+		Requires: backendtest.Requirements{Algorithms: slices.Concat(algorithms...), Import: true, Sealer: true, Randomer: true, Pinger: true},
+	}
+}
 
 func TestSwtpm(t *testing.T) {
-	backendtest.Run(t, backendtest.Harness{Open: opener(swtpm(t), nil), Foreign: opener(swtpm(t), nil),
-		Requires: backendtest.Requirements{Algorithms: own, Import: true, Sealer: true, Randomer: true, Pinger: true}})
+	backendtest.Run(t, harness(rig.SWTPM(t).URI, rig.SWTPM(t).URI, nil, own, more))
+}
+
+// TestSwtpmSealed has every algorithm that the TPM lacks in sealed custody.
+func TestSwtpmSealed(t *testing.T) {
+	var all []backend.Algorithm
+	for _, a := range backend.Algorithms() {
+		all = append(all, a.Name)
+	}
+	h := harness(rig.TCPSWTPM(t).URI, rig.SWTPM(t).URI, allowSealed, all)
+	h.Only = []string{"info", "unsupported", "handles", "aead", "kwp", "import", "export", "refs", "destroy", "contexts", "reopen", "close", "close-in-use"}
+	backendtest.Run(t, h)
+}
+
+func TestSimulator(t *testing.T) {
+	h := harness(tpmsim.Start(t).URI, rig.SWTPM(t).URI, nil, own)
+	backendtest.Run(t, h)
 }

@@ -264,6 +264,8 @@ func (b *Backend) describe() {
 	b.info = backend.Info{Kind: "tpm", Name: b.o.Name, ID: identity(b.parent), Custody: []backend.Custody{backend.CustodyDevice, backend.CustodySealed}}
 	for _, a := range backend.Algorithms() {
 		if c, ok := b.can[a.Name]; ok {
+			c.Operations = append(c.Operations, backend.OpAttest)
+			b.can[a.Name] = c
 			b.info.Capabilities = append(b.info.Capabilities, c)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -89,6 +90,7 @@ type Backend struct {
 	mu       sync.RWMutex // guards secrets; read-held while they are used, so that they are not wiped from under a call
 	secrets  *secrets     // nil until first use, and after Close
 	shut     bool         // guarded by mu
+	ek       atomic.Pointer[endorsementKey]
 	closing  sync.Once
 	closeErr error
 }
@@ -99,6 +101,7 @@ var (
 	_ backend.Sealer   = (*Backend)(nil)
 	_ backend.Randomer = (*Backend)(nil)
 	_ backend.Pinger   = (*Backend)(nil)
+	_ backend.Attester = (*signerKey)(nil)
 )
 
 // Open makes a backend of an open device. It asks the TPM for what it can do, with known keys and answers. When it fails the device stays open and the caller's.

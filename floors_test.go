@@ -17,18 +17,19 @@ var floors = map[string]int{
 	"fault": 0, "secret": 0, "envelope": 0, "keyenc": 0,
 	"backend": 1, "attest": 1, "tpm/device": 1, "audit": 1, "idempotency": 1, "verify": 1, "api/wire": 1,
 	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "root": 2, "filecrypt": 2,
-	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2,
+	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"keys":         3,
 	"store/sqlite": 4, "store/storetest": 4, "store/migrations": 4,
 	"api": 5, "client": 5,
 	"cmd/keywright": 6, "bench": 6, "softhsm-test": 6,
-	"softhsm-test/rig": 6, // so that nothing but tests can import it
+	"softhsm-test/rig": 6, "softhsm-test/rig/tpmsim": 6, // so that nothing but tests can import them
 }
 
 // beside lists the imports within a floor that the floor plan allows.
 var beside = map[[2]string]bool{
 	{"backend/software", "backend/sealed"}: true,
 	{"hsm", "backend/sealed"}:              true,
+	{"tpm", "backend/sealed"}:              true,
 	{"hsm", "hsm/remote"}:                  true,
 	{"hsm", "hsm/token"}:                   true,
 	{"hsm/remote", "hsm/token"}:            true,

@@ -35,7 +35,7 @@ func wireClaims(c *attest.Claims) wire.Claims {
 		Policy: wire.ClaimedPolicy(c.Policy), Signer: c.Signer, Nonce: c.Nonce, Time: c.Time,
 		Device: wire.AttestedDevice{Kind: d.Kind, Identity: d.Identity, Manufacturer: d.Manufacturer, Model: d.Model, Serial: d.Serial, Firmware: d.Firmware,
 			Placement: d.Placement, Attributes: (*wire.TokenAttributes)(d.Attributes), DeviceIdentity: string(d.DeviceIdentity),
-			AttestationKeyName: d.AttestationKeyName, EndorsementKeyName: d.EKName, EndorsementCertificate: d.EKCertificate,
+			AttestationKeyName: d.AttestationKeyName, EndorsementKey: d.EndorsementKey, EndorsementCertificate: d.EKCertificate,
 			ObjectNames: d.ObjectNames, AuthPolicies: d.AuthPolicies, ResetCount: d.ResetCount, RestartCount: d.RestartCount}}
 	for _, p := range c.PCRs {
 		w.PCRs = append(w.PCRs, wire.PCR(p))

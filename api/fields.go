@@ -190,8 +190,8 @@ func meaningOf(name string) string {
 		return "attestation-key when the TPM's attestation key is the one that the verifier expects, else unproven"
 	case "attestation_key_name":
 		return "TPM Name of the attestation key, hexadecimal"
-	case "endorsement_key_name":
-		return "TPM Name of the endorsement key, hexadecimal"
+	case "endorsement_key_sha256":
+		return "SHA-256 of the SPKI of the endorsement key, hexadecimal"
 	case "endorsement_certificate":
 		return "absent, unverified or verified"
 	case "object_names":

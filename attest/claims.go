@@ -78,8 +78,8 @@ type Device struct {
 	Attributes *Attributes `json:"attributes,omitempty"`
 	// The rest is of a TPM.
 	DeviceIdentity     Identity `json:"device_identity,omitempty"`
-	AttestationKeyName string   `json:"attestation_key_name,omitempty"` // hexadecimal, TPM2B_NAME: hash algorithm and hash of the public area
-	EKName             string   `json:"endorsement_key_name,omitempty"`
+	AttestationKeyName string   `json:"attestation_key_name,omitempty"`   // hexadecimal, TPM2B_NAME: hash algorithm and hash of the public area
+	EndorsementKey     string   `json:"endorsement_key_sha256,omitempty"` // hexadecimal, SHA-256 of the SPKI: what the certificate is of
 	EKCertificate      string   `json:"endorsement_certificate,omitempty"`
 	ObjectNames        []string `json:"object_names,omitempty"`
 	AuthPolicies       []string `json:"auth_policies,omitempty"` // of the objects, hexadecimal; "" where an object has none

@@ -143,9 +143,12 @@ func eccKey(p *tpm2.TPMTPublic) (*ecdsa.PublicKey, error) {
 	return k, nil
 }
 
-// onDevice reports whether the TPM made the object and can give it to nobody (TPM 2.0 part 1 section 25.2 and part 2 section 8.3).
+// fixed reports whether the object can be given to no other TPM or parent (TPM 2.0 part 2 section 8.3.3).
+func (o *object) fixed() bool { return o.ObjectAttributes.FixedTPM && o.ObjectAttributes.FixedParent }
+
+// generated reports whether this TPM made the secret. Of an object that is not fixed sensitiveDataOrigin says that some TPM did, since
+// TPM2_Import leaves it as it was.
 func (o *object) generated() bool { return o.fixed() && o.ObjectAttributes.SensitiveDataOrigin }
-func (o *object) fixed() bool     { return o.ObjectAttributes.FixedTPM && o.ObjectAttributes.FixedParent }
 
 // signing is an attestation key with its one scheme.
 type signing struct {

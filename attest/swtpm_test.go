@@ -46,18 +46,20 @@ type machine struct {
 	tpm   transport.TPM
 	roots []byte // PEM
 	chain [][]byte
-	path  string
+	ctrl  string      // swtpm's control channel
+	made  *attest.TPM // by makers, which takes an RSA key's time
 }
 
-// startTPM makes a fresh swtpm with a certificate by a maker's authority of its own.
-func startTPM(t testing.TB) *machine {
+// makeTPM makes a fresh swtpm with a certificate by a maker's authority of its own.
+func makeTPM(t testing.TB) *machine {
 	t.Helper()
 	dir := t.TempDir()
 	state, ca := filepath.Join(dir, "state"), filepath.Join(dir, "ca")
-	for _, d := range []string{state, ca} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(ca, 0o700); err != nil {
+		t.Fatal(err)
 	}
 	write := func(name, content string) string {
 		p := filepath.Join(dir, name)
@@ -71,9 +73,20 @@ func startTPM(t testing.TB) *machine {
 	setup := write("setup.conf", fmt.Sprintf("create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = %s\ncreate_certs_tool_options = %s\nactive_pcr_banks = sha256\n", conf, options))
 	run(t, "swtpm_setup", "--tpm2", "--tpmstate", state, "--create-ek-cert", "--config", setup, "--overwrite")
 
+	m := startTPM(t, dir, state)
+	issuer, _ := pem.Decode(must[[]byte](t)(os.ReadFile(filepath.Join(ca, "issuer.pem"))))
+	m.chain = [][]byte{issuer.Bytes}
+	m.roots = must[[]byte](t)(os.ReadFile(filepath.Join(ca, "swtpm-localca-rootca-cert.pem")))
+	return m
+}
+
+// startTPM starts the swtpm of a state; an empty folder is one without a certificate.
+func startTPM(t testing.TB, dir, state string) *machine {
+	t.Helper()
 	socket := filepath.Join(dir, "s")
 	ctx, cancel := context.WithCancel(context.Background())
-	daemon := exec.CommandContext(ctx, "swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
+	daemon := exec.CommandContext(ctx, "swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--server", "type=unixio,path="+socket,
+		"--ctrl", "type=unixio,path="+socket+"c", "--flags", "not-need-init,startup-clear")
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -95,20 +108,7 @@ func startTPM(t testing.TB) *machine {
 			t.Error(err)
 		}
 	})
-	m := &machine{tpm: &wire{conn}, path: socket}
-	for _, name := range []string{"swtpm-localca-rootca-cert.pem", "issuer.pem"} {
-		b, err := os.ReadFile(filepath.Join(ca, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if name == "issuer.pem" {
-			block, _ := pem.Decode(b)
-			m.chain = [][]byte{block.Bytes}
-			continue
-		}
-		m.roots = b
-	}
-	return m
+	return &machine{tpm: &wire{conn}, ctrl: socket + "c"}
 }
 
 func run(t testing.TB, name string, args ...string) {
@@ -148,14 +148,6 @@ func (m *machine) primary(t testing.TB, hierarchy tpm2.TPMHandle, template tpm2.
 	return &loaded{tpm2.AuthHandle{Handle: r.ObjectHandle, Name: r.Name, Auth: tpm2.PasswordAuth(nil)}, r.OutPublic.Bytes()}
 }
 
-// create makes a key under a parent and loads it.
-func (m *machine) create(t testing.TB, parent *loaded, template tpm2.TPMTPublic) *loaded {
-	t.Helper()
-	r := must[*tpm2.CreateResponse](t)(tpm2.Create{ParentHandle: parent.AuthHandle, InPublic: tpm2.New2B(template)}.Execute(m.tpm))
-	l := must[*tpm2.LoadResponse](t)(tpm2.Load{ParentHandle: parent.AuthHandle, InPrivate: r.OutPrivate, InPublic: r.OutPublic}.Execute(m.tpm))
-	return &loaded{tpm2.AuthHandle{Handle: l.ObjectHandle, Name: l.Name, Auth: tpm2.PasswordAuth(nil)}, r.OutPublic.Bytes()}
-}
-
 // readNV reads an index that anybody may read, as those of EK certificates are.
 func (m *machine) readNV(t testing.TB, index tpm2.TPMHandle) []byte {
 	t.Helper()
@@ -171,17 +163,80 @@ func (m *machine) readNV(t testing.TB, index tpm2.TPMHandle) []byte {
 	return out
 }
 
-// evidence collects what the format wants of one key.
-func (m *machine) evidence(t testing.TB, key *loaded, role string, akTemplate tpm2.TPMTPublic, hierarchy tpm2.TPMHandle, binding []byte) *attest.TPM {
+// makers are the parts that do not depend on a key: the endorsement key and its certificates.
+func (m *machine) makers(t testing.TB) *attest.TPM {
 	t.Helper()
+	if m.made != nil {
+		e := *m.made
+		return &e
+	}
+	if m.roots == nil {
+		return &attest.TPM{}
+	}
 	// The template is that of the RSA-2048 endorsement key of the TCG, whose certificate is in NV 0x01C00002.
 	ek := m.primary(t, tpm2.TPMRHEndorsement, tpm2.RSAEKTemplate)
 	m.flush(t, ek.Handle)
-	cert := m.readNV(t, 0x01C00002)
-	ak := m.primary(t, hierarchy, akTemplate)
+	m.made = &attest.TPM{EK: ek.public, EKCertificates: append([][]byte{m.readNV(t, 0x01C00002)}, m.chain...), Manufacturer: "IBM", Model: "SW TPM"}
+	return m.makers(t)
+}
+
+// part is an object to be made and its role.
+type part struct {
+	role     string
+	template tpm2.TPMTPublic
+}
+
+// how a test has evidence made otherwise than it should be.
+type how struct {
+	ak        tpm2.TPMTPublic
+	hierarchy tpm2.TPMHandle
+	restart   func() // between the certification and the quote
+}
+
+func properly() how { return how{ak: attest.AKTemplate(), hierarchy: tpm2.TPMRHEndorsement} }
+
+// key is one in the TPM's care: its objects stay on disk, as there are three transient slots.
+type key struct {
+	parts   []part
+	created []*tpm2.CreateResponse
+}
+
+func (m *machine) key(t testing.TB, parts ...part) *key {
+	t.Helper()
+	k := &key{parts: parts}
+	parent := m.primary(t, tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
+	defer m.flush(t, parent.Handle)
+	for _, p := range parts {
+		c := tpm2.Create{ParentHandle: parent.AuthHandle, InPublic: tpm2.New2B(p.template)}
+		if !p.template.ObjectAttributes.SensitiveDataOrigin { // the caller brings the secret
+			c.InSensitive = tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{
+				Data: tpm2.NewTPMUSensitiveCreate(&tpm2.TPM2BSensitiveData{Buffer: bytes.Repeat([]byte{5}, 32)})}}
+		}
+		k.created = append(k.created, must[*tpm2.CreateResponse](t)(c.Execute(m.tpm)))
+	}
+	return k
+}
+
+// evidence collects what the format wants of a key.
+func (m *machine) evidence(t testing.TB, k *key, h how, binding []byte) *attest.TPM {
+	t.Helper()
+	e := m.makers(t)
+	for i, p := range k.parts {
+		parent := m.primary(t, tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
+		l := must[*tpm2.LoadResponse](t)(tpm2.Load{ParentHandle: parent.AuthHandle, InPrivate: k.created[i].OutPrivate, InPublic: k.created[i].OutPublic}.Execute(m.tpm))
+		m.flush(t, parent.Handle)
+		o := &loaded{tpm2.AuthHandle{Handle: l.ObjectHandle, Name: l.Name, Auth: tpm2.PasswordAuth(nil)}, k.created[i].OutPublic.Bytes()}
+		ak := m.primary(t, h.hierarchy, h.ak)
+		e.Objects = append(e.Objects, m.certify(t, o, ak, p.role, binding))
+		m.flush(t, o.Handle)
+		m.flush(t, ak.Handle)
+	}
+	if h.restart != nil {
+		h.restart()
+	}
+	ak := m.primary(t, h.hierarchy, h.ak)
 	defer m.flush(t, ak.Handle)
-	e := &attest.TPM{AK: ak.public, EK: ek.public, EKCertificates: append([][]byte{cert}, m.chain...), Manufacturer: "IBM", Model: "SW TPM"}
-	e.Objects = []attest.Object{m.certify(t, key, ak, role, binding)}
+	e.AK = ak.public
 	e.Quote = m.quote(t, ak, binding, 0, 1, 2, 7, 16, 23)
 	return e
 }
@@ -207,4 +262,12 @@ func (m *machine) quote(t testing.TB, ak *loaded, binding []byte, pcrs ...uint) 
 		q.PCRs = append(q.PCRs, attest.PCR{Bank: "sha256", Index: int(pcrs[i]), Value: bytes.Clone(d.Buffer)})
 	}
 	return q
+}
+
+// startup is what the firmware does after a power cycle.
+func (m *machine) startup(t testing.TB) {
+	t.Helper()
+	if _, err := (tpm2.Startup{StartupType: tpm2.TPMSUClear}).Execute(m.tpm); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -274,7 +274,12 @@ func (c *Claims) endorsement(t *TPM, o *Options) error {
 		if !a.Restricted || !a.Decrypt || a.SignEncrypt || !ek.generated() || ek.key == nil {
 			return refuse("the endorsement key is not a restricted decryption key made by its TPM")
 		}
-		c.Device.EKName = hexed(ek.name)
+		// Of the public area nothing but the key itself is certified, so that nothing else of it is claimed.
+		der, err := x509.MarshalPKIXPublicKey(ek.key)
+		if err != nil {
+			return refuse("the endorsement key is malformed")
+		}
+		c.Device.EndorsementKey = hexed(sum(crypto.SHA256, der))
 		if len(t.EKCertificates) > 0 {
 			return c.certificates(t.EKCertificates, ek, o)
 		}

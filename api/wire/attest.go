@@ -71,7 +71,7 @@ type AttestedDevice struct {
 	Attributes             *TokenAttributes `json:"attributes,omitempty"`
 	DeviceIdentity         string           `json:"device_identity,omitempty"`
 	AttestationKeyName     string           `json:"attestation_key_name,omitempty"`
-	EndorsementKeyName     string           `json:"endorsement_key_name,omitempty"`
+	EndorsementKey         string           `json:"endorsement_key_sha256,omitempty"`
 	EndorsementCertificate string           `json:"endorsement_certificate,omitempty"`
 	ObjectNames            []string         `json:"object_names,omitempty"`
 	AuthPolicies           []string         `json:"auth_policies,omitempty"`

@@ -154,7 +154,7 @@ func (a *app) claims(c *attest.Claims) error {
 		"custody", c.Custody, "generated on device", yes(c.GeneratedOnDevice), "exportable", yes(c.Exportable), "origin", c.Origin, "state", c.State,
 		"operations", strings.Join(c.Policy.Operations, ", "), "device", d.Kind+" "+d.Identity, "manufacturer", d.Manufacturer, "model", d.Model,
 		"serial", d.Serial, "firmware", d.Firmware, "placement", d.Placement, "attributes", attributes, "device identity", string(d.DeviceIdentity),
-		"attestation key", d.AttestationKeyName, "endorsement key", d.EKName, "endorsement certificate", d.EKCertificate,
+		"attestation key", d.AttestationKeyName, "endorsement key", d.EndorsementKey, "endorsement certificate", d.EKCertificate,
 		"objects", strings.Join(d.ObjectNames, ", "), "service's signature", c.Signer, "time", when(c.Time), "public key", pub)
 	if err != nil {
 		return err

@@ -65,7 +65,9 @@ type loaded struct {
 }
 
 // as authorizes a command whose parameters are encrypted in a direction.
-func (l loaded) as(dir device.Direction) tpm2.AuthHandle { return l.tx.Auth(l.NamedHandle, l.auth, dir) }
+func (l loaded) as(dir device.Direction) tpm2.AuthHandle {
+	return l.tx.Auth(l.NamedHandle, l.auth, dir)
+}
 
 // use calls f with the key's objects loaded. Nothing that f does changes anything on the TPM.
 func (h *handle) use(ctx context.Context, op string, f func(tx *device.Tx, keys ...loaded) error) error {

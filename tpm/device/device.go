@@ -296,7 +296,7 @@ func (d *Device) finish(tx *Tx) {
 		tx.loaded = tx.loaded[:len(tx.loaded)-1]
 		tx.mustFlush(h)
 	}
-	for len(d.kept) > d.o.KeepLoaded && tx.broken == nil {
+	for len(d.kept) > max(d.o.KeepLoaded, 0) && tx.broken == nil {
 		if _, err := tx.evictAny(); err != nil && tx.broken == nil {
 			tx.broken = err
 		}

@@ -1,0 +1,156 @@
+package device_test
+
+import (
+	"crypto/sha256"
+	"io"
+	"net"
+	"testing"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/keywright/keywright/softhsm-test/rig"
+	"github.com/keywright/keywright/tpm/device"
+)
+
+// straight is a TPM with nothing between.
+type straight struct {
+	c   net.Conn
+	buf [4096]byte
+}
+
+func (s *straight) Send(command []byte) ([]byte, error) {
+	if _, err := s.c.Write(command); err != nil {
+		return nil, err
+	}
+	n, err := s.c.Read(s.buf[:])
+	return s.buf[:n:n], err
+}
+
+var _ transport.TPM = (*straight)(nil)
+
+// BenchmarkSign compares P-256 signatures through Do with the same command, prepared once and written straight to the socket; and with
+// what a program without a session, and one that loads and flushes for each signature, gets.
+func BenchmarkSign(b *testing.B) {
+	m := rig.SWTPM(b)
+	digest := sha256.Sum256([]byte("data"))
+	var k, other key
+	run := func(b *testing.B, keep int, keys ...*key) {
+		d, err := device.Open(b.Context(), device.Options{URI: uri(b, m.URI), KeepLoaded: keep})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer d.Close()
+		for _, k := range keys {
+			if k.auth == nil {
+				*k = signingKey(b, d)
+			}
+		}
+		i := 0
+		b.ReportAllocs()
+		for b.Loop() {
+			i++
+			if _, _, err := keys[i%len(keys)].sign(b.Context(), d, digest[:]); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.Run("do", func(b *testing.B) { run(b, 0, &k) })
+	b.Run("do-two-keys", func(b *testing.B) { run(b, 0, &k, &other) })
+	b.Run("do-loading", func(b *testing.B) { run(b, -1, &k) })
+	b.Run("straight", func(b *testing.B) {
+		s := connect(b, m)
+		defer s.c.Close()
+		h, flush := s.load(b, k)
+		defer flush()
+		for b.Loop() {
+			if _, err := (tpm2.Sign{KeyHandle: tpm2.AuthHandle{Handle: h.Handle, Name: h.Name, Auth: tpm2.PasswordAuth(k.auth[:4])},
+				Digest:     tpm2.TPM2BDigest{Buffer: digest[:]},
+				Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(s)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("straight-octets", func(b *testing.B) {
+		s := connect(b, m)
+		defer s.c.Close()
+		h, flush := s.load(b, k)
+		defer flush()
+		last := &keeping{s: s}
+		if _, err := (tpm2.Sign{KeyHandle: tpm2.AuthHandle{Handle: h.Handle, Name: h.Name, Auth: tpm2.PasswordAuth(k.auth[:4])},
+			Digest:     tpm2.TPM2BDigest{Buffer: digest[:]},
+			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(last)); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			rsp, err := s.Send(last.command)
+			if err != nil || rsp[9] != 0 {
+				b.Fatal(err, rsp)
+			}
+		}
+	})
+	b.Run("straight-loading", func(b *testing.B) {
+		s := connect(b, m)
+		defer s.c.Close()
+		p, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(s)
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer tpm2.FlushContext{FlushHandle: p.ObjectHandle}.Execute(s)
+		for b.Loop() {
+			h, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: p.ObjectHandle, Name: p.Name}, InPrivate: k.private, InPublic: k.public}.Execute(s)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := (tpm2.Sign{KeyHandle: tpm2.AuthHandle{Handle: h.ObjectHandle, Name: h.Name, Auth: tpm2.PasswordAuth(k.auth[:4])},
+				Digest:     tpm2.TPM2BDigest{Buffer: digest[:]},
+				Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(s)); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := (tpm2.FlushContext{FlushHandle: h.ObjectHandle}).Execute(s); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+type keeping struct {
+	s       *straight
+	command []byte
+}
+
+func (k *keeping) Send(command []byte) ([]byte, error) {
+	k.command = command
+	return k.s.Send(command)
+}
+
+func connect(t testing.TB, m *rig.TPM) *straight {
+	t.Helper()
+	c, err := net.Dial(m.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &straight{c: c}
+}
+
+// load loads the key without a session. The function flushes it and its parent.
+func (s *straight) load(t testing.TB, k key) (tpm2.NamedHandle, func()) {
+	t.Helper()
+	p, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := tpm2.Load{ParentHandle: tpm2.NamedHandle{Handle: p.ObjectHandle, Name: p.Name}, InPrivate: k.private, InPublic: k.public}.Execute(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tpm2.NamedHandle{Handle: h.ObjectHandle, Name: h.Name}, func() {
+		for _, h := range []tpm2.TPMHandle{h.ObjectHandle, p.ObjectHandle} {
+			if _, err := (tpm2.FlushContext{FlushHandle: h}).Execute(s); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+var _ io.Closer = (*device.Device)(nil)

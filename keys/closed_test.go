@@ -214,6 +214,11 @@ func TestScopes(t *testing.T) {
 			func(c keys.Caller) error { _, _, err := s.List(ctx, c, keys.ListRequest{}); return err },
 			func(c keys.Caller) error { _, err := s.Versions(ctx, c, aes, 0, 0); return err },
 			func(c keys.Caller) error { _, err := s.Version(ctx, c, aes, 0); return err },
+			func(c keys.Caller) error {
+				_, err := s.Attest(ctx, c, keys.AttestRequest{Key: aes, Nonce: make([]byte, 16)})
+				return err
+			},
+			func(c keys.Caller) error { _, err := s.AttestationKey(ctx, c); return err },
 		},
 		auth.ScopeKeysWrite: {
 			func(c keys.Caller) error { _, err := s.Create(ctx, c, keys.CreateRequest{}); return err },

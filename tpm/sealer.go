@@ -168,6 +168,11 @@ func (s *Sealer) open(ctx context.Context, p sealedText, domain string, auth sec
 	if err != nil {
 		return nil, refused(err)
 	}
+	return openText(p, dek, domain, binding)
+}
+
+// openText opens the text by the key that the TPM gave.
+func openText(p sealedText, dek secret.Bytes, domain string, binding []byte) (secret.Bytes, error) {
 	if len(dek) != dekSize {
 		return nil, errUnreadable
 	}

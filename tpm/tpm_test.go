@@ -278,9 +278,9 @@ func (l line) Send(command []byte) ([]byte, error) {
 	if _, err := io.ReadFull(l, head); err != nil {
 		return nil, err
 	}
-	rest := make([]byte, int(head[4])<<8+int(head[5])-10)
+	rest := make([]byte, int(head[4])<<8+int(head[5])-len(head))
 	_, err := io.ReadFull(l, rest)
-	return append(head, rest...), err
+	return slices.Concat(head, rest), err
 }
 
 // TestCertified: a TPM with a certificate of its maker has it in the evidence, and it chains to the maker's root.

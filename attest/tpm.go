@@ -224,22 +224,7 @@ func (c *Claims) quote(q *Quote, ak *signing, binding []byte, same func(*tpm2.TP
 	if err != nil {
 		return refuse("the quote is malformed")
 	}
-	values := q.PCRs
-	digest := ak.digest.New()
-	for _, s := range info.PCRSelect.PCRSelections {
-		name, size := bank(s.Hash)
-		for i := range 8 * len(s.PCRSelect) {
-			if s.PCRSelect[i/8]>>(i%8)&1 == 0 {
-				continue
-			}
-			if len(values) == 0 || name == "" || values[0].Bank != name || values[0].Index != i || len(values[0].Value) != size {
-				return refuse("the PCR values are not those of the quote")
-			}
-			digest.Write(values[0].Value)
-			values = values[1:]
-		}
-	}
-	if len(values) > 0 || len(q.PCRs) == 0 || !bytes.Equal(digest.Sum(nil), info.PCRDigest.Buffer) {
+	if !selected(info, q.PCRs, ak.digest) {
 		return refuse("the PCR values are not those of the quote")
 	}
 	for _, want := range o.PCRs {
@@ -253,6 +238,39 @@ func (c *Claims) quote(q *Quote, ak *signing, binding []byte, same func(*tpm2.TP
 	}
 	c.PCRs = q.PCRs
 	return nil
+}
+
+// selected reports whether the values are those of which the quote has the digest, in number and order those of its selection.
+func selected(info *tpm2.TPMSQuoteInfo, values []PCR, h crypto.Hash) bool {
+	if len(values) == 0 {
+		return false
+	}
+	digest := h.New()
+	for _, s := range info.PCRSelect.PCRSelections {
+		name, size := bank(s.Hash)
+		for i := range 8 * len(s.PCRSelect) {
+			if s.PCRSelect[i/8]>>(i%8)&1 == 0 {
+				continue
+			}
+			if len(values) == 0 || name == "" || values[0].Bank != name || values[0].Index != i || len(values[0].Value) != size {
+				return false
+			}
+			digest.Write(values[0].Value)
+			values = values[1:]
+		}
+	}
+	return len(values) == 0 && bytes.Equal(digest.Sum(nil), info.PCRDigest.Buffer)
+}
+
+// Whole reports whether the PCR values are those that were quoted, by an attestation key with this hash. Between reading and quoting the
+// system may extend a register: whoever makes evidence does both again then.
+func (q *Quote) Whole(h crypto.Hash) bool {
+	a, err := parsed[tpm2.TPMSAttest](q.Attest, "quote")
+	if err != nil {
+		return false
+	}
+	info, err := a.Attested.Quote()
+	return err == nil && selected(info, q.PCRs, h)
 }
 
 // ekUsage is tcg-kp-EKCertificate; the others are the attributes of a TPM in the subject alternative name (TCG EK Credential Profile 2.5

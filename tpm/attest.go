@@ -3,8 +3,9 @@ package tpm
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
+	"crypto"
 	"errors"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -18,21 +19,6 @@ var errEndorsement = fault.New(fault.BackendUnavailable, "the TPM's endorsement 
 
 // quotedPCRs are what every evidence has: what the firmware and the operating system have measured at boot (PC client platform firmware profile, section 3.3.4; 16 and 23 are for anybody's use).
 var quotedPCRs = []byte{0xff, 0xff, 0}
-
-// akTemplate is of the attestation key: a restricted ECDSA P-256 key, which signs nothing but what the TPM itself says. As a primary of the endorsement hierarchy it comes out the same each time it is made,
-// so that nobody has to keep it, for as long as the TPM has the same endorsement seed.
-func akTemplate() tpm2.TPMTPublic {
-	a := attributes(false)
-	a.SignEncrypt, a.Restricted = true, true
-	public := newPublic(tpm2.TPMAlgECC, a, nil, tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
-		Scheme: tpm2.TPMTECCScheme{Scheme: tpm2.TPMAlgECDSA,
-			Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256})},
-		CurveID: tpm2.TPMECCNistP256,
-	}))
-	label := sha256.Sum256([]byte("keywright/v1/tpm-attestation-key")) // so that it is ours and not another program's
-	public.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{X: tpm2.TPM2BECCParameter{Buffer: label[:]}, Y: tpm2.TPM2BECCParameter{Buffer: make([]byte, 32)}})
-	return public
-}
 
 // primary makes a primary key of the endorsement hierarchy.
 func primary(tx *device.Tx, template tpm2.TPMTPublic) (loaded, []byte, error) {
@@ -58,7 +44,7 @@ func (b *Backend) AttestationKeyName(ctx context.Context) ([]byte, error) {
 	defer b.gate.Leave()
 	var name []byte
 	err := b.dev.Do(ctx, "attest", func(tx *device.Tx) error {
-		_, public, err := primary(tx, akTemplate())
+		_, public, err := primary(tx, attest.AKTemplate())
 		name = nameOf(public)
 		return err
 	})
@@ -89,7 +75,7 @@ func (h *handle) Attest(ctx context.Context, binding []byte) (backend.Evidence, 
 	info := h.b.dev.Info()
 	var out attest.TPM
 	err = h.b.dev.Do(ctx, "attest", func(tx *device.Tx) error {
-		ak, akPublic, err := primary(tx, akTemplate())
+		ak, akPublic, err := primary(tx, attest.AKTemplate())
 		if err != nil {
 			return err
 		}
@@ -141,21 +127,29 @@ func certify(tx *device.Tx, key, ak loaded, binding []byte) (attest.Object, erro
 	return attest.Object{Attest: bytes.Clone(rsp.CertifyInfo.Bytes()), Signature: tpm2.Marshal(rsp.Signature)}, nil
 }
 
-// quote reads PCRs and has the TPM sign them. Values that change in between make the evidence not verify: the caller asks again then.
+// maxQuotes bounds how often PCRs are read and quoted until nothing was measured in between.
+const maxQuotes = 8
+
+// quote reads PCRs and has the TPM sign them.
 func quote(tx *device.Tx, ak loaded, binding []byte) (attest.Quote, error) {
 	selection := tpm2.TPMLPCRSelection{PCRSelections: []tpm2.TPMSPCRSelection{{Hash: tpm2.TPMAlgSHA256, PCRSelect: quotedPCRs}}}
-	values, err := readPCRs(tx, selection)
-	if err != nil {
-		return attest.Quote{}, err
+	for range maxQuotes {
+		values, err := readPCRs(tx, selection)
+		if err != nil {
+			return attest.Quote{}, err
+		}
+		rsp, err := tpm2.Quote{SignHandle: ak.as(device.Plain), QualifyingData: tpm2.TPM2BData{Buffer: binding},
+			InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}, PCRSelect: selection}.Execute(tx)
+		if err != nil {
+			return attest.Quote{}, err
+		}
+		q := attest.Quote{Attest: bytes.Clone(rsp.Quoted.Bytes()), Signature: tpm2.Marshal(rsp.Signature)}
+		for i, v := range values {
+			q.PCRs = append(q.PCRs, attest.PCR{Bank: "sha256", Index: i, Value: v}) // quotedPCRs are 0 to 15
+		}
+		if q.Whole(crypto.SHA256) {
+			return q, nil
+		}
 	}
-	rsp, err := tpm2.Quote{SignHandle: ak.as(device.Plain), QualifyingData: tpm2.TPM2BData{Buffer: binding},
-		InScheme: tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull}, PCRSelect: selection}.Execute(tx)
-	if err != nil {
-		return attest.Quote{}, err
-	}
-	q := attest.Quote{Attest: bytes.Clone(rsp.Quoted.Bytes()), Signature: tpm2.Marshal(rsp.Signature)}
-	for i, v := range values {
-		q.PCRs = append(q.PCRs, attest.PCR{Bank: "sha256", Index: i, Value: v}) // quotedPCRs are 0 to 15
-	}
-	return q, nil
+	return attest.Quote{}, fault.New(fault.BackendUnavailable, "the PCRs change all the time").RetryAfter(time.Second)
 }

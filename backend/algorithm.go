@@ -11,22 +11,28 @@ const (
 	AES256GCM        Algorithm = "AES-256-GCM"
 	ChaCha20Poly1305 Algorithm = "ChaCha20-Poly1305"
 	AES256KWP        Algorithm = "AES-256-KWP"
-	HMACSHA256       Algorithm = "HMAC-SHA256"
-	HMACSHA384       Algorithm = "HMAC-SHA384"
-	HMACSHA512       Algorithm = "HMAC-SHA512"
-	RSA2048          Algorithm = "RSA-2048"
-	RSA3072          Algorithm = "RSA-3072"
-	RSA4096          Algorithm = "RSA-4096"
-	ECDSAP256        Algorithm = "ECDSA-P256"
-	ECDSAP384        Algorithm = "ECDSA-P384"
-	ECDSAP521        Algorithm = "ECDSA-P521"
-	Ed25519          Algorithm = "Ed25519"
-	Ed448            Algorithm = "Ed448"
-	ECDHP256         Algorithm = "ECDH-P256"
-	ECDHP384         Algorithm = "ECDH-P384"
-	ECDHP521         Algorithm = "ECDH-P521"
-	X25519           Algorithm = "X25519"
-	X448             Algorithm = "X448"
+
+	// AES256CTRHMACSHA256 is for devices that have AES and HMAC and no authenticated mode: encrypt-then-MAC (ISO/IEC 19772:2020 mechanism 5).
+	// The key is MAC_KEY (32) ‖ ENC_KEY (32). The ciphertext is AES-256-CTR under ENC_KEY (SP 800-38A section 6.5), the nonce being the first counter block, which is counted up as
+	// one number of 128 bits. The tag is HMAC-SHA-256 under MAC_KEY of aad ‖ nonce ‖ ciphertext ‖ length of aad in bits (8, big-endian): the input of RFC 7518
+	// section 5.2.2.1 step 5, not truncated.
+	AES256CTRHMACSHA256 Algorithm = "AES-256-CTR-HMAC-SHA256"
+	HMACSHA256          Algorithm = "HMAC-SHA256"
+	HMACSHA384          Algorithm = "HMAC-SHA384"
+	HMACSHA512          Algorithm = "HMAC-SHA512"
+	RSA2048             Algorithm = "RSA-2048"
+	RSA3072             Algorithm = "RSA-3072"
+	RSA4096             Algorithm = "RSA-4096"
+	ECDSAP256           Algorithm = "ECDSA-P256"
+	ECDSAP384           Algorithm = "ECDSA-P384"
+	ECDSAP521           Algorithm = "ECDSA-P521"
+	Ed25519             Algorithm = "Ed25519"
+	Ed448               Algorithm = "Ed448"
+	ECDHP256            Algorithm = "ECDH-P256"
+	ECDHP384            Algorithm = "ECDH-P384"
+	ECDHP521            Algorithm = "ECDH-P521"
+	X25519              Algorithm = "X25519"
+	X448                Algorithm = "X448"
 )
 
 // Purpose is the one use of a key (SP 800-57 part 1, section 5.2: a key has one).
@@ -130,6 +136,8 @@ var table = []AlgorithmInfo{
 	enc(AES192GCM, 0x0002, 24, 192, "SP 800-38D"),
 	enc(AES256GCM, 0x0003, 32, 256, "SP 800-38D"),
 	enc(ChaCha20Poly1305, 0x0004, 32, 256, "RFC 8439"),
+	{Name: AES256CTRHMACSHA256, ID: 0x0005, Family: FamilyAEAD, Purposes: []Purpose{PurposeEncryption}, KeyBits: 512, KeySize: 64,
+		NonceSize: 16, TagSize: 32, Standard: "SP 800-38A, FIPS 198-1, ISO/IEC 19772", SecurityBits: 256},
 	{Name: AES256KWP, ID: 0x0010, Family: FamilyKWP, Purposes: []Purpose{PurposeWrapping}, KeyBits: 256, KeySize: 32,
 		Standard: "RFC 5649, SP 800-38F", SecurityBits: 256},
 	hmac(HMACSHA256, 0x0020, crypto.SHA256),

@@ -24,6 +24,13 @@ func newAEAD(info backend.AlgorithmInfo, raw []byte) (material, error) {
 		}
 		return &aeadMaterial{randomNonce{c}}, nil
 	}
+	if info.Name == backend.AES256CTRHMACSHA256 {
+		c, err := newCTRHMAC(raw)
+		if err != nil {
+			return nil, errImport
+		}
+		return &aeadMaterial{randomNonce{c}}, nil
+	}
 	block, err := aes.NewCipher(raw)
 	if err != nil {
 		return nil, errImport
@@ -61,7 +68,15 @@ func (c randomNonce) Open(dst, _, sealed, aad []byte) ([]byte, error) {
 }
 
 func (m *aeadMaterial) public() crypto.PublicKey { return nil }
-func (m *aeadMaterial) wipe()                    {} // the key schedule cannot be reached
+
+// wipe overwrites what can be reached: key schedules cannot.
+func (m *aeadMaterial) wipe() {
+	if r, ok := m.aead.(randomNonce); ok {
+		if c, ok := r.AEAD.(*ctrHMAC); ok {
+			c.wipe()
+		}
+	}
+}
 
 func (m *aeadMaterial) handle(e *Engine, ent *entry) backend.Key {
 	if ent.export != nil {

@@ -58,7 +58,7 @@ func kindOf(name backend.Algorithm) (kind, bool) {
 	k := kind{AlgorithmInfo: info, class: pkcs11.CKO_PRIVATE_KEY}
 	switch info.Family {
 	case backend.FamilyAEAD:
-		if name == backend.ChaCha20Poly1305 {
+		if name == backend.ChaCha20Poly1305 || name == backend.AES256CTRHMACSHA256 {
 			return kind{}, false
 		}
 		k.class, k.keyType, k.generate = pkcs11.CKO_SECRET_KEY, pkcs11.CKK_AES, pkcs11.CKM_AES_KEY_GEN

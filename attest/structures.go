@@ -199,10 +199,11 @@ func attestationKey(b []byte) (*signing, error) {
 			}
 		}
 	}
-	ok := false
-	if k.digest, ok = hashOf(hash); !ok {
+	digest, ok := hashOf(hash)
+	if !ok {
 		return nil, refuse("the attestation key has a signature scheme that is not accepted")
 	}
+	k.digest = digest
 	return k, nil
 }
 

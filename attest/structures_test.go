@@ -19,7 +19,7 @@ func FuzzStructures(f *testing.F) {
 			if len(o.name) != 2+o.hash.Size() || binary.BigEndian.Uint16(o.name) != uint16(o.NameAlg) || !bytes.Equal(tpm2.Marshal(o.TPMTPublic), b) {
 				t.Fatalf("%+v", o)
 			}
-			for _, algorithm := range []string{"RSA-2048", "ECDSA-P256", "HMAC-SHA256", "AES-256-GCM"} {
+			for _, algorithm := range []string{"RSA-2048", "ECDSA-P256", "HMAC-SHA256", "AES-256-CTR-HMAC-SHA256"} {
 				for _, s := range shapes(algorithm, "signing") {
 					s.fits(o)
 				}

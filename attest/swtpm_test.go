@@ -28,17 +28,18 @@ func (w *wire) Send(command []byte) ([]byte, error) {
 	if _, err := w.conn.Write(command); err != nil {
 		return nil, err
 	}
-	head := make([]byte, 10)
-	if _, err := io.ReadFull(w.conn, head); err != nil {
+	var head [10]byte
+	if _, err := io.ReadFull(w.conn, head[:]); err != nil {
 		return nil, err
 	}
 	size := binary.BigEndian.Uint32(head[2:])
 	if size < 10 || size > 1<<16 {
 		return nil, errors.New("the TPM gave a response of an impossible size")
 	}
-	rest := make([]byte, size-10)
-	_, err := io.ReadFull(w.conn, rest)
-	return append(head, rest...), err
+	response := make([]byte, size)
+	copy(response, head[:])
+	_, err := io.ReadFull(w.conn, response[len(head):])
+	return response, err
 }
 
 // machine is a TPM as its maker leaves it: an endorsement key with its certificate.

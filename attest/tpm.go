@@ -9,7 +9,6 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -55,13 +54,10 @@ func shapes(algorithm, purpose string) []shape {
 		return []shape{{role: RoleKey, kind: tpm2.TPMAlgKeyedHash, hash: crypto.SHA384, sign: true}}
 	case "HMAC-SHA512":
 		return []shape{{role: RoleKey, kind: tpm2.TPMAlgKeyedHash, hash: crypto.SHA512, sign: true}}
-	}
-	for _, bits := range []int{128, 192, 256} {
-		// AES of any mode: a TPM does it by EncryptDecrypt2 and authenticates by a second key.
-		if strings.HasPrefix(algorithm, fmt.Sprintf("AES-%d-", bits)) {
-			return []shape{{role: RoleCipher, kind: tpm2.TPMAlgSymCipher, bits: bits, sign: true, decode: true},
-				{role: RoleMAC, kind: tpm2.TPMAlgKeyedHash, hash: crypto.SHA256, sign: true}}
-		}
+	case "AES-256-CTR-HMAC-SHA256":
+		// Of a symmetric cipher sign means encrypt (TPM 2.0 part 2 section 8.3.3).
+		return []shape{{role: RoleCipher, kind: tpm2.TPMAlgSymCipher, bits: 256, sign: true, decode: true},
+			{role: RoleMAC, kind: tpm2.TPMAlgKeyedHash, hash: crypto.SHA256, sign: true}}
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A TPM 2.0 in software, swtpm, on a Unix socket (DIR/socket) or a TCP port of 127.0.0.1. Its control channel is DIR/control.
+# A TPM 2.0 in software, swtpm, on a Unix socket (DIR/socket) or a TCP port of 127.0.0.1. Its control channel is DIR/socket.ctrl, where tpm2-tools look for it.
 #
 #   eval "$(softhsm-test/swtpm.sh /tmp/tpm)"                 # start; on TCP: swtpm.sh /tmp/tpm start 2321
 #   bin/keywright tpm info --uri "$TPM_URI"
@@ -17,7 +17,7 @@ need swtpm
 need swtpm_setup
 need swtpm_ioctl
 dir=$(part_dir "${1:-}")
-socket=$dir/socket control=$dir/control
+socket=$dir/socket control=$dir/socket.ctrl
 # The kernel takes 107 characters.
 [ ${#control} -le 107 ] || die "the socket's path is too long: $control"
 

@@ -61,14 +61,14 @@ func (d *Device) establish(ctx context.Context) (err error) {
 	tx := d.begin(ctx)
 	defer func() {
 		tx.close()
-		if err == nil {
-			if d.finish(tx); tx.broken != nil {
-				err = tx.broken
-			}
-			return
+		if tx.broken == nil && !tx.reset {
+			d.finish(tx) // a TPM that is refused keeps nothing of ours either
 		}
 		if tx.broken != nil {
 			err = tx.broken
+		}
+		if err == nil {
+			return
 		}
 		var f *fault.Error
 		if err = d.explain(err); !errors.As(err, &f) {

@@ -76,7 +76,7 @@ func opened(t testing.TB, uri string, change func(*tpm.Options)) *tpm.Backend {
 }
 
 // What every TPM here has: less is a capability that got lost.
-var own = []backend.Algorithm{backend.HMACSHA256, backend.HMACSHA384, backend.HMACSHA512, backend.RSA2048,
+var own = []backend.Algorithm{backend.AES256CTRHMACSHA256, backend.HMACSHA256, backend.HMACSHA384, backend.HMACSHA512, backend.RSA2048,
 	backend.ECDSAP256, backend.ECDSAP384, backend.ECDHP256, backend.ECDHP384}
 
 // more is what swtpm has beside that.

@@ -59,14 +59,11 @@ func (b *Backend) Generate(ctx context.Context, s backend.Spec) (backend.Ref, er
 		return backend.Ref{}, err
 	}
 	defer auth.Wipe()
-	templates, err := templates(info, &s, false)
-	if err != nil {
-		return backend.Ref{}, err
-	}
+	areas := templates(info, s.Purpose, policyOf(&s, info.ID), false)
 	var objects []object
 	err = b.dev.Do(ctx, "create", func(tx *device.Tx) error {
 		objects = objects[:0]
-		for _, public := range templates {
+		for _, public := range areas {
 			o, err := create(tx, public, auth, nil)
 			if err != nil {
 				return err
@@ -78,16 +75,7 @@ func (b *Backend) Generate(ctx context.Context, s backend.Spec) (backend.Ref, er
 	if err != nil {
 		return backend.Ref{}, refused(err)
 	}
-	return b.ref(s, info, templates, objects)
-}
-
-// templates are the public areas of the objects of a key version.
-func templates(info backend.AlgorithmInfo, s *backend.Spec, imported bool) ([]tpm2.TPMTPublic, error) {
-	public, ok := template(info, s.Purpose, policyOf(s, info.ID), imported)
-	if !ok {
-		return nil, errUnsupported
-	}
-	return []tpm2.TPMTPublic{public}, nil
+	return b.ref(s, info, areas, objects)
 }
 
 // create makes an object under the parent: a key, or with data one that holds these bytes. Auth value and data go to the TPM encrypted.
@@ -108,11 +96,11 @@ func create(tx *device.Tx, public tpm2.TPMTPublic, auth, data secret.Bytes) (obj
 }
 
 // ref makes the Ref of new objects. The TPM is held to what it was asked for.
-func (b *Backend) ref(s backend.Spec, info backend.AlgorithmInfo, templates []tpm2.TPMTPublic, objects []object) (backend.Ref, error) {
+func (b *Backend) ref(s backend.Spec, info backend.AlgorithmInfo, areas []tpm2.TPMTPublic, objects []object) (backend.Ref, error) {
 	var spki []byte
 	for i, o := range objects {
 		public, err := tpm2.Unmarshal[tpm2.TPMTPublic](o.public)
-		if err != nil || len(o.public) > maxPart || len(o.private) > maxPart || !fits(public, &templates[i]) {
+		if err != nil || len(o.public) > maxPart || len(o.private) > maxPart || !fits(public, &areas[i]) {
 			return backend.Ref{}, errOtherKey
 		}
 		if _, spki, err = publicOf(info, public); err != nil {

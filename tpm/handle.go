@@ -36,6 +36,9 @@ func (h *handle) Close() error {
 func (b *Backend) handle(e *entry) backend.Key {
 	switch e.spec.Purpose {
 	case backend.PurposeEncryption:
+		if e.info.Family == backend.FamilyAEAD {
+			return &aeadKey{handle{b: b, e: e}}
+		}
 		return &decrypterKey{handle{b: b, e: e}}
 	case backend.PurposeSigning:
 		return &signerKey{handle{b: b, e: e}}
@@ -69,23 +72,19 @@ func (l loaded) as(dir device.Direction) tpm2.AuthHandle {
 	return l.tx.Auth(l.NamedHandle, l.auth, dir)
 }
 
-// use calls f with the key's objects loaded. Nothing that f does changes anything on the TPM.
-func (h *handle) use(ctx context.Context, op string, f func(tx *device.Tx, keys ...loaded) error) error {
+// use calls f with one of the key's objects loaded. Nothing that f does changes anything on the TPM.
+func (h *handle) use(ctx context.Context, op string, which int, f func(tx *device.Tx, key loaded) error) error {
 	auth, err := h.b.auth(&h.e.spec, h.e.info.ID)
 	if err != nil {
 		return err
 	}
 	defer auth.Wipe()
 	err = h.b.dev.Do(ctx, op, func(tx *device.Tx) error {
-		keys := make([]loaded, 0, maxObjects)
-		for _, o := range h.e.objects {
-			key, err := load(tx, o)
-			if err != nil {
-				return err
-			}
-			keys = append(keys, loaded{key, tx, auth})
+		key, err := load(tx, h.e.objects[which])
+		if err != nil {
+			return err
 		}
-		return f(tx, keys...)
+		return f(tx, loaded{key, tx, auth})
 	})
 	return refused(err)
 }
@@ -126,8 +125,8 @@ func (k *signerKey) Sign(ctx context.Context, input []byte, opts backend.SignOpt
 		return nil, errDigest
 	}
 	var out []byte
-	err := k.use(ctx, "sign", func(tx *device.Tx, keys ...loaded) (err error) {
-		out, err = sign(tx, keys[0], k.e.info, input, opts)
+	err := k.use(ctx, "sign", 0, func(tx *device.Tx, key loaded) (err error) {
+		out, err = sign(tx, key, k.e.info, input, opts)
 		return err
 	})
 	if err != nil {
@@ -157,8 +156,8 @@ func (k *decrypterKey) Decrypt(ctx context.Context, ciphertext []byte, opts back
 	}
 	var em secret.Bytes
 	defer func() { em.Wipe() }()
-	err := k.use(ctx, "rsa-decrypt", func(tx *device.Tx, keys ...loaded) (err error) {
-		em, err = rsadp(tx, keys[0], pub.Size(), ciphertext)
+	err := k.use(ctx, "rsa-decrypt", 0, func(tx *device.Tx, key loaded) (err error) {
+		em, err = rsadp(tx, key, pub.Size(), ciphertext)
 		return err
 	})
 	if err != nil {
@@ -179,8 +178,8 @@ func (k *macKey) MAC(ctx context.Context, message []byte) ([]byte, error) {
 	}
 	defer k.b.gate.Leave()
 	var out []byte
-	err := k.use(ctx, "hmac", func(tx *device.Tx, keys ...loaded) (err error) {
-		out, err = mac(tx, keys[0], k.e.info.Hash, message)
+	err := k.use(ctx, "hmac", 0, func(tx *device.Tx, key loaded) (err error) {
+		out, err = mac(tx, key, k.e.info.Hash, message)
 		return err
 	})
 	if err != nil {
@@ -207,8 +206,8 @@ func (k *agreerKey) Agree(ctx context.Context, peer []byte) (secret.Bytes, error
 		return nil, errPeer
 	}
 	var out secret.Bytes
-	err := k.use(ctx, "ecdh", func(tx *device.Tx, keys ...loaded) (err error) {
-		out, err = zgen(tx, keys[0], c, point)
+	err := k.use(ctx, "ecdh", 0, func(tx *device.Tx, key loaded) (err error) {
+		out, err = zgen(tx, key, c, point)
 		return err
 	})
 	if err != nil {

@@ -40,11 +40,8 @@ func (b *Backend) Import(ctx context.Context, s backend.Spec, material []byte) (
 		return backend.Ref{}, err
 	}
 	defer auth.Wipe()
-	templates, err := templates(info, &s, true)
-	if err != nil {
-		return backend.Ref{}, err
-	}
-	foreign, err := imported(info, templates, auth, material)
+	areas := templates(info, s.Purpose, policyOf(&s, info.ID), true)
+	foreign, err := imported(info, areas, auth, material)
 	defer func() {
 		for i := range foreign {
 			foreign[i].wipe()
@@ -68,7 +65,7 @@ func (b *Backend) Import(ctx context.Context, s backend.Spec, material []byte) (
 	if err != nil {
 		return backend.Ref{}, refused(err)
 	}
-	return b.ref(s, info, templates, objects)
+	return b.ref(s, info, areas, objects)
 }
 
 // foreign is an object that another made: its public area, and TPMT_SENSITIVE in clear.
@@ -80,15 +77,18 @@ type foreign struct {
 func (f *foreign) wipe() { f.sensitive.Wipe() }
 
 // imported makes the objects of material, which must be a key of the algorithm.
-func imported(info backend.AlgorithmInfo, templates []tpm2.TPMTPublic, auth secret.Bytes, material []byte) ([]foreign, error) {
+func imported(info backend.AlgorithmInfo, areas []tpm2.TPMTPublic, auth secret.Bytes, material []byte) ([]foreign, error) {
 	if !info.Symmetric() {
-		f, err := importedPrivate(info, templates[0], auth, material)
+		f, err := importedPrivate(info, areas[0], auth, material)
 		return []foreign{f}, err
 	}
 	if len(material) != info.KeySize {
 		return nil, errImport
 	}
-	return []foreign{symmetricObject(templates[0], auth, material)}, nil
+	if len(areas) == maxObjects {
+		return []foreign{symmetricObject(areas[0], auth, material[etmKey:]), symmetricObject(areas[1], auth, material[:etmKey])}, nil
+	}
+	return []foreign{symmetricObject(areas[0], auth, material)}, nil
 }
 
 // symmetricObject makes the object of a symmetric key: unique is the digest of a seed and the key (part 1, section 27.6.2), so that it says nothing about the key.

@@ -74,6 +74,9 @@ func (b *Backend) check(r *backend.Ref, p blob) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
+	if want := len(templates(info, r.Spec.Purpose, nil, false)); want == 0 || want != p.count {
+		return nil, errUnreadable
+	}
 	if !bytes.Equal(p.parent, b.parent) {
 		return nil, unreadable(errParent)
 	}

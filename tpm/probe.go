@@ -66,7 +66,7 @@ func (b *Backend) probe(ctx context.Context) error {
 	b.can = map[backend.Algorithm]backend.Capability{}
 	for _, info := range backend.Algorithms() {
 		for _, p := range info.Purposes {
-			if _, ok := template(info, p, nil, true); !ok {
+			if len(templates(info, p, nil, true)) == 0 {
 				continue
 			}
 			ok, err := b.tried(ctx, info, p)
@@ -108,10 +108,12 @@ func try(tx *device.Tx, info backend.AlgorithmInfo, p backend.Purpose) error {
 	if err != nil {
 		return err
 	}
-	public, _ := template(info, p, nil, true) // probe has looked
-	objects, err := imported(info, []tpm2.TPMTPublic{public}, nil, material)
+	objects, err := imported(info, templates(info, p, nil, true), nil, material)
 	if err != nil {
 		return err
+	}
+	if info.Family == backend.FamilyAEAD {
+		return tryETM(tx, objects, info, material)
 	}
 	key, err := external(tx, &objects[0])
 	if err != nil {
@@ -119,7 +121,7 @@ func try(tx *device.Tx, info backend.AlgorithmInfo, p backend.Purpose) error {
 	}
 	switch info.Family {
 	case backend.FamilyHMAC:
-		return tryMAC(tx, key, info, material)
+		return tryMAC(tx, key, info.Hash, material)
 	case backend.FamilyRSA, backend.FamilyECDSA, backend.FamilyECDH:
 	}
 	priv, err := keyenc.ParsePKCS8(material)
@@ -239,14 +241,14 @@ func tryECDH(tx *device.Tx, key loaded, info backend.AlgorithmInfo, k *ecdsa.Pri
 func ecdhOf(a, b *ecdh.PrivateKey) ([]byte, error) { return a.ECDH(b.PublicKey()) }
 
 // tryMAC computes tags of a message for one command and of one for a sequence.
-func tryMAC(tx *device.Tx, key loaded, info backend.AlgorithmInfo, material []byte) error {
+func tryMAC(tx *device.Tx, key loaded, h crypto.Hash, material []byte) error {
 	for _, n := range []int{5, 2*maxBuffer + 1} {
 		message := bytes.Repeat([]byte{9}, n)
-		got, err := mac(tx, key, info.Hash, message)
+		got, err := mac(tx, key, h, message)
 		if err != nil {
 			return err
 		}
-		if !bytes.Equal(got, hmacOf(info.Hash, material, message)) {
+		if !bytes.Equal(got, hmacOf(h, material, message)) {
 			return errWrong
 		}
 	}
@@ -280,6 +282,7 @@ func (b *Backend) describe() {
 	b.info.Quirks = slices.Concat(b.quirks, []string{
 		"Keys are kept outside the TPM, encrypted by it: copies of the store keep them until they are erased too, and without this TPM, or after it is cleared, they are lost.",
 		"The TPM uses no key without the root: auth values are derived from it.",
+		"AES-256-CTR-HMAC-SHA256 goes through the TPM byte for byte, a kilobyte with each command: it is for keys and other small data.",
 		"RSA-OAEP is decoded in this process, after the TPM's private operation: TPMs take no arbitrary labels.",
 		"Imported keys come in clear as far as this process, which encrypts them to the TPM's storage parent.",
 		"Keys in sealed custody are opened in this process for use, by a key that the TPM gives out for each opening, and stay in its memory for the cache's time to live.",

@@ -26,7 +26,18 @@ func newPublic(t tpm2.TPMAlgID, a tpm2.TPMAObject, policy []byte, parms tpm2.TPM
 	return tpm2.TPMTPublic{Type: t, NameAlg: tpm2.TPMAlgSHA256, ObjectAttributes: a, AuthPolicy: tpm2.TPM2BDigest{Buffer: policy}, Parameters: parms}
 }
 
-// template gives the public area of a key of an algorithm and purpose, without its unique part. Schemes are chosen at use.
+// templates gives the public areas of the objects of a key of an algorithm and purpose, without their unique parts; none for algorithms that no TPM has.
+func templates(info backend.AlgorithmInfo, p backend.Purpose, policy []byte, imported bool) []tpm2.TPMTPublic {
+	if info.Name == backend.AES256CTRHMACSHA256 {
+		return etmTemplates(policy, imported)
+	}
+	if public, ok := template(info, p, policy, imported); ok {
+		return []tpm2.TPMTPublic{public}
+	}
+	return nil
+}
+
+// template gives the one of a key that is one object. Schemes are chosen at use.
 func template(info backend.AlgorithmInfo, p backend.Purpose, policy []byte, imported bool) (tpm2.TPMTPublic, bool) {
 	a := attributes(imported)
 	switch info.Family {

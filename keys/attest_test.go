@@ -12,6 +12,10 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/secret"
+	"github.com/keywright/keywright/softhsm-test/rig"
+	"github.com/keywright/keywright/tpm"
+	tpmdevice "github.com/keywright/keywright/tpm/device"
 )
 
 func nonce() []byte { return bytes.Repeat([]byte{7}, 32) }
@@ -254,5 +258,60 @@ func TestRequireAttestationOfSoftware(t *testing.T) {
 	}
 	if last := e.lastEntry(); last.Action != "key.create" || last.Outcome != string(fault.Attestation) {
 		t.Errorf("the log says %+v", last)
+	}
+}
+
+// TestAttestTPM: a real TPM signs for the keys that the service makes on it.
+func TestAttestTPM(t *testing.T) {
+	e := newEnv(t, nil)
+	ctx := t.Context()
+	uri, err := tpmdevice.ParseURI(rig.SWTPM(t).URI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := tpmdevice.Open(ctx, tpmdevice.Options{Name: "tpm", URI: uri})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := tpm.Open(ctx, tpm.Options{Name: "tpm", Device: d, Derive: func(string) (secret.Bytes, error) { return make(secret.Bytes, 32), nil }})
+	if err != nil {
+		t.Fatal(errors.Join(err, d.Close()))
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	e.options = func(o *keys.Options) { o.Backends = []backend.Backend{b, e.soft} }
+	e.reopen()
+	name, err := b.AttestationKeyName(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := e.AttestationKey(ctx, e.c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, alg := range []backend.Algorithm{backend.ECDSAP256, backend.RSA2048, backend.HMACSHA256, backend.ECDHP256} {
+		k := e.create(string(alg), alg, func(r *keys.CreateRequest) { r.Policy.RequireAttestation = true })
+		if k, err = e.Rotate(ctx, e.c, k.Name); err != nil {
+			t.Fatal(err)
+		}
+		a, err := e.Attest(ctx, e.c, keys.AttestRequest{Key: k.Name, Nonce: nonce()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := e.Version(ctx, e.c, k.Name, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := attest.Verify(a.Document, attest.Options{Nonce: nonce(), Signer: signer, AttestationKey: name, PublicKey: v.Public,
+			Require: attest.Require{DeviceEvidence: true, GeneratedOnDevice: true, NotExportable: true}})
+		if err != nil {
+			t.Fatalf("%s: %v", alg, err)
+		}
+		if c.KeyVersion != 2 || c.Device.Kind != "tpm" || c.Device.DeviceIdentity != attest.IdentityPinned || len(c.PCRs) == 0 {
+			t.Errorf("%s: %+v", alg, c)
+		}
 	}
 }

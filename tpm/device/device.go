@@ -75,7 +75,7 @@ type Device struct {
 	log *slog.Logger
 	now func() time.Time
 
-	turn   chan struct{} // holds one: who put it in has the TPM, and what follows up to the blank line
+	turn     chan struct{} // holds one: who put it in has the TPM, and what follows up to the blank line
 	line     *line
 	parent   parent
 	slots    int               // for objects, the parent included
@@ -83,12 +83,13 @@ type Device struct {
 	cores    []*core
 	kept     []*kept
 	tick     uint64 // of uses of kept objects
+	resets   uint64 // the TPM's own counts of resets and restarts, as of the last start
 
 	state        atomic.Int32
 	life         context.Context // ends on Close
 	die          context.CancelFunc
 	cut          atomic.Pointer[line] // the line, for Close alone
-	wake         chan struct{} // for the watcher; holds one
+	wake         chan struct{}        // for the watcher; holds one
 	running      sync.WaitGroup
 	shutOnce     sync.Once
 	shutErr      error
@@ -125,7 +126,7 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 	}
 	if err != nil {
 		d.die()
-		d.leave()
+		d.leave(true)
 		d.o.OwnerAuth.Wipe()
 		d.o.EndorsementAuth.Wipe()
 		return nil, err
@@ -220,17 +221,21 @@ func (d *Device) once(ctx context.Context, c *call, f func(tx *Tx) error, mayRep
 		})
 		return false, err
 	}
-	healed := d.conclude(ctx, tx)
+	mended := d.conclude(ctx, tx)
 	if err == nil {
 		d.exit(c)
 		return false, nil
 	}
-	if mayRepeat && !tx.effect && ctx.Err() == nil && (healed || errors.Is(err, tpm2.TPMRCPCRChanged)) && d.refusal() == nil {
+	if mended == dropped {
+		mayRepeat = mayRepeat && !c.dropped // a second time it is f's mistake
+		c.dropped = true
+	}
+	if mayRepeat && !tx.effect && ctx.Err() == nil && (mended != nothing || errors.Is(err, tpm2.TPMRCPCRChanged)) && d.refusal() == nil {
 		return true, nil
 	}
 	d.exit(c)
 	switch {
-	case healed:
+	case mended == afterReset:
 		return false, unavailable("the TPM was reset during the operation", errors.Join(ErrReset, err))
 	case tx.broken != nil:
 		return false, tx.broken
@@ -238,28 +243,35 @@ func (d *Device) once(ctx context.Context, c *call, f func(tx *Tx) error, mayRep
 	return false, d.explain(err)
 }
 
-// conclude mends what the transaction met and flushes what it left. It reports whether f may work now that did not before. What
-// cannot be mended is left to the watcher.
-func (d *Device) conclude(ctx context.Context, tx *Tx) (healed bool) {
+// What conclude mended, so that f may work now that did not before.
+const (
+	nothing    = iota
+	dropped    // what was only kept for speed is dropped: a handle in it was not what we thought, or f used a wrong one
+	afterReset // the TPM was reset, and is established again
+)
+
+// conclude mends what the transaction met and flushes what it left. What cannot be mended is left to the watcher.
+func (d *Device) conclude(ctx context.Context, tx *Tx) (mended int) {
 	tx.close()
 	if tx.pending != nil { // f panics
 		d.drain(tx)
 	}
 	if tx.suspect && !tx.reset && tx.broken == nil {
 		// The TPM does not know a handle: f's own mistake, or a reset that went unnoticed.
-		if tx.reset = !d.present(tx); !tx.reset && tx.broken == nil {
+		if d.present(tx) {
 			d.dropKept(tx)
-			healed = tx.broken == nil
+			mended = dropped
+		} else if tx.broken == nil {
+			tx.reset = true
 		}
 	}
 	if tx.reset {
 		d.stats.resets.Add(1)
 		d.log.Warn("the TPM was reset")
-		tx.loaded, tx.broken = nil, nil
+		mended, tx.loaded, tx.broken = afterReset, nil, nil
 		if err := d.establish(ctx); err != nil {
 			tx.broken = err
 		}
-		healed = tx.broken == nil
 	}
 	if tx.broken == nil {
 		d.finish(tx)
@@ -267,11 +279,14 @@ func (d *Device) conclude(ctx context.Context, tx *Tx) (healed bool) {
 	if tx.failed {
 		tx.broken = d.explain(tpm2.TPMRCFailure)
 	}
+	if d.lockoutStale.CompareAndSwap(true, false) {
+		d.rouse()
+	}
 	if tx.broken != nil {
 		d.trip(tx.broken)
-		return false
+		return nothing
 	}
-	return healed
+	return mended
 }
 
 // drain waits for the response to a command that its caller gave up.
@@ -300,6 +315,10 @@ func (d *Device) finish(tx *Tx) {
 		if _, err := tx.evictAny(); err != nil && tx.broken == nil {
 			tx.broken = err
 		}
+	}
+	if len(d.cores) == 1 && !d.cores[0].unsure {
+		d.cores[0].busy = false
+		return
 	}
 	var keep []*core
 	for _, c := range slices.Clone(d.cores) { // what is flushed is forgotten, which changes d.cores under the loop
@@ -351,6 +370,11 @@ func (d *Device) trip(cause error) {
 	d.mu.Unlock()
 	d.stats.trips.Add(1)
 	d.log.Warn("the TPM is not available", "cause", cause)
+	d.rouse()
+}
+
+// rouse makes the watcher look.
+func (d *Device) rouse() {
 	select {
 	case d.wake <- struct{}{}:
 	default:
@@ -388,7 +412,7 @@ func (d *Device) Close() error {
 			}
 			d.turn <- struct{}{}
 		}
-		d.leave()
+		d.leave(true)
 		<-d.turn
 		d.running.Wait()
 		d.metrics.unregister(d.o.Registerer)

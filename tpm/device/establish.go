@@ -22,7 +22,7 @@ type parent struct {
 
 // reach dials the TPM and establishes it. The caller has the turn.
 func (d *Device) reach(ctx context.Context) error {
-	d.leave()
+	d.leave(false)
 	l, err := dial(ctx, d.o.URI)
 	if err != nil {
 		return unavailable("the TPM cannot be reached", errors.Join(ErrGone, err))
@@ -35,18 +35,20 @@ func (d *Device) reach(ctx context.Context) error {
 	return d.establish(ctx)
 }
 
-// leave flushes what is loaded, as far as the line allows, and closes it. The caller has the turn.
-func (d *Device) leave() {
+// leave closes the line, after flushing what is loaded if that is wanted and the TPM answers in time. The caller has the turn.
+func (d *Device) leave(flush bool) {
 	if d.line == nil {
 		return
 	}
-	if d.state.Load() == closed {
-		tx := d.begin(context.Background())
-		tx.ctx = context.Background()
+	if flush {
+		ctx, cancel := context.WithTimeout(context.Background(), closeFor)
+		tx := d.begin(ctx)
 		d.dropKept(tx)
 		if h := uint32(d.parent.handle.Handle); isTransient(h) {
 			tx.mustFlush(h)
 		}
+		tx.cancel()
+		cancel()
 	}
 	d.cut.Store(nil)
 	// The line is given up: what it says of that changes nothing.
@@ -71,7 +73,10 @@ func (d *Device) establish(ctx context.Context) (err error) {
 			return
 		}
 		var f *fault.Error
-		if err = d.explain(err); !errors.As(err, &f) {
+		switch err = d.explain(err); {
+		case fault.Has(err, fault.Timeout):
+			err = unavailable("the TPM does not answer in time", errors.Join(ErrGone, err))
+		case !errors.As(err, &f):
 			err = unavailable("the TPM cannot be used", err)
 		}
 	}()
@@ -101,15 +106,26 @@ func (d *Device) establish(ctx context.Context) (err error) {
 
 // startup gives TPM2_Startup if the TPM wants it. Firmware and the kernel have done so for a real one.
 func (d *Device) startup(tx *Tx) error {
-	_, err := tpm2.ReadClock{}.Execute(tx)
-	if err == nil || !tx.reset {
-		return err
+	rsp, err := tpm2.ReadClock{}.Execute(tx)
+	if tx.reset {
+		tx.reset, tx.broken = false, nil
+		// TPM_RC_INITIALIZE: somebody else was faster.
+		if _, err = (tpm2.Startup{StartupType: tpm2.TPMSUClear}).Execute(tx); err != nil && !errors.Is(err, tpm2.TPMRCInitialize) {
+			return fmt.Errorf("starting the TPM up: %w", err)
+		}
+		tx.reset, tx.broken = false, nil
+		rsp, err = tpm2.ReadClock{}.Execute(tx)
 	}
-	tx.reset, tx.broken = false, nil
-	if _, err = (tpm2.Startup{StartupType: tpm2.TPMSUClear}).Execute(tx); err != nil && !errors.Is(err, tpm2.TPMRCInitialize) {
-		return fmt.Errorf("starting the TPM up: %w", err)
+	if err != nil {
+		return fmt.Errorf("reading the TPM's clock: %w", err)
 	}
+	d.resets = resets(rsp)
 	return nil
+}
+
+// resets gives the counts that change whenever a TPM loses what is loaded (part 1, 36.4 and 36.5).
+func resets(rsp *tpm2.ReadClockResponse) uint64 {
+	return uint64(rsp.CurrentTime.ClockInfo.ResetCount)<<32 | uint64(rsp.CurrentTime.ClockInfo.RestartCount)
 }
 
 // sweep flushes what an earlier owner left loaded, this program before a crash first of all. Behind the kernel's resource manager every
@@ -280,8 +296,13 @@ func (d *Device) EKName(ctx context.Context) (name []byte, err error) {
 	return name, err
 }
 
-// present reports whether the parent is where we left it.
+// present reports whether the TPM has not been reset and the parent is where we left it. When that could not be learnt, tx.broken or
+// tx.reset says why.
 func (d *Device) present(tx *Tx) bool {
+	clock, err := tpm2.ReadClock{}.Execute(txSender{tx})
+	if err != nil || resets(clock) != d.resets {
+		return false
+	}
 	rsp, err := tpm2.ReadPublic{ObjectHandle: d.parent.handle.Handle}.Execute(txSender{tx})
 	if err != nil {
 		return false

@@ -77,4 +77,6 @@ func (d *Device) explain(err error) error {
 }
 
 // isReference reports whether the TPM said that a handle or session is not loaded (TPM_RC_REFERENCE_H0 to S6).
-func isReference(rc tpm2.TPMRC) bool { return rc >= tpm2.TPMRCReferenceH0 && rc <= tpm2.TPMRCReferenceS6 }
+func isReference(rc tpm2.TPMRC) bool {
+	return rc >= tpm2.TPMRCReferenceH0 && rc <= tpm2.TPMRCReferenceS6
+}

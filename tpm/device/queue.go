@@ -23,6 +23,7 @@ type call struct {
 	op      *operation
 	booked  int64 // what of it stands in the backlog
 	started time.Time
+	dropped bool // it was run again because a handle was lost
 }
 
 // operation gives the operation of a name, making it if it is new.

@@ -191,3 +191,21 @@ func TestResetAfterEffect(t *testing.T) {
 		t.Errorf("afterwards: %v", err)
 	}
 }
+
+// TestOwnMistake: a handle that a function made up is its own error, and no reset.
+func TestOwnMistake(t *testing.T) {
+	m := rig.SWTPM(t)
+	d := open(t, device.Options{URI: uri(t, m.URI)})
+	runs := 0
+	err := d.Do(t.Context(), "mistake", func(tx *device.Tx) error {
+		runs++
+		_, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(0x80000077)}.Execute(tx)
+		return err
+	})
+	if !errors.Is(err, tpm2.TPMRCReferenceH0) || runs != 2 {
+		t.Errorf("%d runs, %v", runs, err)
+	}
+	if s := d.Stats(); s.Resets != 0 || s.Trips != 0 {
+		t.Errorf("it was taken for more: %+v", s)
+	}
+}

@@ -2,7 +2,6 @@ package device
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -72,7 +71,6 @@ func (d *Device) seek() {
 
 // look reads the lockout, and finds a reset that nobody else has met.
 func (d *Device) look() error {
-	d.lockoutStale.Store(false)
 	ctx, cancel := context.WithTimeout(d.life, d.o.MaxWait)
 	defer cancel()
 	return d.Do(ctx, "watch", func(tx *Tx) error {
@@ -89,9 +87,8 @@ func (d *Device) look() error {
 		d.mu.Lock()
 		d.info.Lockout = l
 		d.mu.Unlock()
-		if isTransient(uint32(d.parent.handle.Handle)) && !d.present(tx) {
-			tx.suspect = true
-			return errors.New("the storage parent is not loaded any more")
+		if !d.present(tx) {
+			tx.suspect = true // a reset that nobody else has met
 		}
 		return nil
 	})

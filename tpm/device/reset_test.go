@@ -199,7 +199,7 @@ func TestOwnMistake(t *testing.T) {
 	runs := 0
 	err := d.Do(t.Context(), "mistake", func(tx *device.Tx) error {
 		runs++
-		_, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(0x80000077)}.Execute(tx)
+		_, err := tpm2.ReadPublic{ObjectHandle: tpm2.TPMHandle(0x80000002)}.Execute(tx)
 		return err
 	})
 	if !errors.Is(err, tpm2.TPMRCReferenceH0) || runs != 2 {

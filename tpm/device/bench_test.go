@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"net"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -151,5 +153,34 @@ func (s *straight) load(t testing.TB, k key) (tpm2.NamedHandle, func()) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// BenchmarkRatio reports how much of the time of a signature the TPM had the commands: the rate through Do over the rate of the same
+// commands sent straight. Medians, because the machine is not the benchmark's alone.
+func BenchmarkRatio(b *testing.B) {
+	d := open(b, device.Options{URI: uri(b, rig.SWTPM(b).URI)})
+	k, digest := signingKey(b, d), sha256.Sum256([]byte("data"))
+	for name, sign := range map[string]func(tx *device.Tx, digest []byte) (r, s []byte, err error){"run": k.runIn, "execute": k.signIn} {
+		b.Run(name, func(b *testing.B) {
+			var all, tpm []time.Duration
+			for b.Loop() {
+				var spent time.Duration
+				start := time.Now()
+				err := d.Do(b.Context(), "sign", func(tx *device.Tx) error {
+					_, _, err := sign(tx, digest[:])
+					spent = tx.Spent()
+					return err
+				})
+				all, tpm = append(all, time.Since(start)), append(tpm, spent)
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+			slices.Sort(all)
+			slices.Sort(tpm)
+			b.ReportMetric(tpm[len(tpm)/2].Seconds()/all[len(all)/2].Seconds(), "ratio")
+			b.ReportMetric(all[len(all)/2].Seconds()*1e6, "median-µs")
+		})
 	}
 }

@@ -72,23 +72,27 @@ func signingKey(t testing.TB, d *device.Device) (k key) {
 // sign signs in one transaction.
 func (k key) sign(ctx context.Context, d *device.Device, digest []byte) (r, s []byte, err error) {
 	err = d.Do(ctx, "sign", func(tx *device.Tx) error {
-		h, err := tx.Load(k.private, k.public)
-		if err != nil {
-			return err
-		}
-		rsp, err := tpm2.Sign{KeyHandle: tx.Auth(h, k.auth, device.In), Digest: tpm2.TPM2BDigest{Buffer: digest},
-			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(tx)
-		if err != nil {
-			return err
-		}
-		sig, err := rsp.Signature.Signature.ECDSA()
-		if err != nil {
-			return err
-		}
-		r, s = sig.SignatureR.Buffer, sig.SignatureS.Buffer
-		return nil
+		r, s, err = k.signIn(tx, digest)
+		return err
 	})
 	return r, s, err
+}
+
+func (k key) signIn(tx *device.Tx, digest []byte) (r, s []byte, err error) {
+	h, err := tx.Load(k.private, k.public)
+	if err != nil {
+		return nil, nil, err
+	}
+	rsp, err := tpm2.Sign{KeyHandle: tx.Auth(h, k.auth, device.In), Digest: tpm2.TPM2BDigest{Buffer: digest},
+		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull}}.Execute(tx)
+	if err != nil {
+		return nil, nil, err
+	}
+	sig, err := rsp.Signature.Signature.ECDSA()
+	if err != nil {
+		return nil, nil, err
+	}
+	return sig.SignatureR.Buffer, sig.SignatureS.Buffer, nil
 }
 
 func (k key) verifies(t testing.TB, digest, r, s []byte) bool {

@@ -17,26 +17,30 @@ import (
 // run signs as sign does, by Run.
 func (k key) run(ctx context.Context, d *device.Device, digest []byte) (r, s []byte, err error) {
 	err = d.Do(ctx, "sign", func(tx *device.Tx) error {
-		h, err := tx.Load(k.private, k.public)
-		if err != nil {
-			return err
-		}
-		params := binary.BigEndian.AppendUint16(make([]byte, 0, 64), uint16(len(digest)))
-		params = append(params, digest...)
-		params = append(params, 0, 0x10)                         // the scheme is the key's: TPM_ALG_NULL
-		params = append(params, 0x80, 0x24, 0x40, 0, 0, 7, 0, 0) // no ticket: TPM_ST_HASHCHECK, TPM_RH_NULL, empty
-		out, err := tx.Run(tpm2.TPMCCSign, h, k.auth, device.In, params)
-		if err != nil {
-			return err
-		}
-		if len(out) < 6 || !bytes.Equal(out[:4], []byte{0, 0x18, 0, 0x0b}) { // ECDSA, SHA-256
-			return errors.New("no ECDSA signature")
-		}
-		n := int(binary.BigEndian.Uint16(out[4:]))
-		r, s = out[6:6+n], out[8+n:]
-		return nil
+		r, s, err = k.runIn(tx, digest)
+		return err
 	})
 	return r, s, err
+}
+
+func (k key) runIn(tx *device.Tx, digest []byte) (r, s []byte, err error) {
+	h, err := tx.Load(k.private, k.public)
+	if err != nil {
+		return nil, nil, err
+	}
+	params := binary.BigEndian.AppendUint16(make([]byte, 0, 64), uint16(len(digest)))
+	params = append(params, digest...)
+	params = append(params, 0, 0x10)                         // the scheme is the key's: TPM_ALG_NULL
+	params = append(params, 0x80, 0x24, 0x40, 0, 0, 7, 0, 0) // no ticket: TPM_ST_HASHCHECK, TPM_RH_NULL, empty
+	out, err := tx.Run(tpm2.TPMCCSign, h, k.auth, device.In, params)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(out) < 6 || !bytes.Equal(out[:4], []byte{0, 0x18, 0, 0x0b}) { // ECDSA, SHA-256
+		return nil, nil, errors.New("no ECDSA signature")
+	}
+	n := int(binary.BigEndian.Uint16(out[4:]))
+	return out[6 : 6+n], out[8+n:], nil
 }
 
 func TestRun(t *testing.T) {

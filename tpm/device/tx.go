@@ -78,6 +78,9 @@ func (tx *Tx) arrived(command, rsp []byte) {
 	}
 }
 
+// Spent is how long the TPM has had commands of this transaction, from the octets given to the octets taken.
+func (tx *Tx) Spent() time.Duration { return tx.spent }
+
 // Parent is the storage parent, loaded, its Name verified.
 func (tx *Tx) Parent() tpm2.NamedHandle { return tx.d.parent.handle }
 

@@ -174,6 +174,17 @@ func (w *wire) operate(ctx context.Context) (clear []byte) {
 		w.never(fmt.Sprintf("the tag of a message of %d bytes", n), tag)
 	}
 	w.rsa(ctx)
+	keys, plain := bytesOf(64), bytesOf(3000)
+	w.never("an imported cipher key and its MAC key", keys)
+	w.never("a plaintext", plain)
+	aead := w.key(backend.AES256CTRHMACSHA256, backend.PurposeEncryption, keys).(backend.AEAD)
+	ct, err := aead.Seal(ctx, nil, plain, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := aead.Open(ctx, nil, ct, nil); err != nil || !bytes.Equal(got, plain) {
+		t.Fatal(err)
+	}
 	r := bytesOf(48)
 	if err := w.b.Random(ctx, r); err != nil {
 		t.Fatal(err)

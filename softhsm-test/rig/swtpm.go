@@ -119,7 +119,7 @@ func freePort(t testing.TB) string {
 	if err != nil {
 		t.Fatalf("seeking a free port: %v", err)
 	}
-	defer l.Close()
+	defer hangUp(l)
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
 		t.Fatalf("seeking a free port: %v", err)

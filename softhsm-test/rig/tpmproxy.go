@@ -131,7 +131,7 @@ func (p *TPMProxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
-		c.Close()
+		hangUp(c)
 	}
 }
 
@@ -172,12 +172,12 @@ func (p *TPMProxy) accept() {
 		}
 		p.mu.Unlock()
 		if refused {
-			c.Close()
+			hangUp(c)
 			continue
 		}
 		p.running.Go(func() {
 			defer func() {
-				c.Close()
+				hangUp(c)
 				p.mu.Lock()
 				delete(p.conns, c)
 				p.mu.Unlock()
@@ -186,12 +186,15 @@ func (p *TPMProxy) accept() {
 			if err != nil {
 				return
 			}
-			defer up.Close()
+			defer hangUp(up)
 			// It ends when either side does; a test has nothing to learn from how.
 			_ = p.serve(c, up)
 		})
 	}
 }
+
+// hangUp closes a line; what that says is nobody's matter any more.
+func hangUp(c io.Closer) { c.Close() }
 
 var errCut = errors.New("the line was cut")
 

@@ -87,11 +87,12 @@ func terminal(t *testing.T, m *rig.TPM) (path string) {
 }
 
 func message(r io.Reader) ([]byte, error) {
-	header := make([]byte, 10)
-	if _, err := io.ReadFull(r, header); err != nil {
+	var header [10]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
 		return nil, err
 	}
-	all := append(header, make([]byte, binary.BigEndian.Uint32(header[2:])-10)...)
+	all := make([]byte, binary.BigEndian.Uint32(header[2:]))
+	copy(all, header[:])
 	_, err := io.ReadFull(r, all[10:])
 	return all, err
 }

@@ -125,6 +125,62 @@ func TestNothingLeft(t *testing.T) {
 	}
 }
 
+// TestSlots: a transaction gets every slot but the parent's, whatever others left loaded, and is told when there is none.
+func TestSlots(t *testing.T) {
+	m := rig.SWTPM(t)
+	d := open(t, device.Options{URI: uri(t, m.URI)})
+	keys := []key{signingKey(t, d), signingKey(t, d), signingKey(t, d), signingKey(t, d), signingKey(t, d)}
+	loadAll := func(keys ...key) error {
+		return d.Do(t.Context(), "load", func(tx *device.Tx) error {
+			seen := map[tpm2.TPMHandle]bool{tx.Parent().Handle: true}
+			for _, k := range keys {
+				h, err := tx.Load(k.private, k.public)
+				if err != nil {
+					return err
+				}
+				if seen[h.Handle] {
+					t.Errorf("%#x was given twice", h.Handle)
+				}
+				seen[h.Handle] = true
+			}
+			return nil
+		})
+	}
+	for range 3 {
+		if err := loadAll(keys[0], keys[1]); err != nil {
+			t.Errorf("two keys: %v", err)
+		}
+		if err := loadAll(keys[2], keys[3]); err != nil {
+			t.Errorf("two others: %v", err)
+		}
+		checkFault(t, loadAll(keys[4], keys[0], keys[1]), "ERR_OVERLOADED", true)
+		leftNothing(t, d)
+	}
+	before := d.Stats()
+	for range 10 {
+		if err := loadAll(keys[0], keys[1]); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := d.Stats(); after.Loads-before.Loads > 2 || after.Hits-before.Hits < 18 {
+		t.Errorf("two keys in turn: %d loads, %d hits", after.Loads-before.Loads, after.Hits-before.Hits)
+	}
+	// One that is forgotten is not loaded any more.
+	err := d.Do(t.Context(), "forget", func(tx *device.Tx) error {
+		if err := tx.Forget(keys[0].private); err != nil {
+			return err
+		}
+		objects, err := tx.Handles(0x80000000)
+		if len(objects) != 2 {
+			t.Errorf("loaded are %x", objects)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // attempt is one operation, one of twelve kinds.
 func attempt(ctx context.Context, d *device.Device, k key, way int, failure error) (err error) {
 	defer func() {

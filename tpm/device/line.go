@@ -90,9 +90,8 @@ func (l *line) interrupt() {
 // receive gives the whole response, in memory of its own. After os.ErrDeadlineExceeded it may be called again and goes on.
 func (l *line) receive() ([]byte, error) {
 	for {
-		size := headerSize
 		if l.have >= headerSize {
-			size = int(min(binary.BigEndian.Uint32(l.buf[2:]), bufferSize+1))
+			size := int(min(binary.BigEndian.Uint32(l.buf[2:]), bufferSize+1))
 			tag := binary.BigEndian.Uint16(l.buf[:])
 			if size < headerSize || size > bufferSize || l.have > size || tag != tagNone && tag != tagSessions && tag != tagRefused {
 				return nil, errFraming

@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -173,7 +174,7 @@ func (tx *Tx) start(salting tpm2.LabeledEncapsulationKey) (*core, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting a session: %w", err)
 	}
-	c := &core{handle: tpm2.TPMHandle(rsp.SessionHandle), nonceTPM: rsp.NonceTPM.Buffer, born: tx.d.now()}
+	c := &core{handle: rsp.SessionHandle, nonceTPM: rsp.NonceTPM.Buffer, born: tx.d.now()}
 	if salting != nil {
 		// Part 1, 19.6.8: there is no bind entity, so the salt alone is the key's source. Without either the key is empty.
 		c.key = tpm2.KDFa(crypto.SHA256, salt, "ATH", rsp.NonceTPM.Buffer, command.NonceCaller.Buffer, sha256.Size*8)
@@ -245,10 +246,7 @@ func (v *view) Validate(rc tpm2.TPMRC, cc tpm2.TPMCC, parms []byte, _ []tpm2.TPM
 }
 
 // mac is HMAC-SHA-256 keyed with sessionKey || authValue (part 1, 19.6.5).
-func (v *view) mac() interface {
-	Write(p []byte) (int, error)
-	Sum(b []byte) []byte
-} {
+func (v *view) mac() hash.Hash {
 	key := append(append(make([]byte, 0, len(v.core.key)+len(v.auth)), v.core.key...), v.auth...)
 	m := hmac.New(sha256.New, key)
 	clear(key)

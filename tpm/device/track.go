@@ -56,7 +56,13 @@ func (tx *Tx) gone(handle uint32) {
 	d := tx.d
 	tx.keep(handle)
 	d.kept = slices.DeleteFunc(d.kept, func(k *kept) bool { return uint32(k.object.Handle) == handle })
-	d.cores = slices.DeleteFunc(d.cores, func(c *core) bool { return uint32(c.handle) == handle })
+	d.cores = slices.DeleteFunc(d.cores, func(c *core) bool {
+		if uint32(c.handle) != handle {
+			return false
+		}
+		clear(c.key)
+		return true
+	})
 	if handle == uint32(d.parent.handle.Handle) && isTransient(handle) {
 		tx.suspect = true
 	}

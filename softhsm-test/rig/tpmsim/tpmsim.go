@@ -38,7 +38,7 @@ func Start(t testing.TB) *TPM {
 		t.Fatalf("starting the simulator: %v", err)
 	}
 	socket := filepath.Join(dir, "socket")
-	l, err := net.Listen("unix", socket)
+	l, err := net.Listen("unix", socket) //nolint:noctx // it does not wait
 	if err != nil {
 		t.Fatalf("listening: %v", err)
 	}
@@ -58,7 +58,7 @@ func Start(t testing.TB) *TPM {
 					case <-stop:
 					case <-done:
 					}
-					c.Close()
+					hangUp(c)
 				})
 				defer close(done)
 				// It ends when the other side does.
@@ -67,7 +67,7 @@ func Start(t testing.TB) *TPM {
 		}
 	})
 	t.Cleanup(func() {
-		l.Close()
+		hangUp(l)
 		close(stop)
 		running.Wait()
 		if err := sim.Close(); err != nil {
@@ -90,17 +90,21 @@ func (m *TPM) Cycle(t testing.TB) {
 	}
 }
 
+// hangUp closes a line; what that says is nobody's matter any more.
+func hangUp(c io.Closer) { c.Close() }
+
 func (m *TPM) serve(c net.Conn) error {
 	for {
-		command := make([]byte, 10)
-		if _, err := io.ReadFull(c, command); err != nil {
+		var header [10]byte
+		if _, err := io.ReadFull(c, header[:]); err != nil {
 			return err
 		}
-		size := binary.BigEndian.Uint32(command[2:])
+		size := binary.BigEndian.Uint32(header[2:])
 		if size < 10 || size > 1<<16 {
 			return errors.New("a command has an impossible size")
 		}
-		command = append(command, make([]byte, size-10)...)
+		command := make([]byte, size)
+		copy(command, header[:])
 		if _, err := io.ReadFull(c, command[10:]); err != nil {
 			return err
 		}

@@ -36,6 +36,7 @@ var beside = map[[2]string]bool{
 	{"hsm/uri", "hsm/token"}:               true,
 	{"idempotency", "audit"}:               true,
 	{"verify", "backend"}:                  true,
+	{"attest", "backend"}:                  true,
 	{"keyenc", "fault"}:                    true,
 	{"envelope", "fault"}:                  true,
 	{"envelope", "secret"}:                 true,

@@ -30,13 +30,13 @@ func (s *Server) attestKey(ctx context.Context, c *call, r *wire.Attest) (wire.A
 
 func wireClaims(c *attest.Claims) wire.Claims {
 	d := &c.Device
-	w := wire.Claims{Assurance: string(c.Assurance), KeyID: c.KeyID, KeyVersion: c.KeyVersion, Algorithm: c.Algorithm, Purpose: c.Purpose, PublicKey: c.PublicKey,
+	w := wire.Claims{Assurance: string(c.Assurance), Tenant: c.Tenant, KeyID: c.KeyID, KeyVersion: c.KeyVersion, Algorithm: c.Algorithm, Purpose: c.Purpose, PublicKey: c.PublicKey,
 		Custody: c.Custody, Origin: c.Origin, State: c.State, GeneratedOnDevice: c.GeneratedOnDevice, Exportable: c.Exportable,
 		Policy: wire.ClaimedPolicy(c.Policy), Signer: c.Signer, Nonce: c.Nonce, Time: c.Time,
 		Device: wire.AttestedDevice{Kind: d.Kind, Identity: d.Identity, Manufacturer: d.Manufacturer, Model: d.Model, Serial: d.Serial, Firmware: d.Firmware,
 			Placement: d.Placement, Attributes: (*wire.TokenAttributes)(d.Attributes), DeviceIdentity: string(d.DeviceIdentity),
 			AttestationKeyName: d.AttestationKeyName, EndorsementKey: d.EndorsementKey, EndorsementCertificate: d.EKCertificate,
-			ObjectNames: d.ObjectNames, AuthPolicies: d.AuthPolicies, ResetCount: d.ResetCount, RestartCount: d.RestartCount}}
+			ObjectNames: d.ObjectNames, ResetCount: d.ResetCount, RestartCount: d.RestartCount}}
 	for _, p := range c.PCRs {
 		w.PCRs = append(w.PCRs, wire.PCR(p))
 	}

@@ -196,8 +196,6 @@ func meaningOf(name string) string {
 		return "absent, unverified or verified"
 	case "object_names":
 		return "TPM Names of the key's objects, hexadecimal"
-	case "auth_policies":
-		return "policy digests of the key's objects, hexadecimal; empty for none"
 	case "reset_count", "restart_count":
 		return "of the TPM's clock"
 	case "aad":

@@ -64,6 +64,7 @@ type Signature struct {
 
 // Statement is what the service says of a key version. Nobody but the service vouches for what is in it alone.
 type Statement struct {
+	Tenant     string    `json:"tenant"` // UUID
 	KeyID      string    `json:"key_id"` // UUID
 	KeyVersion uint32    `json:"key_version"`
 	Algorithm  string    `json:"algorithm"`

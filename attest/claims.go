@@ -32,10 +32,12 @@ const (
 	CertificateVerified   = "verified"   // it chains to the verifier's roots
 )
 
-// Claims are what a document says, in one form for all devices. With AssuranceDevice, PublicKey, GeneratedOnDevice, Exportable, AuthPolicy,
-// PCRs and the counters of Device come from structures that the attestation key signed. The rest is the service's word, bound to them.
+// Claims are what a document says, in one form for all devices. With AssuranceDevice, Tenant, KeyID, KeyVersion, Algorithm, Purpose, PublicKey,
+// GeneratedOnDevice, Exportable, PCRs and the counters of Device come from structures that the attestation key signed. The rest is the
+// service's word, bound to them.
 type Claims struct {
 	Assurance  Assurance `json:"assurance"`
+	Tenant     string    `json:"tenant"`
 	KeyID      string    `json:"key_id"`
 	KeyVersion uint32    `json:"key_version"`
 	Algorithm  string    `json:"algorithm"`
@@ -82,7 +84,6 @@ type Device struct {
 	EndorsementKey     string   `json:"endorsement_key_sha256,omitempty"` // hexadecimal, SHA-256 of the SPKI: what the certificate is of
 	EKCertificate      string   `json:"endorsement_certificate,omitempty"`
 	ObjectNames        []string `json:"object_names,omitempty"`
-	AuthPolicies       []string `json:"auth_policies,omitempty"` // of the objects, hexadecimal; "" where an object has none
 	ResetCount         uint32   `json:"reset_count,omitempty"`
 	RestartCount       uint32   `json:"restart_count,omitempty"`
 }

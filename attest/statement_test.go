@@ -115,6 +115,7 @@ func TestTokens(t *testing.T) {
 		"public-only":                    make(func(st *attest.Statement) { st.Origin = "public-only" }, nil),
 		"no key id":                      make(func(st *attest.Statement) { st.KeyID = "" }, nil),
 		"another form of key id":         make(func(st *attest.Statement) { st.KeyID = "{" + st.KeyID + "}" }, nil),
+		"no tenant":                      make(func(st *attest.Statement) { st.Tenant = "" }, nil),
 		"no version":                     make(func(st *attest.Statement) { st.KeyVersion = 0 }, nil),
 	} {
 		refused(t, what, d, o)

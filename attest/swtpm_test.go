@@ -202,12 +202,15 @@ type key struct {
 	created []*tpm2.CreateResponse
 }
 
-func (m *machine) key(t testing.TB, parts ...part) *key {
+// key makes one for the key version that a statement is of.
+func (m *machine) key(t testing.TB, st attest.Statement, parts ...part) *key {
 	t.Helper()
+	policy := must[[]byte](t)(attest.ObjectPolicy(&st))
 	k := &key{parts: parts}
 	parent := m.primary(t, tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
 	defer m.flush(t, parent.Handle)
 	for _, p := range parts {
+		p.template.AuthPolicy = tpm2.TPM2BDigest{Buffer: policy}
 		c := tpm2.Create{ParentHandle: parent.AuthHandle, InPublic: tpm2.New2B(p.template)}
 		if !p.template.ObjectAttributes.SensitiveDataOrigin { // the caller brings the secret
 			c.InSensitive = tpm2.TPM2BSensitiveCreate{Sensitive: &tpm2.TPMSSensitiveCreate{

@@ -147,6 +147,10 @@ func (c *Claims) objects(t *TPM, st *Statement, ak *signing, binding []byte, sam
 	if len(want) == 0 || len(t.Objects) != len(want) {
 		return refuse("the evidence is not of a key of the stated algorithm")
 	}
+	policy, err := ObjectPolicy(st)
+	if err != nil {
+		return err
+	}
 	c.GeneratedOnDevice, c.Exportable = true, false
 	for i := range want {
 		e := &t.Objects[i]
@@ -156,6 +160,9 @@ func (c *Claims) objects(t *TPM, st *Statement, ak *signing, binding []byte, sam
 		}
 		if e.Role != want[i].role || !want[i].fits(o) {
 			return refuse("the evidence is not of a key of the stated algorithm and purpose")
+		}
+		if !bytes.Equal(o.AuthPolicy.Buffer, policy) {
+			return refuse("the object was made for another key version")
 		}
 		a, err := ak.attested(e.Attest, e.Signature, binding, tpm2.TPMSTAttestCertify, "certification of the key")
 		if err != nil {
@@ -174,7 +181,6 @@ func (c *Claims) objects(t *TPM, st *Statement, ak *signing, binding []byte, sam
 		c.GeneratedOnDevice = c.GeneratedOnDevice && o.generated()
 		c.Exportable = c.Exportable || !o.fixed()
 		c.Device.ObjectNames = append(c.Device.ObjectNames, hexed(o.name))
-		c.Device.AuthPolicies = append(c.Device.AuthPolicies, hexed(o.AuthPolicy.Buffer))
 		if o.key != nil {
 			der, err := x509.MarshalPKIXPublicKey(o.key)
 			if err != nil {

@@ -82,7 +82,7 @@ func nonce() []byte { return []byte("a nonce of the verifier") }
 func moment() time.Time { return time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC) }
 
 func statement(change func(*attest.Statement)) attest.Statement {
-	st := attest.Statement{KeyID: "0191d3a0-7b1c-7c3e-9f00-2b7d3c1f5a11", KeyVersion: 1, Algorithm: "ECDSA-P256", Purpose: "signing", Custody: "device",
+	st := attest.Statement{Tenant: "8c05c1d4-d16c-4b5f-8813-ede67f865c50", KeyID: "0191d3a0-7b1c-7c3e-9f00-2b7d3c1f5a11", KeyVersion: 1, Algorithm: "ECDSA-P256", Purpose: "signing", Custody: "device",
 		Origin: "generated", State: "active", Policy: attest.Policy{Operations: []string{"sign", "verify"}, RequireAttestation: true},
 		Backend: attest.Backend{Kind: "tpm", ID: "tpm-1"}, Nonce: nonce(), Time: moment()}
 	if change != nil {
@@ -160,8 +160,8 @@ func testKeys(t *testing.T, m *machine, s *service) {
 		"aes":        {"AES-256-CTR-HMAC-SHA256", "encryption", []part{{attest.RoleCipher, aes256()}, {attest.RoleMAC, hmac(signs)}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k := m.key(t, c.parts...)
-			d := m.attest(t, s, k, properly(), statement(func(st *attest.Statement) { st.Algorithm, st.Purpose = c.algorithm, c.purpose }), nil)
+			st := statement(func(st *attest.Statement) { st.Algorithm, st.Purpose = c.algorithm, c.purpose })
+			d := m.attest(t, s, m.key(t, st, c.parts...), properly(), st, nil)
 			got, err := attest.Verify(d, attest.Options{Nonce: nonce(), Signer: s.spki, EKRoots: roots, Require: strict()})
 			if err != nil {
 				t.Fatal(err)
@@ -184,7 +184,7 @@ func testKeys(t *testing.T, m *machine, s *service) {
 }
 
 func testRefusals(t *testing.T, m *machine, s *service) {
-	k := m.key(t, p256())
+	k := m.key(t, statement(nil), p256())
 	good := attest.Options{Nonce: nonce(), Signer: s.spki, EKRoots: pool(t, m.roots), Require: strict()}
 	d := m.attest(t, s, k, properly(), statement(nil), nil)
 	claims, err := attest.Verify(d, good)
@@ -229,6 +229,9 @@ func testRefusals(t *testing.T, m *machine, s *service) {
 	made("another algorithm", properly(), func(st *attest.Statement) { st.Algorithm = "ECDSA-P384" }, nil)
 	made("an unknown algorithm", properly(), func(st *attest.Statement) { st.Algorithm = "Ed25519" }, nil)
 	made("another purpose", properly(), func(st *attest.Statement) { st.Algorithm, st.Purpose = "ECDH-P256", "agreement" }, nil)
+	made("another key's id", properly(), func(st *attest.Statement) { st.KeyID = "0191d3a0-7b1c-7c3e-9f00-2b7d3c1f5a12" }, nil)
+	made("another version", properly(), func(st *attest.Statement) { st.KeyVersion = 2 }, nil)
+	made("another tenant", properly(), func(st *attest.Statement) { st.Tenant = st.KeyID }, nil)
 	made("an imported key", properly(), func(st *attest.Statement) { st.Origin = "imported" }, nil)
 	made("sealed custody", properly(), func(st *attest.Statement) { st.Custody = "sealed" }, nil)
 	made("exportable", properly(), func(st *attest.Statement) { st.Exportable = true }, nil)
@@ -239,7 +242,7 @@ func testRefusals(t *testing.T, m *machine, s *service) {
 	old := m.evidence(t, k, properly(), bytes.Repeat([]byte{9}, 32))
 	made("a replayed certification", properly(), nil, func(e *attest.TPM) { e.Objects = old.Objects })
 	made("a replayed quote", properly(), nil, func(e *attest.TPM) { e.Quote = old.Quote })
-	other := m.key(t, p256())
+	other := m.key(t, statement(nil), p256())
 	made("another key's public area", properly(), nil, func(e *attest.TPM) { e.Objects[0].Public = other.created[0].OutPublic.Bytes() })
 	made("no quote", properly(), nil, func(e *attest.TPM) { e.Quote = attest.Quote{} })
 	made("no PCR", properly(), nil, func(e *attest.TPM) { e.Quote.PCRs = nil })
@@ -260,7 +263,7 @@ func testRefusals(t *testing.T, m *machine, s *service) {
 	// An attestation key of another TPM, and its own in place of the pinned one.
 	dir := t.TempDir()
 	second := startTPM(t, dir, dir)
-	foreign := second.attest(t, s, second.key(t, p256()), properly(), statement(nil), nil)
+	foreign := second.attest(t, s, second.key(t, statement(nil), p256()), properly(), statement(nil), nil)
 	o := good
 	o.EKRoots, o.AttestationKey = nil, must[[]byte](t)(hex.DecodeString(claims.Device.AttestationKeyName))
 	refused(t, "another TPM", foreign, o)
@@ -285,8 +288,8 @@ func testImported(t *testing.T, m *machine, s *service) {
 			a.SensitiveDataOrigin, a.FixedTPM, a.FixedParent = false, false, false
 		}, "imported", true},
 	} {
-		k := m.key(t, part{attest.RoleKey, hmac(c.change)})
 		st := statement(func(st *attest.Statement) { st.Algorithm, st.Purpose, st.Origin = "HMAC-SHA256", "mac", c.origin })
+		k := m.key(t, st, part{attest.RoleKey, hmac(c.change)})
 		d := m.attest(t, s, k, properly(), st, nil)
 		got, err := attest.Verify(d, attest.Options{Nonce: nonce(), Signer: s.spki})
 		if err != nil {
@@ -313,6 +316,7 @@ func TestForgery(t *testing.T) {
 	st := statement(func(st *attest.Statement) {
 		st.PublicKey = must[[]byte](t)(x509.MarshalPKIXPublicKey(&forger.PublicKey))
 	})
+	key.AuthPolicy = tpm2.TPM2BDigest{Buffer: must[[]byte](t)(attest.ObjectPolicy(&st))}
 	b := encoded(t, st)
 	binding := attest.Binding(b)
 	akName := must[*tpm2.TPM2BName](t)(tpm2.ObjectName(&ak))
@@ -359,7 +363,7 @@ func fromDER(t testing.TB, der []byte) (r, s []byte) {
 func testJudge(t *testing.T, m *machine) {
 	b := encoded(t, statement(nil))
 	binding := attest.Binding(b)
-	e := m.evidence(t, m.key(t, p256()), properly(), binding[:])
+	e := m.evidence(t, m.key(t, statement(nil), p256()), properly(), binding[:])
 	ak := must[*tpm2.TPMTPublic](t)(tpm2.Unmarshal[tpm2.TPMTPublic](e.AK))
 	spki := must[[]byte](t)(x509.MarshalPKIXPublicKey(must[crypto.PublicKey](t)(tpm2.Pub(*ak))))
 	dir := t.TempDir()

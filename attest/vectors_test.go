@@ -109,9 +109,11 @@ func writeVectors(t *testing.T, m *machine, s *service) {
 		one.Claims = *c
 		v.Valid = append(v.Valid, one)
 	}
-	add("tpm-ecdsa-p256", m.attest(t, s, m.key(t, p256()), properly(), statement(nil), nil))
-	add("tpm-hmac", m.attest(t, s, m.key(t, part{attest.RoleKey, hmac(signs)}), properly(),
-		statement(func(st *attest.Statement) { st.Algorithm, st.Purpose = "HMAC-SHA256", "mac" }), nil))
+	tpm := func(name string, st attest.Statement, parts ...part) {
+		add(name, m.attest(t, s, m.key(t, st, parts...), properly(), st, nil))
+	}
+	tpm("tpm-ecdsa-p256", statement(nil), p256())
+	tpm("tpm-hmac", statement(func(st *attest.Statement) { st.Algorithm, st.Purpose = "HMAC-SHA256", "mac" }), part{attest.RoleKey, hmac(signs)})
 	for _, p := range others(t) {
 		add(p.name, s.document(encoded(t, p.statement), p.kind, p.evidence))
 	}

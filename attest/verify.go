@@ -67,7 +67,7 @@ func Verify(d *Document, o Options) (*Claims, error) {
 	if err := st.check(&o); err != nil {
 		return nil, err
 	}
-	c := &Claims{Assurance: AssuranceStatement, KeyID: st.KeyID, KeyVersion: st.KeyVersion, Algorithm: st.Algorithm, Purpose: st.Purpose,
+	c := &Claims{Assurance: AssuranceStatement, Tenant: st.Tenant, KeyID: st.KeyID, KeyVersion: st.KeyVersion, Algorithm: st.Algorithm, Purpose: st.Purpose,
 		Custody: st.Custody, Origin: st.Origin, State: st.State, Policy: st.Policy, Signer: signer, Nonce: st.Nonce, Time: st.Time,
 		Device: Device{Kind: st.Backend.Kind, Identity: st.Backend.ID}}
 	if err := c.derive(d, st, &o); err != nil {
@@ -112,10 +112,15 @@ func (d *Document) signed(o *Options) (string, error) {
 	return SignerTrusted, nil
 }
 
+// canonical reports whether s is a UUID as RFC 9562 section 4 writes it, in lower case.
+func canonical(s string) bool {
+	id, err := uuid.Parse(s)
+	return err == nil && id.String() == s
+}
+
 // check looks at what is the same with all kinds of evidence.
 func (st *Statement) check(o *Options) error {
-	id, err := uuid.Parse(st.KeyID)
-	if err != nil || id.String() != st.KeyID || st.KeyVersion == 0 || st.Algorithm == "" || st.Purpose == "" || st.State == "" ||
+	if !canonical(st.KeyID) || !canonical(st.Tenant) || st.KeyVersion == 0 || st.Algorithm == "" || st.Purpose == "" || st.State == "" ||
 		st.Backend.Kind == "" || st.Backend.ID == "" || st.Time.IsZero() {
 		return refuse("the statement is incomplete")
 	}

@@ -105,7 +105,7 @@ func (s *Service) attestHandle(ctx context.Context, key backend.Key, k *Key, v *
 	if state == StateCreating {
 		state = StatePreActive
 	}
-	st := attest.Statement{KeyID: k.ID.String(), KeyVersion: v.Version, Algorithm: string(k.Algorithm), Purpose: string(k.Purpose), PublicKey: v.Public,
+	st := attest.Statement{Tenant: k.Tenant.String(), KeyID: k.ID.String(), KeyVersion: v.Version, Algorithm: string(k.Algorithm), Purpose: string(k.Purpose), PublicKey: v.Public,
 		Custody: string(v.Custody), Origin: string(v.Origin), Exportable: v.Exportable, State: string(state), Policy: statedPolicy(k.Policy),
 		Backend: attest.Backend{Kind: info.Kind, ID: info.ID}, Nonce: nonce, Time: s.now().UTC().Truncate(time.Second)}
 	statement, err := attest.Encode(st)

@@ -33,6 +33,7 @@ type EvidenceSignature struct {
 // Claims are what evidence says, the same for all devices.
 type Claims struct {
 	Assurance         string         `json:"assurance"`
+	Tenant            string         `json:"tenant"`
 	KeyID             string         `json:"key_id"`
 	KeyVersion        uint32         `json:"key_version"`
 	Algorithm         string         `json:"algorithm"`
@@ -74,7 +75,6 @@ type AttestedDevice struct {
 	EndorsementKey         string           `json:"endorsement_key_sha256,omitempty"`
 	EndorsementCertificate string           `json:"endorsement_certificate,omitempty"`
 	ObjectNames            []string         `json:"object_names,omitempty"`
-	AuthPolicies           []string         `json:"auth_policies,omitempty"`
 	ResetCount             uint32           `json:"reset_count,omitempty"`
 	RestartCount           uint32           `json:"restart_count,omitempty"`
 }

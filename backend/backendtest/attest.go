@@ -53,7 +53,7 @@ func (s *suite) attested(t *testing.T, ref backend.Ref, key backend.Key, origin 
 		want(t, "Attest with a binding of another size", err, fault.BadSize)
 	}
 	nonce := bytes.Repeat([]byte{7}, 32)
-	statement, err := attest.Encode(attest.Statement{KeyID: ref.Spec.KeyID.String(), KeyVersion: ref.Spec.Version, Algorithm: string(ref.Spec.Algorithm),
+	statement, err := attest.Encode(attest.Statement{Tenant: ref.Spec.Tenant.String(), KeyID: ref.Spec.KeyID.String(), KeyVersion: ref.Spec.Version, Algorithm: string(ref.Spec.Algorithm),
 		Purpose: string(ref.Spec.Purpose), PublicKey: ref.Public, Custody: string(ref.Spec.Custody), Origin: origin, State: "active",
 		Backend: attest.Backend{Kind: s.info.Kind, ID: s.info.ID}, Nonce: nonce, Time: time.Now().UTC().Truncate(time.Second)})
 	if err != nil {

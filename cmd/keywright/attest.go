@@ -150,7 +150,7 @@ func (a *app) claims(c *attest.Claims) error {
 			yes(t.AlwaysSensitive), yes(t.Extractable), yes(t.NeverExtractable))
 	}
 	d := &c.Device
-	err := a.fields("assurance", string(c.Assurance), "key", c.KeyID, "version", number(c.KeyVersion), "algorithm", c.Algorithm, "purpose", c.Purpose,
+	err := a.fields("assurance", string(c.Assurance), "tenant", c.Tenant, "key", c.KeyID, "version", number(c.KeyVersion), "algorithm", c.Algorithm, "purpose", c.Purpose,
 		"custody", c.Custody, "generated on device", yes(c.GeneratedOnDevice), "exportable", yes(c.Exportable), "origin", c.Origin, "state", c.State,
 		"operations", strings.Join(c.Policy.Operations, ", "), "device", d.Kind+" "+d.Identity, "manufacturer", d.Manufacturer, "model", d.Model,
 		"serial", d.Serial, "firmware", d.Firmware, "placement", d.Placement, "attributes", attributes, "device identity", string(d.DeviceIdentity),

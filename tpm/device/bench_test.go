@@ -5,12 +5,15 @@ import (
 	"crypto/sha256"
 	"net"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/softhsm-test/rig"
 	"github.com/keywright/keywright/tpm/device"
 )
@@ -182,5 +185,50 @@ func BenchmarkRatio(b *testing.B) {
 			b.ReportMetric(tpm[len(tpm)/2].Seconds()/all[len(all)/2].Seconds(), "ratio")
 			b.ReportMetric(all[len(all)/2].Seconds()*1e6, "median-µs")
 		})
+	}
+}
+
+// BenchmarkSlowed is 64 callers on a TPM that takes 100 ms longer for a signature: the rate over that of one caller without a queue.
+func BenchmarkSlowed(b *testing.B) {
+	const callers, span = 64, 10 * time.Second
+	m := rig.SWTPM(b)
+	p := m.Proxy(b)
+	d := open(b, device.Options{URI: uri(b, p.URI)})
+	k, digest := signingKey(b, d), sha256.Sum256([]byte("data"))
+	p.Slow(uint32(tpm2.TPMCCSign), 100*time.Millisecond)
+	for b.Loop() {
+		start, alone := time.Now(), 0
+		for ; time.Since(start) < span/3; alone++ {
+			if _, _, err := k.run(b.Context(), d, digest[:]); err != nil {
+				b.Fatal(err)
+			}
+		}
+		each := time.Since(start) / time.Duration(alone)
+		var signed, refused, other atomic.Int64
+		var running sync.WaitGroup
+		start = time.Now()
+		for range callers {
+			running.Go(func() {
+				for time.Since(start) < span {
+					ctx, cancel := context.WithTimeout(b.Context(), 2*time.Second)
+					_, _, err := k.run(ctx, d, digest[:])
+					cancel()
+					switch {
+					case err == nil:
+						signed.Add(1)
+					case fault.Has(err, fault.Overloaded):
+						refused.Add(1)
+						time.Sleep(100 * time.Millisecond)
+					default:
+						other.Add(1)
+					}
+				}
+			})
+		}
+		running.Wait()
+		b.ReportMetric(float64(signed.Load())*each.Seconds()/time.Since(start).Seconds(), "of-the-device's-rate")
+		b.ReportMetric(float64(signed.Load()), "signed")
+		b.ReportMetric(float64(refused.Load()), "refused")
+		b.ReportMetric(float64(other.Load()), "other-errors")
 	}
 }

@@ -262,6 +262,20 @@ func TestRetries(t *testing.T) {
 			t.Errorf("%v: %d retries, want 3", rc, got)
 		}
 	}
+	// One that wants to test itself is told to.
+	tested := false
+	p.Intercept(func(c []byte) (f rig.TPMFault) {
+		switch cc := binary.BigEndian.Uint32(c[6:]); {
+		case cc == uint32(tpm2.TPMCCSelfTest):
+			tested = true
+		case cc == uint32(tpm2.TPMCCSign) && !tested:
+			f.Answer = rig.TPMRefusal(uint32(tpm2.TPMRCNeedsTest))
+		}
+		return f
+	})
+	if _, _, err := k.sign(t.Context(), d, make([]byte, 32)); err != nil || !tested {
+		t.Errorf("TPM_RC_NEEDS_TEST: %v", err)
+	}
 	// Without end it is given up in time, and the next operation is as ever.
 	p.Intercept(func([]byte) rig.TPMFault { return rig.TPMFault{Answer: rig.TPMRefusal(uint32(tpm2.TPMRCRetry))} })
 	start := time.Now()

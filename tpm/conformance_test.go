@@ -110,6 +110,5 @@ func TestSwtpmSealed(t *testing.T) {
 }
 
 func TestSimulator(t *testing.T) {
-	h := harness(tpmsim.Start(t).URI, rig.SWTPM(t).URI, nil, own)
-	backendtest.Run(t, h)
+	backendtest.Run(t, harness(tpmsim.Start(t).URI, rig.SWTPM(t).URI, nil, own))
 }

@@ -146,8 +146,8 @@ func sealedRef(r backend.Ref, err error) (backend.Ref, error) {
 	return r, nil
 }
 
-// Destroy drops what is cached: the Ref's bytes are all there is of a key, and the caller's to erase. A Ref that is not authentic is
-// fault.KeyMaterial.
+// Destroy drops what is cached here, and the object that may still be loaded in the TPM: the Ref's bytes are all there is of a key, and the caller's to erase. It needs no root. A Ref
+// that does not parse is fault.KeyMaterial; one that is not authentic has nothing loaded.
 func (b *Backend) Destroy(ctx context.Context, r backend.Ref) error {
 	if err := b.enter(ctx); err != nil {
 		return err
@@ -161,5 +161,16 @@ func (b *Backend) Destroy(ctx context.Context, r backend.Ref) error {
 		r.Blob = p.sealed
 		return b.engine.Destroy(ctx, r)
 	}
-	return nil
+	err := b.dev.Do(ctx, "flush", func(tx *device.Tx) error {
+		for _, o := range p.objects[:p.count] {
+			if err := tx.Forget(tpm2.TPM2BPrivate{Buffer: o.private}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if fault.Has(err, fault.BackendUnavailable) {
+		return nil // a TPM that is away, or was reset, has nothing loaded when it comes back
+	}
+	return refused(err)
 }

@@ -247,6 +247,9 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
+// Sealer is what Seal and Open of the backend use, for the root's slots and for approvals. It works until the backend closes.
+func (b *Backend) Sealer() *Sealer { return b.sealer }
+
 // Seal protects bytes, at most 1 MiB, so that they open on this TPM alone (Sealer.Seal). It works while the root is locked.
 func (b *Backend) Seal(ctx context.Context, plaintext, binding []byte) ([]byte, error) {
 	if err := b.enter(ctx); err != nil {

@@ -347,13 +347,17 @@ func (u *use) load(ctx context.Context, b *batch) (backend.Key, error) {
 	if u.handle != nil || u.err != nil {
 		return u.handle, u.err
 	}
-	if u.version.backend == nil {
+	on := u.version.backend
+	if on == nil {
+		on = b.s.backendByID(u.version.BackendID) // it may have been reached since the record was read
+	}
+	if on == nil {
 		if u.err = fault.New(fault.OperationNotAllowed, "the key has no private part"); u.version.Origin != OriginPublicOnly {
 			u.err = b.s.notHere()
 		}
 		return nil, u.err
 	}
-	u.handle, u.err = u.version.backend.Load(ctx, u.version.ref)
+	u.handle, u.err = on.Load(ctx, u.version.ref)
 	return u.handle, u.err
 }
 

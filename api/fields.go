@@ -95,8 +95,14 @@ func meaningIn(in, name string) string {
 		return "how many shares to make"
 	case "AddedSlot.shares":
 		return "the shares: shown once"
-	case "Slot.kind", "AddSlot.kind", "AddedSlot.kind":
+	case "Slot.kind", "AddedSlot.kind":
 		return "what opens it"
+	case "AddSlot.kind":
+		return "what opens it: passphrase, key-file, shamir or hsm; with device it need not be said"
+	case "AddSlot.device":
+		return "the configured name of a device that is to open it by itself"
+	case "Slot.device", "AddedSlot.device":
+		return "identity of the device that opens it, as the id of a backend"
 	case "Health.version":
 		return "of the program"
 	case "UpdateKey.labels":

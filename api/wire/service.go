@@ -97,18 +97,21 @@ type Slot struct {
 	ID        string    `json:"id"`
 	Kind      string    `json:"kind"`
 	Label     string    `json:"label"`
+	Device    string    `json:"device,omitempty"` // identity of the device that a slot of kind hsm is on
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// AddSlot is POST /root/slots. Exactly what the kind needs: passphrase, key_file (base64 of the key file's 32 bytes), or
-// shares and threshold, whose shares are shown once in the answer.
+// AddSlot is POST /root/slots. Exactly what the kind needs: passphrase, key_file (base64 of the key file's 32 bytes),
+// shares and threshold, whose shares are shown once in the answer, or device, the configured name of one; the kind is then the
+// device's, and need not be said.
 type AddSlot struct {
-	Kind       string `json:"kind"`
+	Kind       string `json:"kind,omitempty"`
 	Label      string `json:"label,omitempty"`
 	Passphrase string `json:"passphrase,omitempty"`
 	KeyFile    []byte `json:"key_file,omitempty"`
 	Shares     int    `json:"shares,omitempty"`
 	Threshold  int    `json:"threshold,omitempty"`
+	Device     string `json:"device,omitempty"`
 }
 
 // AddedSlot is its answer.

@@ -12,16 +12,8 @@ import (
 // pingTimeout bounds the proof that a backend works, so that a dead device does not hold up the list of the living.
 const pingTimeout = 2 * time.Second
 
-// backendNamed gives an open backend; "" is the default one. One that is awaited is fault.BackendUnavailable.
+// backendNamed gives an open backend; "" is the default one.
 func (s *Service) backendNamed(name string) (backend.Backend, error) {
-	b, err := s.configured(name)
-	if err == nil && b.Info().ID == "" {
-		err = fault.New(fault.BackendUnavailable, "the backend has not been reached yet").RetryAfter(time.Second)
-	}
-	return b, err
-}
-
-func (s *Service) configured(name string) (backend.Backend, error) {
 	if name == "" {
 		return s.backends[0], nil
 	}
@@ -30,19 +22,6 @@ func (s *Service) configured(name string) (backend.Backend, error) {
 		return nil, fault.New(fault.BackendNotFound, "no backend of this name is configured")
 	}
 	return b, nil
-}
-
-// backendByID gives the open backend with this identity, or nil.
-func (s *Service) backendByID(id string) backend.Backend {
-	if b := s.byID[id]; b != nil || id == "" {
-		return b
-	}
-	for _, b := range s.awaited {
-		if b.Info().ID == id {
-			return b
-		}
-	}
-	return nil
 }
 
 // Backends gives all backends in the order of the configuration, each probed now.
@@ -61,7 +40,7 @@ func (s *Service) Backend(ctx context.Context, name string) (BackendStatus, erro
 	if name == "" {
 		return BackendStatus{}, fault.New(fault.BackendNotFound, "no backend of this name is configured")
 	}
-	b, err := s.configured(name)
+	b, err := s.backendNamed(name)
 	if err != nil {
 		return BackendStatus{}, err
 	}
@@ -82,8 +61,8 @@ func (s *Service) status(ctx context.Context, b backend.Backend) BackendStatus {
 
 // BackendName gives the configured name of a backend by its identity, or the identity when it is not open here.
 func (s *Service) BackendName(id string) string {
-	if b := s.backendByID(id); b != nil {
-		return b.Info().Name
+	if name, ok := s.names[id]; ok {
+		return name
 	}
 	return id
 }

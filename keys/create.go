@@ -122,7 +122,7 @@ type maker func(context.Context, backend.Backend, backend.Spec) (backend.Ref, er
 // bear makes the material of a new key. Where the device keeps objects, key and version are written before the device is touched, so
 // that no object can be there that nothing knows of; elsewhere one transaction does it all.
 func (q *request) bear(ctx context.Context, k *Key, v *Version, isDefault bool, make maker) (*Key, error) {
-	b := q.s.backendByID(v.BackendID)
+	b := q.s.byID[v.BackendID]
 	if b == nil {
 		return nil, q.s.notHere()
 	}

@@ -152,7 +152,7 @@ func otherBackend() error {
 // fill gives a version that waits for it its material.
 func (q *request) fill(ctx context.Context, k *Key, v *Version, open maker) (*Key, error) {
 	s := q.s
-	b := s.backendByID(v.BackendID)
+	b := s.byID[v.BackendID]
 	if b == nil {
 		return nil, s.notHere()
 	}

@@ -150,7 +150,7 @@ func (s *Service) destroyVersion(ctx context.Context, k *Key, v *Version, now ti
 		return nil, nil
 	}
 	if len(v.Blob) > 0 {
-		b := s.backendByID(v.BackendID)
+		b := s.byID[v.BackendID]
 		if b == nil {
 			return nil, s.notHere()
 		}

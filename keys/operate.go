@@ -347,17 +347,13 @@ func (u *use) load(ctx context.Context, b *batch) (backend.Key, error) {
 	if u.handle != nil || u.err != nil {
 		return u.handle, u.err
 	}
-	on := u.version.backend
-	if on == nil {
-		on = b.s.backendByID(u.version.BackendID) // it may have been reached since the record was read
-	}
-	if on == nil {
+	if u.version.backend == nil {
 		if u.err = fault.New(fault.OperationNotAllowed, "the key has no private part"); u.version.Origin != OriginPublicOnly {
 			u.err = b.s.notHere()
 		}
 		return nil, u.err
 	}
-	u.handle, u.err = on.Load(ctx, u.version.ref)
+	u.handle, u.err = u.version.backend.Load(ctx, u.version.ref)
 	return u.handle, u.err
 }
 

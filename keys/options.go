@@ -24,9 +24,8 @@ type Options struct {
 	Store       Store
 	Idempotency idempotency.Store
 	Recorder    audit.Recorder
-	// Backends are the devices; the first is the default for new keys. The Service does not close them. Names and
-	// identities must be unique. One whose Info has no identity yet is awaited: it has its name, answers fault.BackendUnavailable to everything, and
-	// keys on it are used as soon as its Info is whole.
+	// Backends are the opened devices; the first is the default for new keys. The Service does not close them. Names and
+	// identities must be unique.
 	Backends []backend.Backend
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
@@ -51,7 +50,7 @@ type Service struct {
 	backends    []backend.Backend
 	byID        map[string]backend.Backend
 	byName      map[string]backend.Backend
-	awaited     []backend.Backend // those that had no identity at the start
+	names       map[string]string // identity to configured name
 	now         func() time.Time
 	rand        io.Reader
 	log         *slog.Logger
@@ -94,19 +93,14 @@ func New(o Options) (*Service, error) {
 		return nil, errors.New("keys: size and age of the record cache are not negative")
 	}
 	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger,
-		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{},
+		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
 		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1)}
 	for _, b := range o.Backends {
 		info := b.Info()
-		if info.Name == "" || s.byID[info.ID] != nil || s.byName[info.Name] != nil {
-			return nil, errors.New("keys: names of backends must be set, and they and their identities unique")
+		if info.ID == "" || info.Name == "" || s.byID[info.ID] != nil || s.byName[info.Name] != nil {
+			return nil, errors.New("keys: names and identities of backends must be set and unique")
 		}
-		s.byName[info.Name] = b
-		if info.ID == "" {
-			s.awaited = append(s.awaited, b)
-		} else {
-			s.byID[info.ID] = b
-		}
+		s.byID[info.ID], s.byName[info.Name], s.names[info.ID] = b, b, info.Name
 	}
 	m, err := newMetrics(o.Registerer, s.cache)
 	if err != nil {

@@ -215,7 +215,7 @@ func (s *Service) version(ctx context.Context, r *record, n uint32) (*version, e
 }
 
 func (s *Service) newVersion(k *Key, stored *Version) (*version, error) {
-	v := &version{Version: stored, state: overlay(k, stored.State), backend: s.backendByID(stored.BackendID)}
+	v := &version{Version: stored, state: overlay(k, stored.State), backend: s.byID[stored.BackendID]}
 	v.allows, v.flagged = allowed(v.state)
 	v.ref = refOf(k, stored)
 	if len(stored.Public) > 0 {

@@ -62,7 +62,7 @@ func (n *nextVersion) add(ctx context.Context, q *request, k *Key, make maker) (
 	}
 	var b backend.Backend
 	if k.Origin != OriginPublicOnly {
-		if b = s.backendByID(k.BackendID); b == nil {
+		if b = s.byID[k.BackendID]; b == nil {
 			return nil, s.notHere()
 		}
 	}

@@ -18,8 +18,7 @@ type InternalSigner struct {
 }
 
 // InternalSigner gives the service's own Ed25519 key of the name, made on first use in the first backend that can: the order of the
-// backends says which is trusted most, so that it is not made while one is awaited that might be the first: fault.BackendUnavailable. Its
-// creation is recorded; its signatures are not, since what it signs is the record.
+// backends says which is trusted most. Its creation is recorded; its signatures are not, since what it signs is the record.
 func (s *Service) InternalSigner(ctx context.Context, name string) (*InternalSigner, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
@@ -30,8 +29,7 @@ func (s *Service) InternalSigner(ctx context.Context, name string) (*InternalSig
 	}
 	var home backend.Backend
 	for _, b := range s.backends {
-		info := b.Info()
-		if _, ok := info.Can(backend.Ed25519); ok || info.ID == "" {
+		if _, ok := b.Info().Can(backend.Ed25519); ok {
 			home = b
 			break
 		}
@@ -39,13 +37,7 @@ func (s *Service) InternalSigner(ctx context.Context, name string) (*InternalSig
 	if home == nil {
 		return nil, unsupported()
 	}
-	name = internalPrefix + "sign/" + name
-	if home.Info().ID == "" {
-		if _, err := s.recordByName(ctx, uuid.Nil, name); fault.Has(err, fault.KeyNotFound) {
-			return nil, s.notHere()
-		}
-	}
-	r, err := s.internal(ctx, uuid.Nil, name, backend.Ed25519, backend.PurposeSigning, home, "")
+	r, err := s.internal(ctx, uuid.Nil, internalPrefix+"sign/"+name, backend.Ed25519, backend.PurposeSigning, home, "")
 	if err != nil {
 		return nil, err
 	}

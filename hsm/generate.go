@@ -7,7 +7,6 @@ import (
 	"crypto/rsa"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -133,9 +132,9 @@ func sealedRef(r backend.Ref, err error) (backend.Ref, error) {
 
 // make has one member make a key, and the Ref of it.
 func (b *Backend) make(ctx context.Context, s backend.Spec, info backend.AlgorithmInfo, f func(context.Context, *member) (token.Object, error)) (backend.Ref, error) {
-	members := b.order()
+	members := able(b.order(), ability{s.Algorithm, ""})
 	if len(members) == 0 {
-		return backend.Ref{}, fault.New(fault.BackendUnavailable, "no member of the group is available").RetryAfter(time.Second)
+		return backend.Ref{}, errNobody
 	}
 	m := members[0]
 	o, err := once(ctx, b, m, opMake, f)
@@ -218,7 +217,15 @@ func (b *Backend) Destroy(ctx context.Context, r backend.Ref) error {
 	defer b.refs.drop(&r.Spec) // what was checked meanwhile
 	members := b.members
 	if b.pinned {
-		members = b.homed(p.name)
+		var err error
+		if members, err = b.homed(p.name); err != nil {
+			return err
+		}
+	}
+	for _, m := range members {
+		if !m.joined.Load() {
+			return errNotThere
+		}
 	}
 	for _, m := range members {
 		if _, err := once(ctx, b, m, opDestroy, func(ctx context.Context, m *member) (struct{}, error) {

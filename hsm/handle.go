@@ -63,7 +63,12 @@ func (h *handle) use(ctx context.Context, kind operation, c token.Call) ([]byte,
 	if len(c.Wrapped) == 0 {
 		c.Wrapped = nil
 	}
-	out, err := each(ctx, h.b, h.b.homed(h.e.name), kind, func(ctx context.Context, m *member) ([]byte, error) { return m.token.Use(ctx, c) })
+	members, err := h.b.homed(h.e.name)
+	if err != nil {
+		return nil, err
+	}
+	members = able(members, ability{c.Algorithm, abilities[kind]})
+	out, err := each(ctx, h.b, members, kind, func(ctx context.Context, m *member) ([]byte, error) { return m.token.Use(ctx, c) })
 	switch {
 	case err == nil:
 		return out, nil

@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keywright/keywright/backend"
 )
 
 // operation is a label of the metrics.
@@ -28,6 +30,10 @@ const (
 
 var operationNames = [operations]string{"encrypt", "decrypt", "sign", "mac", "agree", "wrap", "unwrap", "random", "find", "tag", "make", "destroy"}
 
+// abilities are what a key's token has to have for an operation.
+var abilities = [operations]backend.Operation{opEncrypt: backend.OpEncrypt, opDecrypt: backend.OpDecrypt, opSign: backend.OpSign,
+	opMAC: backend.OpMAC, opAgree: backend.OpDerive, opWrap: backend.OpWrap, opUnwrap: backend.OpUnwrap}
+
 // metrics of a backend. Labels are the backend's name, the member's index, the operation and the state: all bounded.
 type metrics struct {
 	members   []*member
@@ -36,6 +42,7 @@ type metrics struct {
 	failCount *prometheus.CounterVec
 	failovers []prometheus.Counter // by member: operations that went on to another one
 	fromStats []statMetric
+	state     *prometheus.Desc
 }
 
 // statMetric is one number of a member's statistics.
@@ -88,7 +95,8 @@ func newMetrics(name string, members []*member) *metrics {
 		}
 		return 0
 	})
-	add("healthy", "1: the member gets operations.", gauge, func(s *MemberState) float64 { return yes(s.Healthy && s.Verified) })
+	add("healthy", "1: the member gets operations.", gauge, func(s *MemberState) float64 { return yes(s.Healthy) })
+	m.state = prometheus.NewDesc("keywright_hsm_member_state", "1 for the state that the member is in: missing, joining, refused, healthy or unavailable.", []string{"member", "state"}, labels)
 	add("child_restarts_total", "Processes of the module that replaced another.", counter, func(s *MemberState) float64 { return float64(s.Processes.Restarts) })
 	add("child_kills_total", "Processes of the module killed for a call past its deadline.", counter, func(s *MemberState) float64 { return float64(s.Processes.Kills) })
 	add("child_crashes_total", "Processes of the module that ended by themselves.", counter, func(s *MemberState) float64 { return float64(s.Processes.Crashes) })
@@ -110,6 +118,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range m.fromStats {
 		ch <- s.desc
 	}
+	ch <- m.state
 }
 
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
@@ -117,6 +126,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.failCount.Collect(ch)
 	for _, member := range m.members {
 		s := member.state()
+		for _, state := range states() {
+			ch <- prometheus.MustNewConstMetric(m.state, prometheus.GaugeValue, yes(s.State == state), strconv.Itoa(member.index), string(state))
+		}
 		for _, f := range m.fromStats {
 			ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.of(&s), strconv.Itoa(member.index))
 		}

@@ -15,7 +15,7 @@ KILLS    ?= 200
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm stop test unit crash lint bench bench-quick fuzz clean
+.PHONY: all build run run-hsm stop test unit crash lint bench bench-quick bench-hsm fuzz clean
 
 all: build
 
@@ -68,6 +68,11 @@ bench: build
 bench-quick: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -duration 2s -rounds 1 -keys 0
+
+# The HSM backend on a SoftHSM2 token beside the module itself, and how it heals. About ten minutes.
+bench-hsm: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only hsm -duration 2s
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

@@ -21,6 +21,7 @@ type process struct {
 	address string
 	key     string
 	started time.Duration // from exec to the first answer
+	log     string        // path of what it has printed; "" for the floor
 }
 
 // startFloor runs this program again as the floor.
@@ -45,8 +46,9 @@ func startFloor(ctx context.Context) (*process, error) {
 	return &process{cmd: cmd, address: strings.TrimSpace(line)}, nil
 }
 
-// startService runs the service on its embedded default with everything under dir and waits for its first answer.
-func startService(ctx context.Context, binary, dir string) (*process, error) {
+// startService runs the service on its embedded default with everything under dir, and with more flags, and waits for its
+// first answer.
+func startService(ctx context.Context, binary, dir string, more ...string) (*process, error) {
 	addressFile := filepath.Join(dir, "address")
 	if err := os.Remove(addressFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -57,13 +59,14 @@ func startService(ctx context.Context, binary, dir string) (*process, error) {
 	}
 	//nolint:errcheck // the service has its own descriptor of it
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off") //nolint:gosec // the program to be measured
+	args := append([]string{"serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off"}, more...)
+	cmd := exec.CommandContext(ctx, binary, args...) //nolint:gosec // the program to be measured
 	cmd.Stdout, cmd.Stderr = log, log
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd}
+	p := &process{cmd: cmd, log: log.Name()}
 	for time.Since(begin) < 30*time.Second {
 		if b, err := os.ReadFile(addressFile); err == nil && len(b) > 0 {
 			p.address = "http://" + strings.TrimSpace(string(b))

@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// hsmSuite measures the service on a SoftHSM2 token beside the module itself, and what it does while the token fails.
+type hsmSuite struct {
+	settings
+	report *report
+	device *device
+	dir    string
+	count  int // of services started, for their folders
+}
+
+// arrangement is a way to configure the token.
+type arrangement struct {
+	name       string
+	attributes []string
+	sessions   int // of a process, where the device shall be as parallel for the service as it is for 16 threads
+}
+
+func arrangements() []arrangement {
+	return []arrangement{{"in-process", []string{"x-in-process=true"}, 16}, {"1 process", nil, 16}, {"2 processes", []string{"x-processes=2"}, 8}}
+}
+
+const (
+	hsmConns  = 16
+	hsmBatch  = 100
+	slowDelay = "2ms"
+)
+
+func benchHSM(ctx context.Context, s settings, r *report) error {
+	dir, err := os.MkdirTemp("", "keywright-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // in the system's temporary directory
+	h := &hsmSuite{settings: s, report: r, dir: dir}
+	if h.device, err = newDevice(ctx, s.parts, dir); err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{{"fast", h.fast}, {"slow", h.slow}, {"child", h.childCost}, {"others", h.others}, {"heal", h.heal}, {"pin", h.refusedPIN}} {
+		if s.part != "" && s.part != step.name {
+			continue
+		}
+		if err := step.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start starts a service on the token, which is its first backend.
+func (h *hsmSuite) start(ctx context.Context, uri string) (*process, *target, error) {
+	h.count++
+	dir := filepath.Join(h.dir, "service-"+strconv.Itoa(h.count))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	p, err := startService(ctx, h.binary, dir, "--backend", "hsm="+uri)
+	if err != nil {
+		return nil, nil, err
+	}
+	return p, keywrightTarget(p), nil
+}
+
+// runner measures one thing once, in operations a second.
+type runner struct {
+	name string
+	run  func(context.Context) (float64, error)
+}
+
+// inTurns runs all one after the other, rounds times, and gives the median of each.
+func (h *hsmSuite) inTurns(ctx context.Context, all []runner) ([]float64, error) {
+	figures := make([][]float64, len(all))
+	for range h.rounds {
+		for i, r := range all {
+			v, err := r.run(ctx)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", r.name, err)
+			}
+			figures[i] = append(figures[i], v)
+		}
+	}
+	out := make([]float64, len(all))
+	for i, f := range figures {
+		slices.Sort(f)
+		out[i] = f[len(f)/2]
+	}
+	return out, nil
+}
+
+func (h *hsmSuite) raw(what, op string, faulty bool, processes int) runner {
+	w := rawWork{module: h.device.module, label: h.device.label, pinFile: h.device.pinFile, op: op, threads: hsmConns / processes, duration: h.duration}
+	if faulty {
+		w.module = h.device.faulty
+	}
+	return runner{what, func(ctx context.Context) (float64, error) { return w.run(ctx, processes) }}
+}
+
+// rest drives a work for the duration, or for count requests if there is one.
+func (h *hsmSuite) rest(what string, w work, count uint64) runner {
+	return runner{what, func(ctx context.Context) (float64, error) {
+		lim := limits{duration: h.duration}
+		if count > 0 {
+			lim = limits{duration: 10 * time.Minute, count: count}
+		}
+		run(ctx, hsmConns, limits{duration: h.duration / 8}, w) // warm up: connections, sessions
+		r := run(ctx, hsmConns, lim, w)
+		if r.failed > 0 || r.ok == 0 {
+			return 0, fmt.Errorf("%d failed, %d done; first: %w", r.failed, r.ok, r.first)
+		}
+		return r.itemsPerSecond(), nil
+	}}
+}
+
+// services starts a service for each arrangement, with the two keys.
+func (h *hsmSuite) services(ctx context.Context, faulty bool, all []arrangement) (targets []*target, stop func(), err error) {
+	var started []*process
+	stop = func() {
+		for _, p := range started {
+			stopQuietly(p)
+		}
+	}
+	for _, a := range all {
+		attributes := a.attributes
+		if faulty {
+			attributes = append(slices.Clone(attributes), "x-sessions="+strconv.Itoa(a.sessions))
+		}
+		p, t, err := h.start(ctx, h.device.uri(faulty, attributes...))
+		if err != nil {
+			stop()
+			return nil, nil, err
+		}
+		started = append(started, p)
+		if err = t.createKey(ctx, "aes", "AES-256-GCM"); err == nil {
+			err = t.createKey(ctx, "p256", "ECDSA-P256")
+		}
+		if err != nil {
+			stop()
+			return nil, nil, err
+		}
+		targets = append(targets, t)
+	}
+	return targets, stop, nil
+}
+
+// operation is what is measured both ways.
+type operation struct {
+	name, raw     string
+	single, batch func(*target) work
+}
+
+func hsmOperations() []operation {
+	return []operation{
+		{"sign ECDSA-P256", "sign", func(t *target) work { return t.sign("p256") }, func(t *target) work { return t.signBatch("p256", hsmBatch) }},
+		{"encrypt AES-256-GCM 32 B", "encrypt", func(t *target) work { return t.encrypt("aes") }, func(t *target) work { return t.encryptBatch("aes", hsmBatch) }},
+	}
+}
+
+func (t *target) signBatch(key string, n int) work {
+	body := []byte(`{"items":[` + strings.TrimSuffix(strings.Repeat(`{"message":"`+plaintext32+`"},`, n), ",") + `]}`)
+	url := t.url(key, "sign")
+	return work{name: fmt.Sprintf("sign batch of %d", n), method: http.MethodPost, header: t.header, status: http.StatusOK, items: n,
+		next: func(uint64) (string, []byte) { return url, body },
+		check: func(b []byte) error {
+			if got := bytes.Count(b, []byte(`"signature"`)); got != n {
+				return fmt.Errorf("%d signatures in the answer to %d items", got, n)
+			}
+			return nil
+		}}
+}
+
+// fast is the token as fast as it is: the REST API against 16 threads of one process straight on the module.
+func (h *hsmSuite) fast(ctx context.Context) error {
+	all := arrangements()
+	targets, stop, err := h.services(ctx, false, all)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	for _, op := range hsmOperations() {
+		runners := []runner{h.raw("module", op.raw, false, 1), h.raw("module, two processes", op.raw, false, 2)}
+		for i, t := range targets {
+			runners = append(runners, h.rest(all[i].name, op.single(t), 0), h.rest(all[i].name+", batches", op.batch(t), 0))
+		}
+		v, err := h.inTurns(ctx, runners)
+		if err != nil {
+			return err
+		}
+		h.report.info(op.name+", straight on the module, 16 threads", v[0], "/s")
+		h.report.info(op.name+", the same in two processes of 8 threads", v[1], "/s")
+		for i, a := range all {
+			h.ratio(op.name+", REST, 16 conn, "+a.name, v[2+2*i], v[0], 0.4)
+			h.ratio(op.name+", REST, batches of 100, 16 conn, "+a.name, v[3+2*i], v[0], 0.8)
+		}
+	}
+	return nil
+}
+
+func (h *hsmSuite) ratio(what string, rest, raw, reach float64) {
+	h.report.info(what, rest, "/s")
+	ratio := rest / raw
+	h.report.add(what+" ÷ module", ratio, "", fmt.Sprintf("≥ %.2f", reach), ratio >= reach)
+}
+
+// slow is a device that takes 2 ms for each call: one that does sixteen at a time, and one that does one after the other. Both sides go
+// through the same fault module with the same number of sessions.
+func (h *hsmSuite) slow(ctx context.Context) (err error) {
+	all := arrangements()
+	targets, stop, err := h.services(ctx, true, all)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	defer func() {
+		_, cerr := h.device.fault(context.WithoutCancel(ctx), "clear")
+		err = errors.Join(err, cerr)
+	}()
+	if _, err := h.device.fault(ctx, "delay", "C_Sign,C_Encrypt", slowDelay); err != nil {
+		return err
+	}
+	// Batches are counted whole, so they are measured by number: ten each, of 0.2 s.
+	const batches = 10 * hsmConns
+	for _, op := range hsmOperations() {
+		runners := []runner{h.raw("module", op.raw, true, 1)}
+		for i, t := range targets {
+			runners = append(runners, h.rest(all[i].name, op.single(t), 0), h.rest(all[i].name+", batches", op.batch(t), batches))
+		}
+		v, err := h.inTurns(ctx, runners)
+		if err != nil {
+			return err
+		}
+		h.report.info(op.name+" of 2 ms, straight on the module, 16 threads", v[0], "/s")
+		for i, a := range all {
+			h.ratio(op.name+" of 2 ms, REST, 16 conn, "+a.name, v[1+2*i], v[0], 0.95)
+			h.ratio(op.name+" of 2 ms, REST, batches of 100, 16 conn, "+a.name, v[2+2*i], v[0], 0.95)
+		}
+	}
+	if _, err := h.device.fault(ctx, "delay", "C_Sign,C_Encrypt", slowDelay, "queue"); err != nil {
+		return err
+	}
+	op := hsmOperations()[0]
+	runners := []runner{h.raw("module", op.raw, true, 1)}
+	for i, t := range targets {
+		runners = append(runners, h.rest(all[i].name, op.single(t), 0))
+	}
+	v, err := h.inTurns(ctx, runners)
+	if err != nil {
+		return err
+	}
+	h.report.info(op.name+" of 2 ms, one at a time, straight on the module, 16 threads", v[0], "/s")
+	for i, a := range all {
+		h.ratio(op.name+" of 2 ms, one at a time, REST, 16 conn, "+a.name, v[1+i], v[0], 0.95)
+	}
+	return nil
+}
+
+// childCost is what the separate process adds to a call, by the benchmark of hsm/remote: a call that does nothing, through one child.
+func (h *hsmSuite) childCost(ctx context.Context) error {
+	out, err := command(ctx, "go", "test", "-run", "^$", "-bench", "^Benchmark(Call|Echo)$/^callers=(1|16)$", "-benchtime", h.duration.String(), "./hsm/remote")
+	if err != nil {
+		return err
+	}
+	figures := map[string]float64{}
+	for line := range strings.Lines(out) {
+		f := strings.Fields(line)
+		for i := 2; i+1 < len(f); i++ {
+			if v, err := strconv.ParseFloat(f[i], 64); err == nil {
+				figures[strings.SplitN(f[0], "-", 2)[0]+" "+f[i+1]] = v
+			}
+		}
+	}
+	p50, rate := figures["BenchmarkCall/callers=1 p50-us"], figures["BenchmarkCall/callers=16 calls/s"]
+	if p50 == 0 || rate == 0 {
+		return fmt.Errorf("the benchmark has said something else: %s", out)
+	}
+	h.report.add("a call through a child, one caller, p50", p50, "µs", "≤ 60", p50 <= 60)
+	h.report.add("calls through a child, 16 callers", rate, "/s", "≥ 80000", rate >= 80_000)
+	h.report.info("a bare echo between two processes, one caller, p50", figures["BenchmarkEcho/callers=1 p50-us"], "µs")
+	h.report.info("bare echoes between two processes, 16 callers", figures["BenchmarkEcho/callers=16 calls/s"], "/s")
+	return nil
+}

@@ -43,18 +43,18 @@ func (s *Server) addSlot(ctx context.Context, c *call, r *wire.AddSlot) (wire.Ad
 	// What the kind does not need must not be there: a passphrase sent with the wrong kind would be lost without a word.
 	shares := r.Shares != 0 || r.Threshold != 0
 	var extra bool
-	switch n.Kind {
-	case "", root.KindHSM: // the keeper knows of which kind the device is
+	switch {
+	case n.Kind == "" || n.Kind.OnDevice(): // the keeper knows of which kind the device is
 		if err := required("device", r.Device); err != nil {
 			return wire.AddedSlot{}, err
 		}
 		extra = r.Passphrase != "" || r.KeyFile != nil || shares
-	case root.KindPassphrase:
+	case n.Kind == root.KindPassphrase:
 		extra = r.KeyFile != nil || shares || r.Device != ""
 		n.Passphrase = secret.Bytes(r.Passphrase)
-	case root.KindKeyFile:
+	case n.Kind == root.KindKeyFile:
 		extra = r.Passphrase != "" || shares || r.Device != ""
-	case root.KindShamir:
+	case n.Kind == root.KindShamir:
 		extra = r.Passphrase != "" || r.KeyFile != nil || r.Device != ""
 		n.Shares, n.Threshold = r.Shares, r.Threshold
 	default:

@@ -45,8 +45,8 @@ type attached struct {
 	device Device
 }
 
-// isDevice reports whether slots of the kind are on devices.
-func isDevice(k Kind) bool { return k == KindHSM }
+// OnDevice reports whether slots of the kind are on a device, and open without anybody's doing.
+func (k Kind) OnDevice() bool { return k == KindHSM }
 
 // deviceParams: Device is the identity of the device whose key seals the root.
 type deviceParams struct {
@@ -76,7 +76,7 @@ func deviceID(id string) bool {
 
 // Device gives the identity of the device that the slot is on, "" when it is on none or its parameters do not say.
 func (s *Slot) Device() string {
-	if !isDevice(s.Kind) {
+	if !s.Kind.OnDevice() {
 		return ""
 	}
 	p, err := readDeviceParams(s.Params)
@@ -97,7 +97,7 @@ func (s *Slot) deviceBinding() []byte {
 // Attach makes a device known under its configured name, for slots of the kind. The Keeper does not close it. A second device of a name takes the place of
 // the first. When the root is locked, AutoUnlock tries at once.
 func (k *Keeper) Attach(name string, kind Kind, d Device) error {
-	if name == "" || !isDevice(kind) || d == nil {
+	if name == "" || !kind.OnDevice() || d == nil {
 		return fault.New(fault.Internal, "a device for root slots needs a name and a kind of devices")
 	}
 	k.mu.Lock()
@@ -108,6 +108,17 @@ func (k *Keeper) Attach(name string, kind Kind, d Device) error {
 	k.mu.Unlock()
 	k.Wake()
 	return nil
+}
+
+// DeviceID gives the identity of the device that is attached under a name, "" when there is none or it has not been reached.
+func (k *Keeper) DeviceID(name string) string {
+	k.mu.RLock()
+	a, ok := k.devices[name]
+	k.mu.RUnlock()
+	if !ok {
+		return ""
+	}
+	return a.device.ID()
 }
 
 // Wake makes AutoUnlock try now: a device has become available.
@@ -203,7 +214,7 @@ func (k *Keeper) UnlockDevices(ctx context.Context, who Caller) error {
 	}
 	var slots []*Slot
 	for _, s := range all {
-		if isDevice(s.Kind) {
+		if s.Kind.OnDevice() {
 			slots = append(slots, s)
 		}
 	}

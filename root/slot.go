@@ -108,7 +108,7 @@ func (k *Keeper) make(ctx context.Context, n NewSlot, root secret.Bytes) (*Added
 	}
 	a := &Added{Slot: &Slot{ID: id, Kind: n.Kind, Label: n.Label, CreatedAt: k.now().UTC().Truncate(time.Microsecond)}}
 	switch {
-	case n.Device != "" || isDevice(n.Kind):
+	case n.Device != "" || n.Kind.OnDevice():
 		err = k.makeDevice(ctx, a.Slot, n.Device, root)
 	case n.Kind == KindPassphrase:
 		err = k.makePassphrase(a.Slot, n.Passphrase, root)

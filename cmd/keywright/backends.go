@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keywright/keywright/backend"
-	"github.com/keywright/keywright/backend/software"
 	"github.com/keywright/keywright/hsm"
 	"github.com/keywright/keywright/hsm/remote"
 	"github.com/keywright/keywright/hsm/token"
@@ -151,18 +150,14 @@ func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer)
 	var opened []backend.Backend
 	for i := range n.config.Backends {
 		b := &n.config.Backends[i]
-		var one backend.Backend
-		var err error
-		if b.URI == schemeSoftware {
-			one, err = software.Open(ctx, software.Options{Name: b.Name, Derive: n.root.Derive,
-				Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
-		} else {
-			one, err = n.openHSM(ctx, b, registry)
-		}
+		one, err := n.openBackend(ctx, b, registry)
 		if err != nil {
 			return nil, fmt.Errorf("opening backend %s: %w", b.Name, err)
 		}
 		n.onClose(one.Close)
+		if err := n.attach(b.Name, one); err != nil {
+			return nil, err
+		}
 		opened = append(opened, one)
 	}
 	return opened, nil

@@ -69,6 +69,9 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	if err != nil {
 		return n, err
 	}
+	if err := n.openRootDevice(ctx, registry); err != nil {
+		return n, err
+	}
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
 		Registerer: registry, Logger: log, RecordCache: c.Cache.Records})
@@ -87,6 +90,10 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}
 	if err := openRoot(ctx, n.root, c.Root, dev, log); err != nil {
 		return n, err
+	}
+	if n.root.Locked() {
+		stop := n.root.AutoUnlock(starter)
+		n.onClose(func() error { stop(); return nil })
 	}
 	if !n.root.Locked() {
 		return n, n.bootstrap(ctx)

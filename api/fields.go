@@ -35,6 +35,18 @@ func meaningIn(in, name string) string {
 		return "software, hsm or tpm"
 	case "Backend.state":
 		return "available, or the error code of the last probe"
+	case "Backend.members":
+		return "its devices, where there are several or they come and go"
+	case "BackendMember.name":
+		return "the configured name, or the device's label"
+	case "BackendMember.state":
+		return "missing, joining, refused, healthy or unavailable"
+	case "BackendMember.weight":
+		return "share of the operations; 0: it stands by"
+	case "BackendMember.since":
+		return "when it last became healthy, or ceased to be"
+	case "BackendMember.reason":
+		return "why it is not healthy"
 	case "Backend.custody":
 		return "what it can give, strongest first"
 	case "Backend.name":
@@ -143,6 +155,8 @@ func meaningOf(name string) string {
 		return "when it was made"
 	case "custody":
 		return "where private operations happen and who can see the material"
+	case "custody_caveat":
+		return "what weakens the custody of every key in the backend; absent when nothing does"
 	case "deletion_protection":
 		return "refuse deletion while set"
 	case "derived_key":
@@ -337,6 +351,9 @@ func choices(in reflect.Type, name string) []string {
 			return []string{string(backend.CustodyDevice), string(backend.CustodySealed), string(backend.CustodySoftware)}
 		}
 	case "state":
+		if in == reflect.TypeFor[wire.BackendMember]() {
+			return []string{"missing", "joining", "refused", "healthy", "unavailable"}
+		}
 		if in != reflect.TypeFor[wire.Backend]() {
 			var out []string
 			for _, s := range []keys.State{keys.StatePreActive, keys.StatePendingImport, keys.StateActive, keys.StateDeactivated,

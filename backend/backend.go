@@ -33,7 +33,8 @@ const (
 // method of a handle but Public and Close, answers fault.BackendUnavailable; Close waits for calls under way, ends every goroutine
 // of the backend, and does nothing the second time.
 type Backend interface {
-	// Info describes the backend. It is fixed once the backend is open.
+	// Info describes the backend. It is fixed once the backend is open. One whose device has not been there since the start answers
+	// fault.BackendUnavailable to everything, and says here what is known from before: ID and Name at least, perhaps no capabilities.
 	Info() Info
 	// Generate makes new key material. It is durable, as far as the device keeps anything, when it returns.
 	// It is never retried. s.KeyID and s.Version must not have been used before with this backend if the device keeps objects:
@@ -59,6 +60,8 @@ type Info struct {
 	Capabilities []Capability // one for each algorithm it can generate; everything else answers fault.Unsupported
 	KeepsObjects bool         // true: key material lives in the device and Destroy erases it; false: the Ref is all there is
 	Quirks       []string     // what an operator should know, in words
+	// CustodyCaveat says in a sentence what weakens the custody of every key in this backend, and is shown with each; "" for nothing.
+	CustodyCaveat string
 }
 
 // Capability is what a backend can do with one algorithm.

@@ -305,6 +305,9 @@ func (b *Backend) describe() error {
 		}
 	}
 	info.Quirks = b.quirks()
+	if slices.ContainsFunc(b.present(), leaks) {
+		info.CustodyCaveat = caveat
+	}
 	b.info.Store(&info)
 	return nil
 }
@@ -328,6 +331,10 @@ func (b *Backend) common(a backend.Algorithm) (backend.Capability, bool) {
 	return out, len(out.Operations) > 0
 }
 
+const caveat = "The token lets a key that is marked as non-extractable be wrapped out, which the configuration accepts: whoever has the token's PIN can have the keys."
+
+func leaks(m *member) bool { return m.description.LeaksWrapped }
+
 // quirks says in words what an operator should know.
 func (b *Backend) quirks() []string {
 	var out []string
@@ -341,8 +348,8 @@ func (b *Backend) quirks() []string {
 		if len(b.members) > 1 {
 			prefix = m.name + ": "
 		}
-		if m.description.LeaksWrapped {
-			add(prefix + "The token lets a key that is marked as non-extractable be wrapped out, which was accepted: whoever has its PIN can have the keys, whatever their custody says.")
+		if leaks(m) {
+			add(prefix + caveat)
 		}
 		for _, q := range m.description.Quirks {
 			add(prefix + q)

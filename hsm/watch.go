@@ -105,6 +105,9 @@ func (b *Backend) suits(ctx context.Context, m *member) error {
 	if b.keyed && !m.does(backend.HMACSHA256, backend.OpMAC) {
 		return fault.New(fault.Unsupported, "the token cannot check records: it has no HMAC-SHA-256, as the other members have")
 	}
+	if leaks(m) && b.Info().CustodyCaveat == "" {
+		return fault.New(fault.PolicyDenied, "the token lets non-extractable keys be wrapped out, and the group's keys are said to be safe from that: the next start accepts it, if the configuration does")
+	}
 	if err := b.equip(ctx, m, b.pinned); err != nil {
 		return err
 	}

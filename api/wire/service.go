@@ -4,15 +4,26 @@ import "time"
 
 // Backend is what a backend is and can do.
 type Backend struct {
-	Name         string       `json:"name"`
-	Kind         string       `json:"kind"`
-	ID           string       `json:"id"`
-	Default      bool         `json:"default"`
-	State        string       `json:"state"` // available, or the error code of the last probe
-	Custody      []string     `json:"custody"`
-	KeepsObjects bool         `json:"keeps_objects"`
-	Capabilities []Capability `json:"capabilities"`
-	Quirks       []string     `json:"quirks"`
+	Name          string          `json:"name"`
+	Kind          string          `json:"kind"`
+	ID            string          `json:"id"`
+	Default       bool            `json:"default"`
+	State         string          `json:"state"` // available, or the error code of the last probe
+	Custody       []string        `json:"custody"`
+	CustodyCaveat string          `json:"custody_caveat,omitempty"`
+	KeepsObjects  bool            `json:"keeps_objects"`
+	Capabilities  []Capability    `json:"capabilities"`
+	Quirks        []string        `json:"quirks"`
+	Members       []BackendMember `json:"members,omitempty"`
+}
+
+// BackendMember is one device of a backend.
+type BackendMember struct {
+	Name   string     `json:"name"`
+	State  string     `json:"state"` // missing, joining, refused, healthy, unavailable
+	Weight int        `json:"weight"`
+	Since  *time.Time `json:"since,omitempty"`
+	Reason string     `json:"reason,omitempty"`
 }
 
 // Capability is what a backend can do with one algorithm.

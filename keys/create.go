@@ -98,6 +98,9 @@ func (s *Service) place(k *Key, v *Version, name string, custody backend.Custody
 		return err
 	}
 	can, ok := b.Info().Can(k.Algorithm)
+	if !ok && len(b.Info().Capabilities) == 0 {
+		return fault.New(fault.BackendUnavailable, "the backend has not been there since the start, and what it can do is not known").RetryAfter(time.Second)
+	}
 	if !ok {
 		return unsupported()
 	}

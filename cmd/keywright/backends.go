@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,11 @@ type pkcs11Config struct {
 	Sharing string `koanf:"sharing"`
 	// ID is the device identity in key records. Default: from a key on the token. A group of pinned members needs one.
 	ID string `koanf:"id"`
+	// Required makes the start fail when none of the tokens is there. Default false: a backend that has been open before, or has an ID, waits
+	// for its tokens and answers 503 meanwhile.
+	Required bool `koanf:"required"`
+	// FailoverAfter is the longest time that a member of a group may take before another one is asked. Default 1s.
+	FailoverAfter time.Duration `koanf:"failover_after"`
 	// Placement is resident (default) or wrapped.
 	Placement string `koanf:"placement"`
 	// AllowSealed offers the algorithms that the tokens lack in sealed custody. Default false.
@@ -163,44 +169,35 @@ func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer)
 	return opened, nil
 }
 
-// openHSM opens a backend's tokens, and the backend on them. Of a group of replicas those that do not open are left out, so that a
-// service starts as long as one of them is there.
-func (n *node) openHSM(ctx context.Context, b *backendConfig, registry prometheus.Registerer) (_ backend.Backend, err error) {
+// openHSM opens a backend on its tokens. Those that are not there join when they are; a backend of which none is there opens when its identity is
+// known, from the configuration or from an earlier start.
+func (n *node) openHSM(ctx context.Context, b *backendConfig, registry prometheus.Registerer) (backend.Backend, error) {
 	members, err := b.members()
 	if err != nil {
 		return nil, err
 	}
 	c := &b.PKCS11
+	remembered := memory{path: filepath.Join(n.config.Data, memoryFile), backend: b.Name, tokens: tokenNames(members)}
+	known, err := remembered.known()
+	if err != nil {
+		return nil, err
+	}
 	o := hsm.Options{Name: b.Name, ID: c.ID, Sharing: hsm.Sharing(c.Sharing), Placement: hsm.Placement(c.Placement), AllowSealed: c.AllowSealed,
-		Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, PingEvery: c.PingEvery, Logger: n.log, Registerer: registry}
-	defer func() {
-		if err != nil {
-			for _, m := range o.Members {
-				err = errors.Join(err, m.Token.Close())
+		Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, PingEvery: c.PingEvery, Logger: n.log, Registerer: registry,
+		Required: c.Required, FailoverAfter: c.FailoverAfter, Known: known, Remember: func(k hsm.Known) {
+			if err := remembered.keep(&n.remembering, k); err != nil {
+				n.log.Warn("the backend could not be remembered: the next start needs its token", "backend", b.Name, "error", err)
 			}
-		}
-	}()
-	var missing []error
-	for _, m := range members {
+		}}
+	for i, m := range members {
 		if p := hsm.Placement(m.uri.Placement); p != "" {
-			if len(o.Members) > 0 && o.Placement != p {
+			if i > 0 && o.Placement != p {
 				return nil, errors.New("the members of a group have one placement")
 			}
 			o.Placement = p
 		}
-		t, err := c.open(ctx, m, n)
-		if err != nil {
-			if len(members) == 1 || o.Sharing == hsm.SharingPinned {
-				return nil, err
-			}
-			missing = append(missing, err)
-			n.log.Error("a member of the group does not open and is left out until the next start", "backend", b.Name, "member", m.uri.String(), "error", err)
-			continue
-		}
-		o.Members = append(o.Members, hsm.Member{Token: t, Name: m.Name, Weight: m.Weight})
-	}
-	if len(o.Members) == 0 {
-		return nil, errors.Join(missing...)
+		o.Members = append(o.Members, hsm.Member{Name: cmp.Or(m.Name, m.uri.Token, m.uri.Serial), Weight: m.Weight,
+			Open: func(ctx context.Context) (token.Token, error) { return c.open(ctx, m, n) }})
 	}
 	return hsm.Open(ctx, o)
 }

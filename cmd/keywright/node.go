@@ -46,8 +46,9 @@ type node struct {
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
 
-	stopped []func() error // in the order of opening; close runs them backwards
-	tasks   sync.WaitGroup // what runs beside the listeners
+	remembering remembering    // of backends
+	stopped     []func() error // in the order of opening; close runs them backwards
+	tasks       sync.WaitGroup // what runs beside the listeners
 }
 
 // openNode opens every part. What was opened is closed again when a later part fails.

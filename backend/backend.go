@@ -137,6 +137,41 @@ type SignOpts struct {
 	Padding Padding // RSA only: PaddingPKCS1v15 or PaddingPSS (salt as long as the hash, MGF1 with the same hash)
 }
 
+// Item is one of several inputs to the same operation with the same key.
+type Item struct {
+	Input []byte // what the operation works on
+	AAD   []byte // of AEAD operations
+}
+
+// Result is what became of an Item. Err is nil, or what is wrong with this item alone: fault.DecryptionFailed, fault.BadField,
+// fault.BadSize.
+type Result struct {
+	Output []byte
+	Err    error
+}
+
+// BatchAEAD is an AEAD that does many items at less cost than one after the other. The results are in the order of the items. An error is
+// about all of them, and then there are no results; what was done is lost, and may be done again.
+type BatchAEAD interface {
+	AEAD
+	// SealMany gives nonce ‖ ciphertext ‖ tag of each item, as Seal does.
+	SealMany(ctx context.Context, items []Item) ([]Result, error)
+	// OpenMany gives the plaintext of each item, as Open does.
+	OpenMany(ctx context.Context, items []Item) ([]Result, error)
+}
+
+// BatchSigner is a Signer that signs many inputs, as BatchAEAD does. An input that is not as long as its hash is the item's error.
+type BatchSigner interface {
+	Signer
+	SignMany(ctx context.Context, items []Item, opts SignOpts) ([]Result, error)
+}
+
+// BatchMACer is a MACer that computes the tags of many messages, as BatchAEAD does.
+type BatchMACer interface {
+	MACer
+	MACMany(ctx context.Context, items []Item) ([]Result, error)
+}
+
 // Decrypter opens RSA-OAEP ciphertexts (RFC 8017 section 7.1, MGF1 with the same hash: SHA-1, SHA-256, SHA-384 or SHA-512; another
 // is fault.BadField). Every failure of the data is fault.DecryptionFailed.
 type Decrypter interface {

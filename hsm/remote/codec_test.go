@@ -105,6 +105,7 @@ func TestCodecCarriesEveryField(t *testing.T) {
 
 func TestRequestsCarryTheirArguments(t *testing.T) {
 	id := filled[token.ID](t)
+	call := filled[token.Call](t)
 	make := appendMake(beginRequest(nil, opImport), id, backend.AES256GCM, backend.PurposeEncryption, true)
 	for name, c := range map[string]struct {
 		frame []byte
@@ -114,6 +115,10 @@ func TestRequestsCarryTheirArguments(t *testing.T) {
 		"find":    {append(beginRequest(nil, opFind), id[:]...), request{op: opFind, id: id}},
 		"destroy": {append(beginRequest(nil, opDestroy), id[:]...), request{op: opDestroy, id: id}},
 		"ping":    {beginRequest(nil, opPing), request{op: opPing}},
+		"attributes": {appendBytes(appendBytes(append(beginRequest(nil, opAttributes), id[:]...), backend.AES256GCM), []byte("blob")),
+			request{op: opAttributes, id: id, algorithm: backend.AES256GCM, blob: []byte("blob")}},
+		"use-many": {appendItems(appendCall(beginRequest(nil, opUseMany), &call), filled[[]backend.Item](t)),
+			request{op: opUseMany, call: call, items: filled[[]backend.Item](t)}},
 		"import": {appendBytes(make, []byte("material")), request{op: opImport, id: id, algorithm: backend.AES256GCM,
 			purpose: backend.PurposeEncryption, wrapped: true, material: []byte("material")}},
 	} {

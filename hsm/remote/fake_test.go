@@ -250,6 +250,27 @@ func (f *fake) Use(ctx context.Context, c token.Call) ([]byte, error) {
 	return c.Input, nil
 }
 
+// UseMany does what Use does with each item.
+func (f *fake) UseMany(ctx context.Context, c token.Call, items []backend.Item) ([]backend.Result, error) {
+	out := make([]backend.Result, len(items))
+	for i, item := range items {
+		c.Input, c.AAD = item.Input, item.AAD
+		got, err := f.Use(ctx, c)
+		if err != nil && !fault.Has(err, fault.DecryptionFailed) {
+			return nil, err
+		}
+		out[i] = backend.Result{Output: bytes.Clone(got), Err: err}
+	}
+	return out, nil
+}
+
+// Attributes gives what Find gives.
+func (f *fake) Attributes(ctx context.Context, id token.ID, _ backend.Algorithm, wrapped []byte) (token.Object, error) {
+	o, err := f.Find(ctx, id)
+	o.KeyGenMechanism = uint(len(wrapped))
+	return o, err
+}
+
 func (f *fake) Random(_ context.Context, n int) ([]byte, error) {
 	return bytes.Repeat([]byte{7}, n), nil
 }

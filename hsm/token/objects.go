@@ -193,7 +193,9 @@ func (s *session) flags(h pkcs11.ObjectHandle) (Object, error) {
 			return Object{}, err
 		}
 	}
-	return out, nil
+	var err error
+	out.KeyGenMechanism, err = s.madeBy(h)
+	return out, err
 }
 
 // yes reads a CK_BBOOL. An attribute that the token does not have is no.

@@ -42,6 +42,14 @@ type Token interface {
 	Destroy(ctx context.Context, id ID) error
 	// Use does one operation with one key.
 	Use(ctx context.Context, c Call) ([]byte, error)
+	// UseMany does one operation with one key on each of several inputs: c has everything but Input and AAD, which the items have. It is
+	// for Sign, Encrypt, Decrypt with AES-GCM, and MAC; others are fault.Unsupported. The results are in the order of the items; an error is
+	// about all of them, and then none is given. It may be repeated, as Use may.
+	UseMany(ctx context.Context, c Call, items []backend.Item) ([]backend.Result, error)
+	// Attributes gives what Find gives, of a wrapped key too: with wrapped (what Generate gave) the key is unwrapped, and the attributes are
+	// those of the session object, which was made by unwrapping. Public is not given then. Nothing in it is proven to anybody but this
+	// process: it is what the token says.
+	Attributes(ctx context.Context, id ID, a backend.Algorithm, wrapped []byte) (Object, error)
 	// Random gives n bytes of the token's generator.
 	Random(ctx context.Context, n int) ([]byte, error)
 	// Ping does a real operation with a test key on the token.
@@ -85,7 +93,16 @@ type Object struct {
 	Wrapped   []byte // only from Generate and Import with wrapped: the material under the KEK
 	// What CKA_LOCAL, CKA_SENSITIVE, CKA_ALWAYS_SENSITIVE, CKA_EXTRACTABLE and CKA_NEVER_EXTRACTABLE say.
 	Local, Sensitive, AlwaysSensitive, Extractable, NeverExtractable bool
+	// KeyGenMechanism is CKA_KEY_GEN_MECHANISM: with which mechanism the token made the key. NoMechanism: it came from elsewhere, or
+	// the token does not say.
+	KeyGenMechanism uint
+	// Inside is set by ImportWrapped alone: the material was never in clear outside the token.
+	Inside bool
 }
+
+// NoMechanism is CK_UNAVAILABLE_INFORMATION, which CKA_KEY_GEN_MECHANISM is for keys that the token has not generated (PKCS#11 base
+// specification 2.40, section 4.7.2).
+const NoMechanism = ^uint(0)
 
 // Description is what a token turned out to be.
 type Description struct {

@@ -36,8 +36,9 @@ type member struct {
 	pace        [operations]pace
 	equipping   sync.Mutex // held while the service's keys are looked for
 
-	mu       sync.Mutex // guards the rest
-	since    time.Time  // of the last change between healthy and not
+	mu       sync.Mutex    // guards the rest
+	since    time.Time     // of the last change between healthy and not
+	rest     time.Duration // how long it stays unhealthy at least, though its tests succeed
 	lastErr  error
 	stats    token.Stats
 	counters remote.Counters // of a token in processes of its own
@@ -145,6 +146,18 @@ func (m *member) state() MemberState {
 	return s
 }
 
+const (
+	relapse  = 10 * time.Second // within which a failure counts as the same trouble
+	restMost = 30 * time.Second
+)
+
+// resting reports whether an unhealthy member of a group is left alone for a while whatever its tests say.
+func (b *Backend) resting(m *member) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(b.members) > 1 && m.down.Load() && b.now().Sub(m.since) < m.rest
+}
+
 // mark remembers how an operation or test of a member ended.
 func (b *Backend) mark(m *member, err error) {
 	bad := err != nil
@@ -154,7 +167,15 @@ func (b *Backend) mark(m *member, err error) {
 	m.mu.Lock()
 	changed := m.down.Swap(bad) != bad
 	if changed {
-		m.since = b.now()
+		now := b.now()
+		// One that passes its tests and fails at once again, as for some operations alone, is tried ever less often.
+		switch {
+		case bad && !m.since.IsZero() && now.Sub(m.since) < relapse:
+			m.rest = min(max(2*m.rest, watchEvery), restMost)
+		case bad:
+			m.rest = 0
+		}
+		m.since = now
 	}
 	if bad {
 		m.lastErr = err

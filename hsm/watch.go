@@ -75,7 +75,9 @@ func (b *Backend) test(ctx context.Context, m *member) error {
 	}
 	if err == nil {
 		m.lastGood.Store(b.now().UnixNano())
-		b.mark(m, nil)
+		if !b.resting(m) {
+			b.mark(m, nil)
+		}
 		return nil
 	}
 	if context.Cause(ctx) != context.Canceled { //nolint:errorlint // the exact value: the backend closes, or the caller gave up

@@ -367,7 +367,8 @@ func (k *Keeper) failedRound(ctx context.Context, start time.Time, who Caller, k
 }
 
 // AutoUnlock goes on with UnlockDevices while the root is locked, in a goroutine of its own: after 250 milliseconds, later up to 4 seconds apart,
-// and whenever Wake or Attach says that there is something new. stop ends it and waits; Close does too. Call it once.
+// and whenever Wake or Attach says that there is something new. stop ends it and waits, so that nothing is opened any more; a device's call that is
+// under way ends by itself, which Close waits for. Call it once.
 func (k *Keeper) AutoUnlock(who Caller) (stop func()) {
 	ctx, cancel := context.WithCancel(k.life)
 	k.mu.RLock()

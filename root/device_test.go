@@ -404,6 +404,7 @@ func TestAutoUnlock(t *testing.T) {
 	stopped := keeper(t, m)
 	attach(t, stopped, "d", d)
 	stopped.AutoUnlock(who)()
+	stopped.tries.Wait() // a call under way ends by itself
 	asked := d.asked.Load()
 	d.away.Store(false)
 	time.Sleep(2 * firstRetry)

@@ -248,39 +248,73 @@ func (k *Keeper) UnlockDevices(ctx context.Context, who Caller) error {
 	return nil
 }
 
-// tried is what came of one slot: root, or why not. Neither: another slot was quicker.
+// way is a slot with a device that may open it.
+type way struct {
+	slot   *Slot
+	name   string // of the device, as configured; "" when none is here
+	device Device
+	err    error // why there is none
+}
+
+// ways gives every slot with every device that has its identity: one may be reached where another of the same keys is not.
+func (k *Keeper) ways(slots []*Slot) []way {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	var out []way
+	for _, s := range slots {
+		p, err := readDeviceParams(s.Params)
+		if err != nil {
+			out = append(out, way{slot: s, err: err})
+			continue
+		}
+		none := true
+		for name, a := range k.devices {
+			if a.kind == s.Kind && a.device.ID() == p.Device {
+				none = false
+				out = append(out, way{slot: s, name: name, device: a.device})
+			}
+		}
+		if none {
+			out = append(out, way{slot: s, err: errNoDevice})
+		}
+	}
+	return out
+}
+
+// tried is what came of a way: root, or why not. Neither: another one was quicker.
 type tried struct {
-	slot *Slot
+	way
 	root secret.Bytes
 	err  error
 }
 
 // tryDevices gives the first slot that opens. Calls of the others go on, each to its own end: one that is cut short may cost a device more than one that ends.
 func (k *Keeper) tryDevices(ctx context.Context, slots []*Slot) (*Slot, secret.Bytes, error) {
-	results := make(chan tried, len(slots))
+	ways := k.ways(slots)
+	results := make(chan tried, len(ways))
 	var won atomic.Bool // by whoever has a root first, or by nobody any more
 	k.mu.RLock()
 	closed := k.closed
 	if !closed {
-		k.tries.Add(len(slots)) // under mu: Close sets closed before it waits
+		k.tries.Add(len(ways)) // under mu: Close sets closed before it waits
 	}
 	k.mu.RUnlock()
 	if closed {
 		return nil, nil, fault.New(fault.Unavailable, "the service is stopping")
 	}
-	for _, s := range slots {
+	for _, w := range ways {
 		go func() {
 			defer k.tries.Done()
-			root, err := k.tryDevice(s)
+			root, err := k.tryDevice(w)
 			if err == nil && !won.CompareAndSwap(false, true) {
 				root.Wipe()
 				root = nil
 			}
-			results <- tried{s, root, err}
+			results <- tried{w, root, err}
 		}()
 	}
 	code := fault.KeyMaterial
-	for range slots {
+	for range ways {
 		select {
 		case r := <-results:
 			switch {
@@ -310,26 +344,20 @@ func (k *Keeper) tryDevices(ctx context.Context, slots []*Slot) (*Slot, secret.B
 	return nil, nil, fault.New(code, "no root slot opens by its device now")
 }
 
-// tryDevice asks the device of one slot.
-func (k *Keeper) tryDevice(s *Slot) (secret.Bytes, error) {
-	p, err := readDeviceParams(s.Params)
-	if err != nil {
-		return nil, err
-	}
-	k.mu.RLock()
-	var d Device
-	for _, a := range k.devices {
-		if a.kind == s.Kind && a.device.ID() == p.Device {
-			d = a.device
-		}
-	}
-	k.mu.RUnlock()
-	if d == nil {
-		return nil, errNoDevice
+// tryDevice asks a device for a slot's root.
+func (k *Keeper) tryDevice(w way) (secret.Bytes, error) {
+	if w.device == nil {
+		return nil, w.err
 	}
 	ctx, cancel := context.WithTimeout(k.life, deviceTime)
 	defer cancel()
-	return s.openOn(ctx, d)
+	return w.slot.openOn(ctx, w.device)
+}
+
+// onWay is what tell remembers by.
+type onWay struct {
+	slot uuid.UUID
+	name string
 }
 
 // tell logs why a slot did not open, once for each reason.
@@ -337,10 +365,11 @@ func (k *Keeper) tell(ctx context.Context, r tried) {
 	code := fault.CodeOf(r.err)
 	k.mu.Lock()
 	if k.told == nil {
-		k.told = make(map[uuid.UUID]fault.Code)
+		k.told = make(map[onWay]fault.Code)
 	}
-	known := k.told[r.slot.ID] == code
-	k.told[r.slot.ID] = code
+	at := onWay{r.slot.ID, r.name}
+	known := k.told[at] == code
+	k.told[at] = code
 	k.mu.Unlock()
 	if known {
 		return
@@ -350,7 +379,7 @@ func (k *Keeper) tell(ctx context.Context, r tried) {
 		message = "a root slot does not open by its device, which was asked: the slot was changed, or the device has other keys than when it was made"
 	}
 	k.log.LogAttrs(ctx, slog.LevelWarn, message, slog.String("slot", r.slot.ID.String()), slog.String("label", r.slot.Label),
-		slog.String("kind", string(r.slot.Kind)), slog.String("device", r.slot.Device()), slog.Any("error", r.err))
+		slog.String("kind", string(r.slot.Kind)), slog.String("device", r.slot.Device()), slog.String("name", r.name), slog.Any("error", r.err))
 }
 
 // failedRound records that no device opened the root, once for each code: rounds come by themselves, and must not fill the log.

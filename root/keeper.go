@@ -78,9 +78,9 @@ type Keeper struct {
 	root      secret.Bytes // nil while locked
 	closed    bool
 	shares    collection
-	devices   map[string]attached      // by configured name
-	told      map[uuid.UUID]fault.Code // why a slot on a device did not open, as it was logged last
-	lastRound fault.Code               // how trying all devices ended, as it was recorded last
+	devices   map[string]attached  // by configured name
+	told      map[onWay]fault.Code // why a slot on a device did not open, as it was logged last
+	lastRound fault.Code           // how trying all devices ended, as it was recorded last
 }
 
 // New makes a locked Keeper. Its Close wipes what it holds.

@@ -433,6 +433,19 @@ func TestPIN(t *testing.T) {
 	}
 }
 
+// TestPINWordsElsewhere: a value about the PIN that no login has answered says nothing of the PIN.
+func TestPINWordsElsewhere(t *testing.T) {
+	b := breakable(t)
+	for _, rv := range []string{"CKR_PIN_EXPIRED", "CKR_PIN_INCORRECT", "CKR_PIN_LOCKED"} {
+		b.Set(t, "C_Sign", rv, "times=1")
+		if err := b.sign(t.Context(), b.resident); errors.Is(err, ErrPINRefused) || err != nil && !fault.Has(err, fault.BackendUnavailable) {
+			t.Errorf("%s: %v", rv, err)
+		}
+		b.DropSessions(t) // so that a login comes
+		b.recovers(t)
+	}
+}
+
 func TestBinding(t *testing.T) {
 	one := rig.SoftHSM(t)
 	one.Setenv(t)

@@ -26,6 +26,8 @@ const (
 	opStats
 	opUseMany
 	opAttributes
+	opPlace
+	opImportWrapped
 )
 
 // repeatable reports whether a call whose answer was lost with its child can be made again. Objects are never made or removed twice:
@@ -37,7 +39,7 @@ func (o operation) repeatable() bool {
 // onObjects reports whether a call is about the token's objects as such: those go to one child, as long as it lives. SoftHSM shows objects
 // twice, or not at all, when several processes make and destroy some at the same time.
 func (o operation) onObjects() bool {
-	return o == opFind || o == opAttributes || o == opList || o == opGenerate || o == opImport || o == opDestroy
+	return o == opFind || o == opAttributes || o == opList || o == opGenerate || o == opImport || o == opImportWrapped || o == opPlace || o == opDestroy
 }
 
 func beginRequest(b []byte, op operation) []byte {
@@ -59,7 +61,9 @@ type request struct {
 	call      token.Call     // opUse, opUseMany
 	items     []backend.Item // opUseMany
 	material  secret.Bytes   // opImport
-	blob      []byte         // opAttributes
+	envelope  token.Envelope // opImportWrapped
+	blob      []byte         // opAttributes, opPlace
+	public    []byte         // opPlace
 	id        token.ID
 	algorithm backend.Algorithm
 	purpose   backend.Purpose
@@ -82,16 +86,23 @@ func (r *request) decode(body []byte) error {
 	case opAttributes:
 		d.id(&r.id)
 		r.algorithm, r.blob = backend.Algorithm(d.str()), d.bytes()
+	case opPlace:
+		d.id(&r.id)
+		r.algorithm, r.purpose = backend.Algorithm(d.str()), backend.Purpose(d.str())
+		r.blob, r.public = d.bytes(), d.bytes()
 	case opRandom:
 		r.n = int(d.u32())
 		d.bad = d.bad || r.n > maxFrame/2
 	case opFind, opDestroy:
 		d.id(&r.id)
-	case opGenerate, opImport:
+	case opGenerate, opImport, opImportWrapped:
 		d.id(&r.id)
 		r.algorithm, r.purpose, r.wrapped = backend.Algorithm(d.str()), backend.Purpose(d.str()), d.boolean()
-		if r.op == opImport {
+		switch r.op {
+		case opImport:
 			r.material = d.bytes()
+		case opImportWrapped:
+			d.envelope(&r.envelope)
 		}
 	case opPing, opList, opDescribe, opStats:
 	default:

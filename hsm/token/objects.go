@@ -285,7 +285,10 @@ func (s *session) inspect(h pkcs11.ObjectHandle, class uint) (Object, error) {
 		return Object{}, fault.New(fault.KeyMaterial, "the token's key has an identity that is not ours")
 	}
 	out.ID = ID(id)
-	if out.Algorithm, err = s.algorithm(h, class); err != nil {
+	if out.Algorithm, err = s.algorithm(h, class); err == errUnsized { //nolint:errorlint // our own value, never wrapped
+		return out, err
+	}
+	if err != nil {
 		return Object{}, err
 	}
 	if class != pkcs11.CKO_PRIVATE_KEY {
@@ -346,6 +349,9 @@ func (s *session) algorithm(h pkcs11.ObjectHandle, class uint) (backend.Algorith
 			return k.Name, nil
 		}
 	}
+	if class == pkcs11.CKO_SECRET_KEY && size == 0 {
+		return "", errUnsized
+	}
 	return "", fault.New(fault.KeyMaterial, "the token's key is of no algorithm that we know")
 }
 
@@ -365,6 +371,9 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 						return timeout(ctx)
 					}
 					o, err := s.inspect(h, class)
+					if err == errUnsized { //nolint:errorlint // as above
+						err = nil
+					}
 					if fault.Has(err, fault.KeyMaterial) {
 						continue
 					}
@@ -376,6 +385,11 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 					}
 					out = append(out, o)
 				}
+			}
+		}
+		if len(out) == 0 {
+			if err := s.missing(); !fault.Has(err, fault.KeyMaterial) {
+				return err // not logged in: private objects are not shown
 			}
 		}
 		*result = out

@@ -34,9 +34,13 @@ type Token interface {
 	Generate(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, wrapped bool) (Object, error)
 	// Import makes an object of clear material (raw, or PKCS#8) by wrapping it under a fresh session key and unwrapping it inside.
 	Import(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, material secret.Bytes, wrapped bool) (Object, error)
+	// ImportWrapped makes an object of what is in an envelope, without its material or the envelope's temporary key ever being in clear
+	// outside the token. Where the token cannot do that the answer is fault.Unsupported, and nothing was done.
+	ImportWrapped(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, e Envelope, wrapped bool) (Object, error)
 	// Find gives the one object with the id, its public part and the attributes that say where it came from.
 	Find(ctx context.Context, id ID) (Object, error)
-	// List gives the objects whose CKA_ID has IDSize bytes and our label, without order.
+	// List gives the objects whose CKA_ID has IDSize bytes and our label, without order. A secret key whose length the token does not tell is
+	// among them without an algorithm.
 	List(ctx context.Context) ([]Object, error)
 	// Destroy removes every object with the id. What is gone is no error.
 	Destroy(ctx context.Context, id ID) error
@@ -114,6 +118,8 @@ type Description struct {
 	Capabilities                                 []backend.Capability // what was probed to work, with custody device
 	Wrapping                                     bool                 // wrapped placement works
 	Wrappable                                    []backend.Algorithm  // with which of the algorithms
+	Inside                                       []backend.Algorithm  // those that ImportWrapped takes
+	InsideHashes                                 []string             // and with which hashes of RSA-OAEP, in Go's words
 	Quirks                                       []string             // in words
 	LeaksWrapped                                 bool                 // the self-test could wrap a non-extractable key out
 	Generation                                   uint64               // of the module: grows with each initialisation

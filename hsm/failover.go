@@ -62,7 +62,7 @@ func (b *Backend) lacking(m *member) map[ability]bool {
 	}
 	for a, c := range b.can {
 		if c.Custody == backend.CustodyDevice {
-			fits := !b.wrapped || slices.Contains(m.description.Wrappable, a)
+			fits := !b.wraps() || slices.Contains(m.description.Wrappable, a)
 			need(a, fits, c.Operations...)
 			if at := slices.IndexFunc(m.description.Capabilities, func(own backend.Capability) bool { return own.Algorithm == a }); at >= 0 && c.Import && !m.description.Capabilities[at].Import {
 				out[ability{a, ""}] = true
@@ -89,17 +89,19 @@ func moves(ctx context.Context, err error) bool {
 
 // pace is how one member does one kind of operation.
 type pace struct {
-	usual atomic.Int64 // time of calls that succeed, an average in which each counts an eighth; 0: none yet
+	usual atomic.Int64 // time of calls that succeed, for one item, an average in which each counts an eighth; 0: none yet
 	last  atomic.Int64 // when one succeeded: since the start of the process, in nanoseconds
 }
 
-func (p *pace) note(start, took time.Duration) {
+func (p *pace) note(start, took time.Duration, n int) {
+	end := start + took
+	took /= time.Duration(n)
 	usual := p.usual.Load()
 	if usual == 0 {
 		usual = int64(took)
 	}
 	p.usual.Store(usual + (int64(took)-usual)/8) // that another call does so at the same moment is no harm
-	p.last.Store(int64(start + took))
+	p.last.Store(int64(end))
 }
 
 // patience is the least time that a member of a group gets, and how long it may take before a deadline that passes is held against it.
@@ -107,8 +109,9 @@ const patience = 250 * time.Millisecond
 
 // share is how long a member gets before another one is asked: much longer than it usually takes, so that load alone moves few calls, and
 // no longer than FailoverAfter, so that one that hangs is known soon.
-func (b *Backend) share(ctx context.Context, m *member, kind operation) time.Duration {
-	d := min(max(16*time.Duration(m.pace[kind].usual.Load()), patience), max(b.o.FailoverAfter, patience))
+func (b *Backend) share(ctx context.Context, m *member, kind operation, n int) time.Duration {
+	usual := time.Duration(m.pace[kind].usual.Load())
+	d := min(max(16*usual*time.Duration(n), patience), max(b.o.FailoverAfter, patience)+4*usual*time.Duration(n-1))
 	if deadline, ok := ctx.Deadline(); ok {
 		d = min(d, time.Until(deadline)/2)
 	}
@@ -117,16 +120,21 @@ func (b *Backend) share(ctx context.Context, m *member, kind operation) time.Dur
 
 // each does something that may be repeated on the first member that can do it. A member that does not answer in its share of the time
 // is left, and the next one asked; the last has what is left of the caller's.
-func each[T any](ctx context.Context, b *Backend, members []*member, kind operation, f func(context.Context, *member) (T, error)) (out T, err error) {
+func each[T any](ctx context.Context, b *Backend, members []*member, kind operation, f func(context.Context, *member) (T, error)) (T, error) {
+	return eachOf(ctx, b, members, kind, 1, f)
+}
+
+// eachOf is each for n items at once.
+func eachOf[T any](ctx context.Context, b *Backend, members []*member, kind operation, n int, f func(context.Context, *member) (T, error)) (out T, err error) {
 	if len(members) == 0 {
 		return out, errNobody
 	}
 	for i, m := range members {
 		if i == len(members)-1 {
-			return once(ctx, b, m, kind, f)
+			return onceOf(ctx, b, m, kind, n, f)
 		}
-		try, cancel := context.WithTimeout(ctx, b.share(ctx, m, kind))
-		out, err = once(try, b, m, kind, f)
+		try, cancel := context.WithTimeout(ctx, b.share(ctx, m, kind, n))
+		out, err = onceOf(try, b, m, kind, n, f)
 		cancel()
 		if err == nil || !moves(ctx, err) {
 			return out, err
@@ -138,18 +146,22 @@ func each[T any](ctx context.Context, b *Backend, members []*member, kind operat
 
 // once does something on one member, whose state follows.
 func once[T any](ctx context.Context, b *Backend, m *member, kind operation, f func(context.Context, *member) (T, error)) (T, error) {
+	return onceOf(ctx, b, m, kind, 1, f)
+}
+
+func onceOf[T any](ctx context.Context, b *Backend, m *member, kind operation, n int, f func(context.Context, *member) (T, error)) (T, error) {
 	start := time.Since(b.began)
 	out, err := f(ctx, m)
 	took := time.Since(b.began) - start
 	b.metrics.calls[m.index][kind].Observe(took.Seconds())
-	b.noted(ctx, m, kind, start, took, err)
+	b.noted(ctx, m, kind, n, start, took, err)
 	return out, err
 }
 
-func (b *Backend) noted(ctx context.Context, m *member, kind operation, start, took time.Duration, err error) {
+func (b *Backend) noted(ctx context.Context, m *member, kind operation, n int, start, took time.Duration, err error) {
 	switch {
 	case err == nil:
-		m.pace[kind].note(start, took)
+		m.pace[kind].note(start, took, n)
 		if m.down.Load() && m.verified.Load() {
 			b.mark(m, nil)
 		}

@@ -59,7 +59,7 @@ func (b *Backend) Generate(ctx context.Context, s backend.Spec) (backend.Ref, er
 	}
 	id := idOf(&s)
 	return b.make(ctx, s, info, func(ctx context.Context, m *member) (token.Object, error) {
-		return m.token.Generate(ctx, id, s.Algorithm, s.Purpose, b.wrapped)
+		return m.token.Generate(ctx, id, s.Algorithm, s.Purpose, b.wraps())
 	})
 }
 
@@ -81,7 +81,7 @@ func (b *Backend) Import(ctx context.Context, s backend.Spec, material []byte) (
 	}
 	id := idOf(&s)
 	return b.make(ctx, s, info, func(ctx context.Context, m *member) (token.Object, error) {
-		return m.token.Import(ctx, id, s.Algorithm, s.Purpose, secret.Bytes(material), b.wrapped)
+		return m.token.Import(ctx, id, s.Algorithm, s.Purpose, secret.Bytes(material), b.wraps())
 	})
 }
 
@@ -136,12 +136,26 @@ func (b *Backend) make(ctx context.Context, s backend.Spec, info backend.Algorit
 	if len(members) == 0 {
 		return backend.Ref{}, errNobody
 	}
+	if b.copies {
+		if err := b.enough(members); err != nil {
+			return backend.Ref{}, err
+		}
+	}
 	m := members[0]
 	o, err := once(ctx, b, m, opMake, f)
 	if err != nil {
 		return backend.Ref{}, err
 	}
 	r, err := b.ref(ctx, m, s, info, o)
+	if b.copies {
+		if err == nil {
+			err = b.spread(ctx, &r, o)
+		}
+		if err != nil {
+			return backend.Ref{}, err
+		}
+		return r, nil
+	}
 	if err != nil && !b.wrapped {
 		b.takeBack(ctx, m, o.ID)
 	}
@@ -152,7 +166,7 @@ func (b *Backend) ref(ctx context.Context, m *member, s backend.Spec, info backe
 	if err := fits(o, idOf(&s), info, o.Public); err != nil {
 		return backend.Ref{}, fault.Wrap(fault.BackendUnavailable, "the token made another key than it was asked for", err)
 	}
-	if info.Symmetric() != (len(o.Public) == 0) || b.wrapped != (len(o.Wrapped) > 0) || len(o.Wrapped) > maxWrapped {
+	if info.Symmetric() != (len(o.Public) == 0) || b.wraps() != (len(o.Wrapped) > 0) || len(o.Wrapped) > maxWrapped {
 		return backend.Ref{}, fault.New(fault.BackendUnavailable, "the token made another key than it was asked for")
 	}
 	if !info.Symmetric() {
@@ -161,8 +175,11 @@ func (b *Backend) ref(ctx context.Context, m *member, s backend.Spec, info backe
 		}
 	}
 	where, auth := placeResident, byToken
-	if b.wrapped {
+	switch {
+	case b.wrapped:
 		where = placeWrapped
+	case b.copies:
+		where = placeCopied
 	}
 	if !b.keyed {
 		auth = byDigest
@@ -213,6 +230,9 @@ func (b *Backend) Destroy(ctx context.Context, r backend.Ref) error {
 	b.refs.drop(&r.Spec)
 	if p.place == placeWrapped {
 		return nil
+	}
+	if p.place == placeCopied {
+		b.copying.end(p.id)
 	}
 	defer b.refs.drop(&r.Spec) // what was checked meanwhile
 	members := b.members

@@ -44,6 +44,10 @@ const (
 	// SharingReplicas: all members show the same objects, as the HSMs of one domain do; any of them serves every key. The
 	// vendor's replication places resident keys on all; wrapped keys need none but the wrapping and service keys.
 	SharingReplicas Sharing = "replicas"
+	// SharingCopies: each resident key is on all members, placed there by the service: the member that makes it wraps it under the wrapping
+	// key that all of them have, the others unwrap it, and the Ref keeps it so for those that are away. Members need the same service and
+	// wrapping keys, and no replication of the vendor's beyond that.
+	SharingCopies Sharing = "copies"
 	// SharingPinned: each key is on the one member that made it.
 	SharingPinned Sharing = "pinned"
 )
@@ -72,6 +76,8 @@ type Options struct {
 	Members []Member
 	// Sharing is for more than one member; "" is SharingReplicas.
 	Sharing Sharing
+	// MinCopies is how many members must have taken a new key before it is given out, with SharingCopies; 0: more than half of them.
+	MinCopies int
 	// Known is what an earlier opening found. With it, or with an ID, a backend of which no token is there yet is opened all the same: it
 	// answers fault.BackendUnavailable until the first one comes, which must have the same identity.
 	Known *Known
@@ -138,6 +144,8 @@ type Backend struct {
 	taking   sync.Mutex // held while a member gets its token
 	pinned   bool
 	wrapped  bool
+	copies   bool
+	copying  copying
 	settling sync.Mutex  // held while the backend is made of the tokens that are there
 	ready    atomic.Bool // it is made: what follows is set, once, before that
 	identity string      // of the group's tokens; "" for pinned ones
@@ -148,6 +156,7 @@ type Backend struct {
 	engine   *sealed.Engine // nil: no sealed custody
 	metrics  *metrics
 	epoch    atomic.Uint64 // of all members together: grows with each initialisation
+	life     context.Context //nolint:containedctx // of what the backend does by itself; ends with Close
 	stop     context.CancelFunc
 	watchers sync.WaitGroup
 	closing  sync.Once
@@ -170,11 +179,17 @@ func prepare(o Options) (*Backend, error) {
 	if o.Placement != PlacementResident && o.Placement != PlacementWrapped {
 		return nil, fault.New(fault.BadField, "the placement must be resident or wrapped")
 	}
-	if o.Sharing != SharingReplicas && o.Sharing != SharingPinned {
-		return nil, fault.New(fault.BadField, "the members of a group must be replicas or pinned")
+	if o.Sharing != SharingReplicas && o.Sharing != SharingPinned && o.Sharing != SharingCopies {
+		return nil, fault.New(fault.BadField, "the members of a group must be replicas, copies or pinned")
+	}
+	if o.Sharing == SharingCopies && o.Placement != PlacementResident {
+		return nil, fault.New(fault.BadField, "only resident keys are copied: wrapped ones need no copies")
+	}
+	if o.MinCopies < 0 || o.MinCopies > len(o.Members) {
+		return nil, fault.New(fault.BadField, "there cannot be so many copies of a key")
 	}
 	b := &Backend{o: o, began: time.Now(), log: o.Logger.With("backend", o.Name), now: o.Now, gate: sealed.NewGate(), wrapped: o.Placement == PlacementWrapped,
-		pinned: o.Sharing == SharingPinned && len(o.Members) > 1}
+		copies: o.Sharing == SharingCopies, pinned: o.Sharing == SharingPinned && len(o.Members) > 1}
 	if b.pinned && o.ID == "" {
 		return nil, fault.New(fault.MissingField, "a group of pinned members needs an identity of its own")
 	}
@@ -202,6 +217,9 @@ func defaults(o *Options) {
 	}
 	if o.Sharing == "" {
 		o.Sharing = SharingReplicas
+	}
+	if o.MinCopies == 0 {
+		o.MinCopies = len(o.Members)/2 + 1
 	}
 	if o.Refs == 0 {
 		o.Refs = 1 << 16
@@ -278,6 +296,9 @@ func ended(ctx context.Context) error {
 	return fault.Wrap(fault.Timeout, "the deadline passed before the operation finished", context.Cause(ctx))
 }
 
+// wraps reports whether keys leave the token that makes them, wrapped.
+func (b *Backend) wraps() bool { return b.wrapped || b.copies }
+
 // describe makes Info of what the members that are there can all do.
 func (b *Backend) describe() error {
 	info := backend.Info{Kind: "hsm", Name: b.o.Name, ID: cmp.Or(b.o.ID, b.identity), Custody: []backend.Custody{backend.CustodyDevice}, KeepsObjects: !b.wrapped}
@@ -317,7 +338,7 @@ func (b *Backend) common(a backend.Algorithm) (backend.Capability, bool) {
 	var out backend.Capability
 	for i, m := range b.present() {
 		at := slices.IndexFunc(m.description.Capabilities, func(c backend.Capability) bool { return c.Algorithm == a })
-		if at < 0 || b.wrapped && !slices.Contains(m.description.Wrappable, a) {
+		if at < 0 || b.wraps() && !slices.Contains(m.description.Wrappable, a) {
 			return out, false
 		}
 		c := m.description.Capabilities[at]
@@ -357,6 +378,9 @@ func (b *Backend) quirks() []string {
 	}
 	if b.wrapped {
 		add("Keys are kept outside the token, wrapped by its wrapping key: without that key they are lost, and copies of the store keep them until they are erased too.")
+	}
+	if b.copies {
+		add("Keys are copied to all members of the group under its wrapping key, and the store keeps that copy: whoever can use the wrapping key can have them, and copies of the store keep a destroyed key until they are erased too.")
 	}
 	if !b.keyed {
 		add("The token has no HMAC-SHA-256: records of keys are protected against damage and mistakes, not against an editor of the store.")

@@ -34,7 +34,9 @@ type member struct {
 	generation  atomic.Uint64
 	lastGood    atomic.Int64 // of a test: UnixNano by the backend's clock; 0: none
 	pace        [operations]pace
-	equipping   sync.Mutex // held while the service's keys are looked for
+	bringing    chan struct{} // copies that are on their way to it
+	owed        atomic.Bool   // copies of keys are to be brought to it
+	equipping   sync.Mutex    // held while the service's keys are looked for
 
 	mu       sync.Mutex    // guards the rest
 	since    time.Time     // of the last change between healthy and not
@@ -51,7 +53,7 @@ type ability struct {
 }
 
 func newMember(i int, given Member) *member {
-	m := &member{index: i, name: given.Name, weight: max(given.Weight, 0)}
+	m := &member{index: i, name: given.Name, weight: max(given.Weight, 0), bringing: make(chan struct{}, bringAtOnce)}
 	if given.Weight == 0 {
 		m.weight = 1
 	}

@@ -24,11 +24,12 @@ const (
 	opFind
 	opTag
 	opMake
+	opPlace
 	opDestroy
 	operations
 )
 
-var operationNames = [operations]string{"encrypt", "decrypt", "sign", "mac", "agree", "wrap", "unwrap", "random", "find", "tag", "make", "destroy"}
+var operationNames = [operations]string{"encrypt", "decrypt", "sign", "mac", "agree", "wrap", "unwrap", "random", "find", "tag", "make", "place", "destroy"}
 
 // abilities are what a key's token has to have for an operation.
 var abilities = [operations]backend.Operation{opEncrypt: backend.OpEncrypt, opDecrypt: backend.OpDecrypt, opSign: backend.OpSign,
@@ -40,6 +41,8 @@ type metrics struct {
 	histogram *prometheus.HistogramVec
 	calls     [][operations]prometheus.Observer // by member
 	failCount *prometheus.CounterVec
+	copyCount *prometheus.CounterVec
+	copies    []prometheus.Counter // by member: copies of keys that were brought later
 	failovers []prometheus.Counter // by member: operations that went on to another one
 	fromStats []statMetric
 	state     *prometheus.Desc
@@ -62,6 +65,9 @@ func newMetrics(name string, members []*member) *metrics {
 	m.failCount = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "keywright_hsm_failovers_total", Help: "Operations that this member could not do and that were given to another one.", ConstLabels: labels,
 	}, []string{"member"})
+	m.copyCount = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keywright_hsm_copies_brought_total", Help: "Copies of keys that the member lacked and was brought after their making.", ConstLabels: labels,
+	}, []string{"member"})
 	for i := range members {
 		index := strconv.Itoa(i)
 		var calls [operations]prometheus.Observer
@@ -69,6 +75,7 @@ func newMetrics(name string, members []*member) *metrics {
 			calls[op] = m.histogram.WithLabelValues(index, operationNames[op])
 		}
 		m.calls = append(m.calls, calls)
+		m.copies = append(m.copies, m.copyCount.WithLabelValues(index))
 		m.failovers = append(m.failovers, m.failCount.WithLabelValues(index))
 	}
 	add := func(name, help string, kind prometheus.ValueType, of func(*MemberState) float64) {
@@ -115,6 +122,7 @@ func yes(b bool) float64 {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	m.histogram.Describe(ch)
 	m.failCount.Describe(ch)
+	m.copyCount.Describe(ch)
 	for _, s := range m.fromStats {
 		ch <- s.desc
 	}
@@ -124,6 +132,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	m.histogram.Collect(ch)
 	m.failCount.Collect(ch)
+	m.copyCount.Collect(ch)
 	for _, member := range m.members {
 		s := member.state()
 		for _, state := range states() {

@@ -42,14 +42,14 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	if err = b.metrics.register(o.Registerer); err != nil {
 		return nil, err
 	}
+	b.life, b.stop = context.WithCancel(context.Background())
 	if err = b.first(ctx); err != nil {
+		b.stop()
 		b.metrics.unregister(o.Registerer)
 		return nil, errors.Join(err, b.closeTokens(func(m *member) bool { return o.Members[m.index].Token == nil }))
 	}
-	watch, stop := context.WithCancel(context.Background())
-	b.stop = stop
 	for _, m := range b.members {
-		b.watchers.Go(func() { b.watch(watch, m) })
+		b.watchers.Go(func() { b.watch(b.life, m) })
 	}
 	return b, nil
 }

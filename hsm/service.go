@@ -55,7 +55,7 @@ func (b *Backend) proven(a backend.Algorithm, op backend.Operation) bool {
 // by its watcher before it gets anything to do.
 func (b *Backend) service(ctx context.Context) error {
 	b.keyed = b.proven(backend.HMACSHA256, backend.OpMAC)
-	if b.wrapped && !b.keyed {
+	if b.wraps() && !b.keyed {
 		return fault.New(fault.Unsupported, "keys can only be kept wrapped by tokens that have HMAC-SHA-256")
 	}
 	switch {
@@ -80,6 +80,9 @@ func (b *Backend) service(ctx context.Context) error {
 		}
 		if err == nil && first != nil && !b.pinned && m.identity != first.identity {
 			err = fault.New(fault.BadField, "the members of the group are no replicas of each other: their service keys differ")
+		}
+		if err == nil && first != nil {
+			err = b.kin(ctx, first, m)
 		}
 		switch {
 		case err == nil:

@@ -31,6 +31,9 @@ func (b *Backend) watch(ctx context.Context, m *member) {
 			_ = b.test(ctx, m) // it has marked the member
 			tested = time.Now()
 		}
+		if b.copies && m.state().Healthy && m.owed.Swap(false) && !b.replenish(ctx, m) {
+			m.owed.Store(true)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -97,6 +100,7 @@ func (b *Backend) verify(ctx context.Context, m *member) error {
 		return err
 	}
 	m.lacks = b.lacking(m)
+	m.owed.Store(true)
 	m.verified.Store(true)
 	b.log.Info("a member has joined the group", "member", m.name, "lacks", len(m.lacks))
 	return nil
@@ -115,6 +119,11 @@ func (b *Backend) suits(ctx context.Context, m *member) error {
 	}
 	if !b.pinned && m.identity != b.identity {
 		return fault.New(fault.Conflict, "the token is no replica of the other members: their service keys differ")
+	}
+	for _, other := range b.members {
+		if other.verified.Load() && !other.down.Load() {
+			return b.kin(ctx, other, m)
+		}
 	}
 	return nil
 }

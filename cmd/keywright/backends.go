@@ -26,14 +26,16 @@ const schemeSoftware = "software:"
 type pkcs11Config struct {
 	// Members are the tokens of a group, each with a URI of its own; the backend's URI is then pkcs11: alone.
 	Members []memberConfig `koanf:"members"`
-	// Sharing is replicas (default: every member shows the same keys, as the HSMs of one domain do) or pinned (each key is on the
-	// member that made it).
+	// Sharing is replicas (default: every member shows the same keys, as the HSMs of one domain do), copies (the service places each key on every
+	// member, under the wrapping key that they share) or pinned (each key is on the member that made it).
 	Sharing string `koanf:"sharing"`
 	// ID is the device identity in key records. Default: from a key on the token. A group of pinned members needs one.
 	ID string `koanf:"id"`
 	// Required makes the start fail when none of the tokens is there. Default false: a backend that has been open before, or has an ID, waits
 	// for its tokens and answers 503 meanwhile.
 	Required bool `koanf:"required"`
+	// MinCopies is how many members must have taken a new key, with copies. Default more than half.
+	MinCopies int `koanf:"min_copies"`
 	// FailoverAfter is the longest time that a member of a group may take before another one is asked. Default 1s.
 	FailoverAfter time.Duration `koanf:"failover_after"`
 	// Placement is resident (default) or wrapped.
@@ -184,7 +186,7 @@ func (n *node) openHSM(ctx context.Context, b *backendConfig, registry prometheu
 	}
 	o := hsm.Options{Name: b.Name, ID: c.ID, Sharing: hsm.Sharing(c.Sharing), Placement: hsm.Placement(c.Placement), AllowSealed: c.AllowSealed,
 		Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, PingEvery: c.PingEvery, Logger: n.log, Registerer: registry,
-		Required: c.Required, FailoverAfter: c.FailoverAfter, Known: known, Remember: func(k hsm.Known) {
+		Required: c.Required, FailoverAfter: c.FailoverAfter, MinCopies: c.MinCopies, Known: known, Remember: func(k hsm.Known) {
 			if err := remembered.keep(&n.remembering, k); err != nil {
 				n.log.Warn("the backend could not be remembered: the next start needs its token", "backend", b.Name, "error", err)
 			}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -154,21 +155,31 @@ func (b *backendConfig) hasPIN() bool {
 	})
 }
 
+// openBackends opens all backends at once, so that one that takes its time, or its deadline, does not keep the others waiting. They are in the order of
+// the configuration. The device that is for the root alone is opened with them, and is not among them.
 func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer) ([]backend.Backend, error) {
-	var opened []backend.Backend
-	for i := range n.config.Backends {
-		b := &n.config.Backends[i]
-		one, err := n.openBackend(ctx, b, registry)
-		if err != nil {
-			return nil, fmt.Errorf("opening backend %s: %w", b.Name, err)
-		}
-		n.onClose(one.Close)
-		if err := n.attach(b.Name, one); err != nil {
-			return nil, err
-		}
-		opened = append(opened, one)
+	configured := slices.Clone(n.config.Backends)
+	if n.config.Root.own != nil {
+		configured = append(configured, *n.config.Root.own)
 	}
-	return opened, nil
+	opened, errs := make([]backend.Backend, len(configured)), make([]error, len(configured))
+	var all sync.WaitGroup
+	for i := range configured {
+		all.Go(func() {
+			b := &configured[i]
+			if opened[i], errs[i] = n.openBackend(ctx, b, registry); errs[i] != nil {
+				errs[i] = fmt.Errorf("opening backend %s: %w", b.Name, errs[i])
+			}
+		})
+	}
+	all.Wait()
+	for i, one := range opened {
+		if errs[i] == nil {
+			n.onClose(one.Close)
+			errs[i] = n.attach(configured[i].Name, one)
+		}
+	}
+	return opened[:len(n.config.Backends)], errors.Join(errs...)
 }
 
 // openHSM opens a backend on its tokens. Those that are not there join when they are; a backend of which none is there opens when its identity is

@@ -75,20 +75,6 @@ func (c *config) completeRoot() error {
 	return nil
 }
 
-// openRootDevice opens the device that is for the root alone.
-func (n *node) openRootDevice(ctx context.Context, registry prometheus.Registerer) error {
-	own := n.config.Root.own
-	if own == nil {
-		return nil
-	}
-	b, err := n.openBackend(ctx, own, registry)
-	if err != nil {
-		return fmt.Errorf("opening the root's device: %w", err)
-	}
-	n.onClose(b.Close)
-	return n.attach(own.Name, b)
-}
-
 // attach makes a backend that is a device known to the root, for slots on it. The software backend is none: it is sealed by the root.
 func (n *node) attach(name string, b backend.Backend) error {
 	kind := root.Kind(b.Info().Kind)

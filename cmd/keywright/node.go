@@ -70,9 +70,6 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	if err != nil {
 		return n, err
 	}
-	if err := n.openRootDevice(ctx, registry); err != nil {
-		return n, err
-	}
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
 		Registerer: registry, Logger: log, RecordCache: c.Cache.Records})

@@ -99,6 +99,8 @@ type Ref struct {
 	Spec   Spec
 	Public []byte // SPKI DER (RFC 5280 section 4.1.2.7), nil for symmetric keys
 	Blob   []byte // opaque; its first byte is the blob's format version
+	// Inside is set by ImportWrapped alone, and not kept with the rest: the material was never in clear outside the device.
+	Inside bool
 }
 
 // Key is a loaded key version. What it can do beyond this is found by asserting one of the capability interfaces below;

@@ -85,8 +85,9 @@ func (b *Backend) Import(ctx context.Context, s backend.Spec, material []byte) (
 	})
 }
 
-// ImportWrapped opens an RSA_AES_KEY_WRAP blob (PKCS#11 2.40 current mechanisms section 2.1.21): the token opens the AES key with
-// the RSA key of with, this process opens the material with it and gives it to the token as Import does.
+// ImportWrapped opens an RSA_AES_KEY_WRAP blob (PKCS#11 2.40 current mechanisms section 2.1.21) in the token, where the token can, and the
+// Ref says so. Else the token opens the AES key with the RSA key of with, this process opens the material with it and gives it to the token
+// as Import does.
 func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backend.Ref, hash crypto.Hash, wrapped []byte) (ref backend.Ref, err error) {
 	key, err := b.Load(ctx, with)
 	if err != nil {
@@ -103,6 +104,11 @@ func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backen
 	pub, ok := key.Public().(*rsa.PublicKey)
 	if !ok {
 		return backend.Ref{}, errUnreadable
+	}
+	if by, ok := key.(*decrypterKey); ok {
+		if ref, err = b.importInside(ctx, s, by, hash, wrapped); !fault.Has(err, fault.Unsupported) {
+			return ref, err
+		}
 	}
 	raw, err := keyenc.UnwrapRSAAES(rand.Reader, pub.Size(), wrapped, func(head []byte) ([]byte, error) {
 		return opener.Decrypt(ctx, head, backend.OAEPOpts{Hash: hash})

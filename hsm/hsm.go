@@ -155,7 +155,7 @@ type Backend struct {
 	refs     *refs
 	engine   *sealed.Engine // nil: no sealed custody
 	metrics  *metrics
-	epoch    atomic.Uint64 // of all members together: grows with each initialisation
+	epoch    atomic.Uint64   // of all members together: grows with each initialisation
 	life     context.Context //nolint:containedctx // of what the backend does by itself; ends with Close
 	stop     context.CancelFunc
 	watchers sync.WaitGroup
@@ -385,7 +385,7 @@ func (b *Backend) quirks() []string {
 	if !b.keyed {
 		add("The token has no HMAC-SHA-256: records of keys are protected against damage and mistakes, not against an editor of the store.")
 	}
-	add("Imported keys come in clear as far as this process, which gives them to the token encrypted under a fresh key where the token can unwrap.")
+	add(b.importing())
 	if b.form != 0 {
 		add("Keys in sealed custody are opened in this process for use, and stay in its memory for the cache's time to live.")
 	}

@@ -164,6 +164,11 @@ func (f *fake) Import(_ context.Context, id token.ID, a backend.Algorithm, _ bac
 	return f.put(id, a, sum[:], wrapped)
 }
 
+// ImportWrapped takes the blob for the material.
+func (f *fake) ImportWrapped(ctx context.Context, id token.ID, a backend.Algorithm, p backend.Purpose, e token.Envelope, wrapped bool) (token.Object, error) {
+	return f.Import(ctx, id, a, p, e.Blob, wrapped)
+}
+
 func (f *fake) Find(_ context.Context, id token.ID) (token.Object, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

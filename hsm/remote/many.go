@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"crypto"
 	"encoding/binary"
 	"slices"
 	"sync"
@@ -146,4 +147,22 @@ func decodeResults(body []byte, out []backend.Result) error {
 func (s *Supervisor) Attributes(ctx context.Context, id token.ID, a backend.Algorithm, wrapped []byte) (token.Object, error) {
 	room := roomFor(len(wrapped))
 	return s.object(s.do(ctx, opAttributes, room, appendBytes(appendBytes(append(beginRequest(*room, opAttributes), id[:]...), a), wrapped)))
+}
+
+// ImportWrapped asks the child that looks after the objects.
+func (s *Supervisor) ImportWrapped(ctx context.Context, id token.ID, a backend.Algorithm, p backend.Purpose, e token.Envelope, wrapped bool) (token.Object, error) {
+	room := roomFor(len(e.Blob) + len(e.Wrapped))
+	return s.object(s.do(ctx, opImportWrapped, room, appendEnvelope(appendMake(beginRequest(*room, opImportWrapped), id, a, p, wrapped), &e)))
+}
+
+func appendEnvelope(b []byte, e *token.Envelope) []byte {
+	b = appendBytes(append(b, e.ID[:]...), e.Algorithm)
+	b = binary.BigEndian.AppendUint32(appendBytes(b, e.Wrapped), uint32(e.Hash))
+	return appendBytes(b, e.Blob)
+}
+
+func (d *decoder) envelope(e *token.Envelope) {
+	d.id(&e.ID)
+	e.Algorithm, e.Wrapped = backend.Algorithm(d.str()), d.bytes()
+	e.Hash, e.Blob = crypto.Hash(d.u32()), d.bytes()
 }

@@ -189,6 +189,11 @@ func (s *session) introduceWrapped(way wrapWay, k kind, p backend.Purpose, id []
 		}
 		t[len(t)-1] = attr(ckaNSSDB, index)
 	}
+	return s.unwrapBy(way, kek, iv, wrapped, t, extractable)
+}
+
+// unwrapBy is C_UnwrapKey with a template of unwrapTemplate.
+func (s *session) unwrapBy(way wrapWay, kek pkcs11.ObjectHandle, iv, wrapped []byte, t []*pkcs11.Attribute, extractable bool) (pkcs11.ObjectHandle, error) {
 	key, err := s.d.lib.unwrap(s.SessionHandle, way.mech, iv, kek, wrapped, t)
 	if is(err, pkcs11.CKR_ATTRIBUTE_READ_ONLY) && extractable {
 		// opencryptoki makes unwrapped keys extractable and does not want to hear of it.

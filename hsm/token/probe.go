@@ -20,6 +20,7 @@ type traits struct {
 	kwp      kwpWay
 	kwpMech  uint
 	native   native
+	inside   inside
 	params   map[backend.Algorithm][]byte
 	points   map[backend.Algorithm]pointForm
 	peerForm pointForm // "" or pointRaw: bare points in CKM_ECDH1_DERIVE
@@ -83,7 +84,7 @@ func (d *device) probe(ctx context.Context, g *generation) error {
 	d.native = native{pss: map[crypto.Hash]bool{}, oaep: map[crypto.Hash]bool{}, label: map[crypto.Hash]bool{}}
 	p := &prober{device: d, g: g, ctx: ctx, last: map[uint]importWay{}}
 	defer p.end()
-	for _, part := range []func(){p.templates, p.aes, p.hmac, p.kwrap, p.curves, p.rsa, p.wrapping, p.leaks} {
+	for _, part := range []func(){p.templates, p.aes, p.hmac, p.kwrap, p.curves, p.rsa, p.envelopes, p.wrapping, p.leaks} {
 		part()
 		if p.fatal != nil {
 			return p.fatal

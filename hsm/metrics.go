@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/hsm/token"
 )
 
 // operation is a label of the metrics.
@@ -46,6 +47,8 @@ type metrics struct {
 	failovers []prometheus.Counter // by member: operations that went on to another one
 	fromStats []statMetric
 	state     *prometheus.Desc
+	queue     *prometheus.Desc
+	device    *prometheus.Desc
 }
 
 // statMetric is one number of a member's statistics.
@@ -103,6 +106,8 @@ func newMetrics(name string, members []*member) *metrics {
 		return 0
 	})
 	add("healthy", "1: the member gets operations.", gauge, func(s *MemberState) float64 { return yes(s.Healthy) })
+	m.queue = prometheus.NewDesc("keywright_hsm_queue_seconds", "How long operations waited for a session.", []string{"member", "operation"}, labels)
+	m.device = prometheus.NewDesc("keywright_hsm_device_seconds", "How long operations had a session.", []string{"member", "operation"}, labels)
 	m.state = prometheus.NewDesc("keywright_hsm_member_state", "1 for the state that the member is in: missing, joining, refused, healthy or unavailable.", []string{"member", "state"}, labels)
 	add("child_restarts_total", "Processes of the module that replaced another.", counter, func(s *MemberState) float64 { return float64(s.Processes.Restarts) })
 	add("child_kills_total", "Processes of the module killed for a call past its deadline.", counter, func(s *MemberState) float64 { return float64(s.Processes.Kills) })
@@ -127,6 +132,8 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		ch <- s.desc
 	}
 	ch <- m.state
+	ch <- m.queue
+	ch <- m.device
 }
 
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
@@ -138,9 +145,25 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		for _, state := range states() {
 			ch <- prometheus.MustNewConstMetric(m.state, prometheus.GaugeValue, yes(s.State == state), strconv.Itoa(member.index), string(state))
 		}
+		for i := range s.Stats.Times {
+			collect(ch, m.queue, &s.Stats.Times[i].Queue, strconv.Itoa(member.index), token.Timed(i).String())
+			collect(ch, m.device, &s.Stats.Times[i].Device, strconv.Itoa(member.index), token.Timed(i).String())
+		}
 		for _, f := range m.fromStats {
 			ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.of(&s), strconv.Itoa(member.index))
 		}
+	}
+}
+
+// collect gives a token's histogram, if anything was counted in it.
+func collect(ch chan<- prometheus.Metric, desc *prometheus.Desc, h *token.Histogram, labels ...string) {
+	buckets, below := make(map[float64]uint64, token.TimeBuckets), uint64(0)
+	for i := range token.TimeBuckets {
+		below += h.Counts[i]
+		buckets[token.TimeBound(i).Seconds()] = below
+	}
+	if all := below + h.Counts[token.TimeBuckets]; all > 0 {
+		ch <- prometheus.MustNewConstHistogram(desc, all, h.Sum.Seconds(), buckets, labels...)
 	}
 }
 

@@ -205,6 +205,9 @@ func appendStats(b []byte, s token.Stats) []byte {
 	for _, t := range []time.Duration{s.StuckFor, s.QueueTime, s.DeviceTime} {
 		b = appendInt(b, int(t))
 	}
+	for i := range s.Times {
+		b = appendHistogram(appendHistogram(b, &s.Times[i].Queue), &s.Times[i].Device)
+	}
 	return appendBytes(b, s.Breaker)
 }
 
@@ -219,6 +222,24 @@ func decodeStats(body []byte) (s token.Stats, err error) {
 	for _, p := range []*time.Duration{&s.StuckFor, &s.QueueTime, &s.DeviceTime} {
 		*p = time.Duration(d.integer())
 	}
+	for i := range s.Times {
+		d.histogram(&s.Times[i].Queue)
+		d.histogram(&s.Times[i].Device)
+	}
 	s.Breaker = d.str()
 	return s, d.end()
+}
+
+func appendHistogram(b []byte, h *token.Histogram) []byte {
+	for _, n := range h.Counts {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	return appendInt(b, int(h.Sum))
+}
+
+func (d *decoder) histogram(h *token.Histogram) {
+	for i := range h.Counts {
+		h.Counts[i] = d.u64()
+	}
+	h.Sum = time.Duration(d.integer())
 }

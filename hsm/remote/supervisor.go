@@ -238,7 +238,7 @@ func (c *child) watch(l *link, p *process) {
 func (c *child) bury() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	addCounters(&c.past, c.stats)
+	addCounters(&c.past, &c.stats)
 	c.stats = token.Stats{}
 }
 

@@ -38,7 +38,7 @@ func (d *device) UseMany(ctx context.Context, c Call, items []backend.Item) ([]b
 		todo[i] = backend.Item{Input: clone(items[i].Input), AAD: clone(items[i].AAD)}
 	}
 	c.Wrapped = bytes.Clone(c.Wrapped)
-	var flags jobFlags
+	flags := as(TimeMany)
 	if c.Op == Decrypt {
 		flags |= opens
 	}

@@ -403,7 +403,7 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 
 // Destroy is done when no object with the id is found any more.
 func (d *device) Destroy(ctx context.Context, id ID) error {
-	return d.do(ctx, 0, func(s *session) error {
+	return d.do(ctx, as(TimeDestroy), func(s *session) error {
 		s.gen.objects.Lock()
 		defer s.gen.objects.Unlock()
 		s.gen.handles.forget(id)

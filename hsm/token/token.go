@@ -138,12 +138,13 @@ type Stats struct {
 	Sessions, SessionsInUse            int
 	Reinitialisations, SessionsDropped uint64
 	Logins, LoginsRefused              uint64
-	Stuck                              int           // calls that were given up at their deadline and that the module still has
-	StuckFor                           time.Duration // how long the one of them that was given up first has been so
-	Breaker                            string        // closed, open, half-open
-	Queued                             int           // operations that wait for a session now
-	Calls                              uint64        // operations that reached a session
-	QueueTime, DeviceTime              time.Duration // of all of them together: waiting, and on a session
+	Stuck                              int               // calls that were given up at their deadline and that the module still has
+	StuckFor                           time.Duration     // how long the one of them that was given up first has been so
+	Breaker                            string            // closed, open, half-open
+	Queued                             int               // operations that wait for a session now
+	Calls                              uint64            // operations that reached a session
+	QueueTime, DeviceTime              time.Duration     // of all of them together: waiting, and on a session
+	Times                              [TimedKinds]Times // the same by what they were, as histograms; by Timed
 }
 
 // Config is how a token is opened.

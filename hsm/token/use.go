@@ -31,7 +31,7 @@ func (d *device) Use(ctx context.Context, c Call) ([]byte, error) {
 		return nil, err
 	}
 	c.Input, c.AAD, c.Label, c.Wrapped = bytes.Clone(c.Input), bytes.Clone(c.AAD), bytes.Clone(c.Label), bytes.Clone(c.Wrapped)
-	var flags jobFlags
+	flags := as(Timed(c.Op))
 	if c.Op == Decrypt || c.Op == Unwrap {
 		flags |= opens
 	}
@@ -262,7 +262,7 @@ func (d *device) Random(ctx context.Context, n int) ([]byte, error) {
 	if n == 0 {
 		return out, nil
 	}
-	err := d.do(ctx, 0, func(s *session) error { return d.lib.random(s.SessionHandle, out) })
+	err := d.do(ctx, as(TimeRandom), func(s *session) error { return d.lib.random(s.SessionHandle, out) })
 	if err != nil {
 		return nil, err // out may still be written to: it goes nowhere
 	}

@@ -248,7 +248,7 @@ func meaningOf(name string) string {
 	case "next_rotation_at":
 		return "when the policy asks for a new version"
 	case "origin":
-		return "generated, imported or public-only"
+		return "generated, imported or public-only; of a version also imported-inside: the device opened the wrapped material, which was never in clear here"
 	case "outcome":
 		return "ok, or an error code"
 	case "padding":

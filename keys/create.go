@@ -180,6 +180,9 @@ func (q *request) makeDefault(k *Key) {
 // take fills in what the backend gave.
 func (v *Version) take(ref backend.Ref) {
 	v.State, v.Public, v.Blob, v.Custody = StateActive, ref.Public, ref.Blob, ref.Spec.Custody
+	if ref.Inside {
+		v.Origin = OriginImportedInside
+	}
 }
 
 // activate makes v the primary version.

@@ -3,6 +3,7 @@ package keys_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"testing"
 
 	"github.com/keywright/keywright/backend"
@@ -136,6 +137,42 @@ func TestManySignAndMAC(t *testing.T) {
 			wantCode(t, v.Err, fault.MissingField, "an item without a tag")
 		} else if v.Err != nil || v.Valid != (i != 5) {
 			t.Errorf("item %d: %+v", i, v)
+		}
+	}
+}
+
+// opener is a device that says that it has opened an envelope itself.
+type opener struct {
+	backend.Backend
+	backend.Importer
+}
+
+func (o opener) ImportWrapped(ctx context.Context, s backend.Spec, with backend.Ref, hash crypto.Hash, wrapped []byte) (backend.Ref, error) {
+	ref, err := o.Importer.ImportWrapped(ctx, s, with, hash, wrapped)
+	ref.Inside = err == nil
+	return ref, err
+}
+
+// TestImportedInside: the version keeps that its material was never in clear here; its key is an imported one like any other.
+func TestImportedInside(t *testing.T) {
+	e := newEnv(t, func(o *keys.Options) { o.Backends[0] = opener{o.Backends[0], o.Backends[0].(backend.Importer)} })
+	ctx := t.Context()
+	p, err := e.ImportParameters(ctx, e.c, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		request := keys.ImportRequest{Create: keys.CreateRequest{Name: "k", Algorithm: backend.AES256GCM}, Token: p.Token, Wrapped: wrapFor(t, p, make([]byte, 32))}
+		if k, err := e.Get(ctx, e.c, "k"); err == nil {
+			request.Key, request.Create = k.Name, keys.CreateRequest{}
+		}
+		k, err := e.Import(ctx, e.c, request)
+		if err != nil || k.Origin != keys.OriginImported {
+			t.Fatalf("imported as %+v: %v", k, err)
+		}
+		v, err := e.Version(ctx, e.c, "k", k.PrimaryVersion)
+		if err != nil || v.Origin != keys.OriginImportedInside {
+			t.Errorf("version %d: %+v, %v", k.PrimaryVersion, v, err)
 		}
 	}
 }

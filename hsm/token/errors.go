@@ -76,7 +76,7 @@ var classes = map[uint]class{
 	pkcs11.CKR_PIN_TOO_WEAK:                     classPIN,
 	pkcs11.CKR_NEW_PIN_MODE:                     classPIN,
 	pkcs11.CKR_NEXT_OTP:                         classPIN,
-	pkcs11.CKR_USER_PIN_NOT_INITIALIZED:         classPIN,
+	pkcs11.CKR_USER_PIN_NOT_INITIALIZED:         classToken, // no PIN was refused: SoftHSM says so when it was opened while another process wrote the token's file
 	pkcs11.CKR_USER_TYPE_INVALID:                classPIN,
 	pkcs11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN:   classLogin,
 	pkcs11.CKR_USER_TOO_MANY_TYPES:              classLogin,

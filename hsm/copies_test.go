@@ -35,6 +35,7 @@ func pair(t testing.TB) (left, right *rig.FaultModule) {
 // at opens a token by itself, beside the group.
 func at(t testing.TB, p *rig.Part) token.Token {
 	t.Helper()
+	p.Setenv(t)
 	tok, err := remote.Open(t.Context(), config(t, p), remote.Options{Logger: logger()})
 	if err != nil {
 		t.Fatalf("opening the token: %v", err)

@@ -41,9 +41,9 @@ func sealingKWP() ServiceKey {
 	return serviceKey("sealing-kwp", backend.AES256KWP, backend.PurposeWrapping)
 }
 
-// isService reports whether a CKA_ID has the first 16 bytes of a service key's.
+// isService reports whether a CKA_ID has the first 16 bytes of a service key's, or is a claim on making one.
 func isService(id token.ID) bool {
-	return slices.ContainsFunc(ServiceKeys(), func(k ServiceKey) bool { return [16]byte(k.ID[:]) == [16]byte(id[:]) })
+	return isClaim(id) || slices.ContainsFunc(ServiceKeys(), func(k ServiceKey) bool { return [16]byte(k.ID[:]) == [16]byte(id[:]) })
 }
 
 // proven reports whether all members that are there can do an operation.
@@ -146,12 +146,7 @@ func (b *Backend) ensure(ctx context.Context, m *member, k ServiceKey, create bo
 		if err := b.virgin(ctx, m, k); err != nil {
 			return err
 		}
-		o, err = m.token.Generate(ctx, k.ID, k.Algorithm, k.Purpose, false)
-		if fault.Has(err, fault.Conflict) {
-			o, err = m.token.Find(ctx, k.ID) // somebody was quicker, or there are several
-		} else if err == nil {
-			b.log.Info("made a key of the service on the token", "member", m.name, "key", k.Name)
-		}
+		o, err = b.elect(ctx, m, k)
 	}
 	if err != nil {
 		return err

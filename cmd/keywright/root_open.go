@@ -56,7 +56,7 @@ func openRoot(ctx context.Context, k *root.Keeper, c rootConfig, dev bool, log *
 			onDevices++
 		}
 	}
-	log.Warn("the service is locked: keywright unlock opens it, and so does a device with a slot as soon as it is there", "slots", len(slots), "on devices", onDevices)
+	log.Warn("the service is locked: keywright unlock opens it, and so does a device with a slot as soon as it is there", "slots", len(slots), "on_devices", onDevices)
 	return nil
 }
 

@@ -21,8 +21,7 @@ var soakFunctions = strings.Fields(`C_Initialize C_Finalize C_GetInfo C_GetSlotL
 var soakWork = strings.Fields(`C_EncryptInit C_Encrypt C_DecryptInit C_Decrypt C_SignInit C_Sign C_GenerateKey C_GenerateKeyPair C_WrapKey C_UnwrapKey
 	C_FindObjectsInit C_FindObjects C_GetAttributeValue C_OpenSession C_DestroyObject`)
 
-// soakErrors are values of CKR but those of C_Login about the PIN: they have their own tests, as the service never logs in again after one. Numbers are
-// those that the fault module has no name for, one of a vendor, and one that nobody knows.
+// soakErrors are values of CKR. Numbers are those that the fault module has no name for, one of a vendor, and one that nobody knows.
 var soakErrors = strings.Fields(`CKR_CANCEL CKR_HOST_MEMORY CKR_SLOT_ID_INVALID CKR_GENERAL_ERROR CKR_FUNCTION_FAILED CKR_ARGUMENTS_BAD CKR_CANT_LOCK
 	CKR_ATTRIBUTE_READ_ONLY CKR_ATTRIBUTE_SENSITIVE CKR_ATTRIBUTE_TYPE_INVALID CKR_ATTRIBUTE_VALUE_INVALID CKR_DATA_INVALID CKR_DATA_LEN_RANGE
 	CKR_DEVICE_ERROR CKR_DEVICE_MEMORY CKR_DEVICE_REMOVED CKR_ENCRYPTED_DATA_INVALID CKR_ENCRYPTED_DATA_LEN_RANGE CKR_FUNCTION_CANCELED
@@ -32,7 +31,7 @@ var soakErrors = strings.Fields(`CKR_CANCEL CKR_HOST_MEMORY CKR_SLOT_ID_INVALID 
 	CKR_SESSION_READ_ONLY CKR_SIGNATURE_INVALID CKR_SIGNATURE_LEN_RANGE CKR_TEMPLATE_INCOMPLETE CKR_TEMPLATE_INCONSISTENT
 	CKR_TOKEN_NOT_PRESENT CKR_TOKEN_NOT_RECOGNIZED CKR_TOKEN_WRITE_PROTECTED CKR_USER_NOT_LOGGED_IN 0x104
 	CKR_WRAPPED_KEY_INVALID CKR_WRAPPED_KEY_LEN_RANGE 0x121 CKR_BUFFER_TOO_SMALL CKR_CRYPTOKI_NOT_INITIALIZED 0x1a0
-	CKR_FUNCTION_REJECTED 0x80000042 0x7fffffff`)
+	CKR_FUNCTION_REJECTED CKR_PIN_EXPIRED CKR_PIN_INCORRECT 0x80000042 0x7fffffff`)
 
 // soakPatience is how long callers wait for an answer.
 const soakPatience = 1500 * time.Millisecond
@@ -98,7 +97,11 @@ func (f *mischief) one(d *rig.FaultModule) {
 			if r.IntN(3) == 0 {
 				options = append(options, "at=after")
 			}
-			d.Set(t, f.function(), pick(r, soakErrors), options...)
+			fn, rv := f.function(), pick(r, soakErrors)
+			if fn == "C_Login" && strings.Contains(rv, "PIN") {
+				rv = "CKR_DEVICE_ERROR" // after a refused PIN the service never logs in again, which has its own tests
+			}
+			d.Set(t, fn, rv, options...)
 		}},
 		{"hang", 2, func() { d.Hang(t, f.function(), fmt.Sprintf("times=%d", 1+r.IntN(6))) }},
 		{"crash", 2, func() {

@@ -47,6 +47,11 @@ func TestSoak(t *testing.T) {
 	s := start(t, dir, "--metrics-listen", "127.0.0.1:0",
 		"--backend", "resident="+devices[0].URI+"&x-processes=2&x-sessions=16",
 		"--backend", "wrapped="+devices[1].URI+"&x-processes=1&x-sessions=16&x-placement=wrapped")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the service said:\n%s", s.log)
+		}
+	})
 	l := newSoak(s, soakPatience)
 	for _, b := range []string{"resident", "wrapped"} {
 		if err := l.prepare(b); err != nil {
@@ -92,9 +97,6 @@ func TestSoak(t *testing.T) {
 		t.Error("something panicked")
 	}
 	s.stop()
-	if t.Failed() {
-		t.Logf("%s", s.log)
-	}
 }
 
 // awaitHealing waits until every kind of operation has succeeded on both backends, and gives when.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/softhsm-test/rig"
 )
 
 // texts are items to encrypt.
@@ -142,5 +143,22 @@ func TestAttributes(t *testing.T) {
 	}
 	if _, err := b.Attributes(t.Context(), newID(), b.wrapped.Algorithm, b.wrapped.Wrapped); !fault.Has(err, fault.KeyMaterial) {
 		t.Errorf("a wrapped key under another identity: %v", err)
+	}
+}
+
+// TestNonceOfTokens: a token that is to make the nonces and leaves zeros encrypts nothing.
+func TestNonceOfTokens(t *testing.T) {
+	d := openToken(t, rig.SoftHSM(t))
+	o, err := d.Generate(t.Context(), newID(), backend.AES256GCM, backend.PurposeEncryption, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := Call{Op: Encrypt, ID: o.ID, Algorithm: o.Algorithm, Input: []byte("text")}
+	if _, err := d.Use(t.Context(), call); err != nil {
+		t.Fatal(err)
+	}
+	d.zeroNonce = true
+	if out, err := d.Use(t.Context(), call); !fault.Has(err, fault.BackendUnavailable) {
+		t.Errorf("%d bytes under a nonce of zeros: %v", len(out), err)
 	}
 }

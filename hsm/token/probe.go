@@ -16,16 +16,18 @@ import (
 
 // traits are what the probing found; fixed before the first operation.
 type traits struct {
-	style    style
-	kwp      kwpWay
-	kwpMech  uint
-	native   native
-	inside   inside
-	params   map[backend.Algorithm][]byte
-	points   map[backend.Algorithm]pointForm
-	peerForm pointForm // "" or pointRaw: bare points in CKM_ECDH1_DERIVE
-	can      map[backend.Algorithm]ability
-	testWith backend.Algorithm // of the test key; "": only the generator is tested
+	style   style
+	kwp     kwpWay
+	kwpMech uint
+	native  native
+	inside  inside
+	// zeroNonce: AES-GCM takes zeros for a nonce, and makes its own.
+	zeroNonce bool
+	params    map[backend.Algorithm][]byte
+	points    map[backend.Algorithm]pointForm
+	peerForm  pointForm // "" or pointRaw: bare points in CKM_ECDH1_DERIVE
+	can       map[backend.Algorithm]ability
+	testWith  backend.Algorithm // of the test key; "": only the generator is tested
 }
 
 // ability is what was proven of one algorithm: bit n is Operation n.

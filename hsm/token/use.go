@@ -108,13 +108,15 @@ func (s *session) perform(k kind, c Call, key pkcs11.ObjectHandle) ([]byte, erro
 
 // gcmSeal gives nonce ‖ ciphertext ‖ tag. The nonce is random and ours, always 12 bytes: SoftHSM takes an empty one and repeats it.
 // At 2^32 messages under one key the chance of a repetition reaches 2^-32 (SP 800-38D section 8.3). A token that makes nonces of
-// its own has written it over ours.
+// its own has written it over ours; one that insists on them gets zeros, and must not have left them.
 func (s *session) gcmSeal(key pkcs11.ObjectHandle, plaintext, aad []byte) ([]byte, error) {
 	out := make([]byte, nonceSize+len(plaintext)+tagSize, nonceSize+len(plaintext)+2*tagSize)
 	nonce := out[:nonceSize:nonceSize]
-	rand.Read(nonce) // never fails (crypto/rand)
+	if !s.d.zeroNonce {
+		rand.Read(nonce) // never fails (crypto/rand)
+	}
 	n, err := s.d.lib.gcm(encrypting, s.SessionHandle, key, nonce, aad, plaintext, out[nonceSize:cap(out)])
-	if err == nil && n != len(plaintext)+tagSize {
+	if err == nil && (n != len(plaintext)+tagSize || s.d.zeroNonce && [nonceSize]byte(nonce) == [nonceSize]byte{}) {
 		err = errLength
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -83,27 +84,33 @@ func (h *hsmSuite) start(ctx context.Context, uri string) (*process, *target, er
 	return p, keywrightTarget(p), nil
 }
 
-// runner measures one thing once, in operations a second.
+// figures are what was measured of one thing.
+type figures struct {
+	perSecond float64
+	processor float64 // seconds of processor time for one operation, of everything but the load generator
+}
+
+// runner measures one thing once.
 type runner struct {
 	name string
-	run  func(context.Context) (float64, error)
+	run  func(context.Context) (figures, error)
 }
 
 // inTurns runs all one after the other, rounds times, and gives the median of each.
-func (h *hsmSuite) inTurns(ctx context.Context, all []runner) ([]float64, error) {
-	figures := make([][]float64, len(all))
+func (h *hsmSuite) inTurns(ctx context.Context, all []runner) ([]figures, error) {
+	taken := make([][]figures, len(all))
 	for range h.rounds {
 		for i, r := range all {
 			v, err := r.run(ctx)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", r.name, err)
 			}
-			figures[i] = append(figures[i], v)
+			taken[i] = append(taken[i], v)
 		}
 	}
-	out := make([]float64, len(all))
-	for i, f := range figures {
-		slices.Sort(f)
+	out := make([]figures, len(all))
+	for i, f := range taken {
+		slices.SortFunc(f, func(x, y figures) int { return cmp.Compare(x.perSecond, y.perSecond) })
 		out[i] = f[len(f)/2]
 	}
 	return out, nil
@@ -114,31 +121,41 @@ func (h *hsmSuite) raw(what, op string, faulty bool, processes int) runner {
 	if faulty {
 		w.module = h.device.faulty
 	}
-	return runner{what, func(ctx context.Context) (float64, error) { return w.run(ctx, processes) }}
+	return runner{what, func(ctx context.Context) (figures, error) { return w.run(ctx, processes) }}
 }
 
 // rest drives a work for the duration, or for count requests if there is one.
-func (h *hsmSuite) rest(what string, w work, count uint64) runner {
-	return runner{what, func(ctx context.Context) (float64, error) {
+func (h *hsmSuite) rest(what string, s *onToken, w work, count uint64) runner {
+	return runner{what, func(ctx context.Context) (figures, error) {
 		lim := limits{duration: h.duration}
 		if count > 0 {
 			lim = limits{duration: 10 * time.Minute, count: count}
 		}
 		run(ctx, hsmConns, limits{duration: h.duration / 8}, w) // warm up: connections, sessions
+		before, err := processorTime(s.process.cmd.Process.Pid)
+		if err != nil {
+			return figures{}, err
+		}
 		r := run(ctx, hsmConns, lim, w)
 		if r.failed > 0 || r.ok == 0 {
-			return 0, fmt.Errorf("%d failed, %d done; first: %w", r.failed, r.ok, r.first)
+			return figures{}, fmt.Errorf("%d failed, %d done; first: %w", r.failed, r.ok, r.first)
 		}
-		return r.itemsPerSecond(), nil
+		after, err := processorTime(s.process.cmd.Process.Pid)
+		return figures{r.itemsPerSecond(), (after - before) / float64(r.ok*int64(r.items))}, err
 	}}
 }
 
+// onToken is a service that has the token.
+type onToken struct {
+	*target
+	process *process
+}
+
 // services starts a service for each arrangement, with the two keys.
-func (h *hsmSuite) services(ctx context.Context, faulty bool, all []arrangement) (targets []*target, stop func(), err error) {
-	var started []*process
+func (h *hsmSuite) services(ctx context.Context, faulty bool, all []arrangement) (started []*onToken, stop func(), err error) {
 	stop = func() {
-		for _, p := range started {
-			stopQuietly(p)
+		for _, s := range started {
+			stopQuietly(s.process)
 		}
 	}
 	for _, a := range all {
@@ -151,7 +168,7 @@ func (h *hsmSuite) services(ctx context.Context, faulty bool, all []arrangement)
 			stop()
 			return nil, nil, err
 		}
-		started = append(started, p)
+		started = append(started, &onToken{t, p})
 		if err = t.createKey(ctx, "aes", "AES-256-GCM"); err == nil {
 			err = t.createKey(ctx, "p256", "ECDSA-P256")
 		}
@@ -159,9 +176,8 @@ func (h *hsmSuite) services(ctx context.Context, faulty bool, all []arrangement)
 			stop()
 			return nil, nil, err
 		}
-		targets = append(targets, t)
 	}
-	return targets, stop, nil
+	return started, stop, nil
 }
 
 // operation is what is measured both ways.
@@ -201,25 +217,30 @@ func (h *hsmSuite) fast(ctx context.Context) error {
 	for _, op := range hsmOperations() {
 		runners := []runner{h.raw("module", op.raw, false, 1), h.raw("module, two processes", op.raw, false, 2)}
 		for i, t := range targets {
-			runners = append(runners, h.rest(all[i].name, op.single(t), 0), h.rest(all[i].name+", batches", op.batch(t), 0))
+			runners = append(runners, h.rest(all[i].name, t, op.single(t.target), 0), h.rest(all[i].name+", batches", t, op.batch(t.target), 0))
 		}
 		v, err := h.inTurns(ctx, runners)
 		if err != nil {
 			return err
 		}
-		h.report.info(op.name+", straight on the module, 16 threads", v[0], "/s")
-		h.report.info(op.name+", the same in two processes of 8 threads", v[1], "/s")
+		h.report.info(op.name+", straight on the module, 16 threads", v[0].perSecond, "/s")
+		h.report.info(op.name+", the same in two processes of 8 threads", v[1].perSecond, "/s")
 		for i, a := range all {
 			h.ratio(op.name+", REST, 16 conn, "+a.name, v[2+2*i], v[0], 0.4)
 			h.ratio(op.name+", REST, batches of 100, 16 conn, "+a.name, v[3+2*i], v[0], 0.8)
+		}
+		h.report.info(op.name+", straight on the module: processor time of one", v[0].processor*1e6, "µs")
+		for i, a := range all {
+			h.report.info(op.name+", REST, "+a.name+": processor time of one, without its caller's", v[2+2*i].processor*1e6, "µs")
+			h.report.info(op.name+", REST, batches of 100, "+a.name+": processor time of one, without its caller's", v[3+2*i].processor*1e6, "µs")
 		}
 	}
 	return nil
 }
 
-func (h *hsmSuite) ratio(what string, rest, raw, reach float64) {
-	h.report.info(what, rest, "/s")
-	ratio := rest / raw
+func (h *hsmSuite) ratio(what string, rest, raw figures, reach float64) {
+	h.report.info(what, rest.perSecond, "/s")
+	ratio := rest.perSecond / raw.perSecond
 	h.report.add(what+" ÷ module", ratio, "", fmt.Sprintf("≥ %.2f", reach), ratio >= reach)
 }
 
@@ -244,13 +265,13 @@ func (h *hsmSuite) slow(ctx context.Context) (err error) {
 	for _, op := range hsmOperations() {
 		runners := []runner{h.raw("module", op.raw, true, 1)}
 		for i, t := range targets {
-			runners = append(runners, h.rest(all[i].name, op.single(t), 0), h.rest(all[i].name+", batches", op.batch(t), batches))
+			runners = append(runners, h.rest(all[i].name, t, op.single(t.target), 0), h.rest(all[i].name+", batches", t, op.batch(t.target), batches))
 		}
 		v, err := h.inTurns(ctx, runners)
 		if err != nil {
 			return err
 		}
-		h.report.info(op.name+" of 2 ms, straight on the module, 16 threads", v[0], "/s")
+		h.report.info(op.name+" of 2 ms, straight on the module, 16 threads", v[0].perSecond, "/s")
 		for i, a := range all {
 			h.ratio(op.name+" of 2 ms, REST, 16 conn, "+a.name, v[1+2*i], v[0], 0.95)
 			h.ratio(op.name+" of 2 ms, REST, batches of 100, 16 conn, "+a.name, v[2+2*i], v[0], 0.95)
@@ -262,13 +283,13 @@ func (h *hsmSuite) slow(ctx context.Context) (err error) {
 	op := hsmOperations()[0]
 	runners := []runner{h.raw("module", op.raw, true, 1)}
 	for i, t := range targets {
-		runners = append(runners, h.rest(all[i].name, op.single(t), 0))
+		runners = append(runners, h.rest(all[i].name, t, op.single(t.target), 0))
 	}
 	v, err := h.inTurns(ctx, runners)
 	if err != nil {
 		return err
 	}
-	h.report.info(op.name+" of 2 ms, one at a time, straight on the module, 16 threads", v[0], "/s")
+	h.report.info(op.name+" of 2 ms, one at a time, straight on the module, 16 threads", v[0].perSecond, "/s")
 	for i, a := range all {
 		h.ratio(op.name+" of 2 ms, one at a time, REST, 16 conn, "+a.name, v[1+i], v[0], 0.95)
 	}

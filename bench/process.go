@@ -131,3 +131,49 @@ func (p *process) resident() (float64, error) {
 	}
 	return 0, errors.New("no VmRSS in the process status")
 }
+
+// processorTime gives the seconds of processor time of a process and its children so far.
+func processorTime(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name, in brackets, may have anything in it; utime and stime are the 12th and 13th field behind it (proc(5)), in hundredths.
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, errors.New("the process status has not the fields that it should have")
+	}
+	sum := 0.0
+	for _, f := range fields[11:13] {
+		v, err := strconv.ParseFloat(f, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += v / 100
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, path := range tasks {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // the thread has ended
+		} else if err != nil {
+			return 0, err
+		}
+		for _, f := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(f)
+			if err != nil {
+				return 0, err
+			}
+			v, err := processorTime(child)
+			if err != nil {
+				return 0, err
+			}
+			sum += v
+		}
+	}
+	return sum, nil
+}

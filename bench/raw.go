@@ -22,8 +22,9 @@ import (
 
 // rawResult is what one process has measured straight on a module.
 type rawResult struct {
-	Calls   int64   `json:"calls"`
-	Seconds float64 `json:"seconds"`
+	Calls     int64   `json:"calls"`
+	Seconds   float64 `json:"seconds"`
+	Processor float64 `json:"processor"` // seconds of processor time
 }
 
 func (r rawResult) perSecond() float64 { return float64(r.Calls) / r.Seconds }
@@ -158,6 +159,10 @@ func (w *rawWork) prepare(m *pkcs11.Ctx, s pkcs11.SessionHandle) ([]pkcs11.Objec
 func (w *rawWork) measure(sessions []pkcs11.SessionHandle, call func(pkcs11.SessionHandle) error) (rawResult, error) {
 	var total atomic.Int64
 	var wg sync.WaitGroup
+	before, err := processorTime(os.Getpid())
+	if err != nil {
+		return rawResult{}, err
+	}
 	errs := make([]error, len(sessions))
 	start := time.Now()
 	for i, s := range sessions {
@@ -175,14 +180,16 @@ func (w *rawWork) measure(sessions []pkcs11.SessionHandle, call func(pkcs11.Sess
 		})
 	}
 	wg.Wait()
-	return rawResult{total.Load(), time.Since(start).Seconds()}, errors.Join(errs...)
+	took := time.Since(start).Seconds()
+	after, err := processorTime(os.Getpid())
+	return rawResult{total.Load(), took, after - before}, errors.Join(append(errs, err)...)
 }
 
-// raw runs the work in so many processes at the same time, and gives what they did together.
-func (w rawWork) run(ctx context.Context, processes int) (float64, error) {
+// run does the work in so many processes at the same time, and gives what they did together, and the processor time of one call.
+func (w rawWork) run(ctx context.Context, processes int) (figures, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return 0, err
+		return figures{}, err
 	}
 	type child struct {
 		cmd *exec.Cmd
@@ -197,35 +204,39 @@ func (w rawWork) run(ctx context.Context, processes int) (float64, error) {
 		cmd.Stderr = os.Stderr
 		in, err := cmd.StdinPipe()
 		if err != nil {
-			return 0, err
+			return figures{}, err
 		}
 		out, err := cmd.StdoutPipe()
 		if err != nil {
-			return 0, err
+			return figures{}, err
 		}
 		if err := cmd.Start(); err != nil {
-			return 0, err
+			return figures{}, err
 		}
 		children[i] = child{cmd, in, bufio.NewReader(out)}
 		if _, err := children[i].out.ReadString('\n'); err != nil {
-			return 0, fmt.Errorf("straight on the module: %w", err)
+			return figures{}, fmt.Errorf("straight on the module: %w", err)
 		}
 	}
 	for _, c := range children {
 		if _, err := c.in.Write([]byte("go\n")); err != nil {
-			return 0, err
+			return figures{}, err
 		}
 	}
-	sum := 0.0
+	var sum figures
+	calls := int64(0)
 	for _, c := range children {
 		var r rawResult
 		if err := json.NewDecoder(c.out).Decode(&r); err != nil {
-			return 0, fmt.Errorf("straight on the module: %w", err)
+			return figures{}, fmt.Errorf("straight on the module: %w", err)
 		}
 		if err := c.cmd.Wait(); err != nil {
-			return 0, fmt.Errorf("straight on the module: %w", err)
+			return figures{}, fmt.Errorf("straight on the module: %w", err)
 		}
-		sum += r.perSecond()
+		sum.perSecond += r.perSecond()
+		sum.processor += r.Processor
+		calls += r.Calls
 	}
+	sum.processor /= float64(max(calls, 1))
 	return sum, nil
 }

@@ -182,7 +182,7 @@ func (w *rawWork) measure(sessions []pkcs11.SessionHandle, call func(pkcs11.Sess
 	wg.Wait()
 	took := time.Since(start).Seconds()
 	after, err := processorTime(os.Getpid())
-	return rawResult{total.Load(), took, after - before}, errors.Join(append(errs, err)...)
+	return rawResult{total.Load(), took, after - before}, errors.Join(errors.Join(errs...), err)
 }
 
 // run does the work in so many processes at the same time, and gives what they did together, and the processor time of one call.

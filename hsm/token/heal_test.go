@@ -346,12 +346,15 @@ func loaded(t *testing.T, f *rig.FaultModule) *broken {
 	if b.aes, err = b.Generate(t.Context(), newID(), backend.AES256GCM, backend.PurposeEncryption, false); err != nil {
 		t.Fatalf("Generate: %v", err)
 	}
+	// A deadline, so that an operation that waits for nobody is an error, and says what the queue looked like.
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
 			for range 10 {
-				if err := b.everything(t.Context()); err != nil {
-					t.Errorf("under load: %v", err)
+				if err := b.everything(ctx); err != nil {
+					t.Errorf("under load: %v; %+v, %d workers of %d, %d idle", err, b.Stats(), b.workers.Load(), b.limit.Load(), b.idle.Load())
 					return
 				}
 			}

@@ -85,7 +85,7 @@ func (b *Backend) first(ctx context.Context) error {
 		info = b.o.Known.Info
 		info.Name = b.o.Name
 	}
-	if info.ID == "" || b.o.Required || slices.ContainsFunc(append(errs, err), func(err error) bool { return err != nil && !passing(err) }) {
+	if info.ID == "" || b.o.Required || slices.ContainsFunc(slices.Concat(errs, []error{err}), func(err error) bool { return err != nil && !passing(err) }) {
 		return err
 	}
 	b.info.Store(&info)

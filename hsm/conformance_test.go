@@ -136,6 +136,14 @@ func TestSoftHSMChildren(t *testing.T) {
 func TestNSS(t *testing.T) {
 	h := how{processes: 1}.harness(rig.NSS(t), rig.SoftHSM(t), aeads, common, curves)
 	h.Only = full
+	open := h.Open
+	h.Open = func(t testing.TB, name string) backend.Backend {
+		b := open(t, name)
+		if b.Info().CustodyCaveat == "" {
+			t.Error("NSS lets keys be wrapped out, and custody does not say so")
+		}
+		return b
+	}
 	backendtest.Run(t, h)
 }
 

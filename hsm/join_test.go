@@ -120,6 +120,9 @@ func TestMemberJoins(t *testing.T) {
 		t.Fatal(err)
 	}
 	info := b.Info()
+	if info.CustodyCaveat != "" {
+		t.Errorf("a token that leaks nothing has a caveat: %s", info.CustodyCaveat)
+	}
 	f.TokenBack(t)
 	until(t, "joining", func() bool { return state(b, 1) == hsm.StateHealthy })
 	if got := stateMetric(t, reg, "1"); len(got) != 1 || got[0] != "healthy" {

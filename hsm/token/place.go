@@ -131,8 +131,8 @@ func (s *session) genuine(k kind, id ID, blob []byte) (wrappedKey, keks, wrapWay
 	if err != nil {
 		return fail(err)
 	}
-	way := s.d.can[k.Name].wrap
-	if way.form != w.form {
+	way, ok := s.wayBack(k, w.form)
+	if !ok {
 		return fail(fault.New(fault.Unsupported, "the token does not have the wrapping mechanism of this key"))
 	}
 	ks, err := s.keks(false)

@@ -249,6 +249,11 @@ func (s *session) load(ctx context.Context, k kind, id ID, blob []byte) (pkcs11.
 		if err == nil {
 			err = hs.settle(way, h, false)
 		}
+		if err == nil && way != s.d.can[k.Name].wrap {
+			if err = hs.held(h); err != nil { // nobody has proven it of this way
+				_ = hs.d.lib.DestroyObject(hs.SessionHandle, h) // it goes with its session otherwise
+			}
+		}
 		return err
 	})
 	if err != nil {

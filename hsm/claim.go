@@ -21,7 +21,7 @@ const (
 	// by one that crashed, and is destroyed.
 	claimFor   = 20 * time.Second
 	claimStale = 30 * time.Second
-	claimTries = 400
+	claimTries = 150
 )
 
 // claimPrefix is what the identities of claims begin with. Its version is one that no key id has (RFC 9562 section 5.8).
@@ -46,6 +46,7 @@ func newClaim() (id token.ID) {
 func (b *Backend) elect(ctx context.Context, m *member, k ServiceKey) (token.Object, error) {
 	seen := map[token.ID]time.Time{} // claims of others, since when
 	var last error
+	conflicts := 0
 	for range claimTries {
 		o, others, err := b.claim(ctx, m, k)
 		switch {
@@ -57,6 +58,12 @@ func (b *Backend) elect(ctx context.Context, m *member, k ServiceKey) (token.Obj
 			return token.Object{}, err
 		}
 		last = err
+		if !fault.Has(err, fault.Conflict) {
+			conflicts = 0
+		} else if conflicts++; conflicts == 5 {
+			// Not found, and yet there: that is what several are.
+			return token.Object{}, fault.Wrap(fault.KeyMaterial, "the token has the service's "+k.Name+" key several times, or one that cannot be read: keep the one that keys were made with, by the vendor's tools", err)
+		}
 		for id := range seen {
 			if !slices.Contains(others, id) {
 				delete(seen, id)
@@ -72,39 +79,56 @@ func (b *Backend) elect(ctx context.Context, m *member, k ServiceKey) (token.Obj
 				}
 			}
 		}
-		var wait [1]byte
-		rand.Read(wait[:]) // never fails (crypto/rand)
-		select {
-		case <-ctx.Done():
-			return token.Object{}, ended(ctx)
-		case <-time.After(50*time.Millisecond + time.Duration(wait[0])*time.Millisecond/2):
+		if err := hesitate(ctx, 50*time.Millisecond); err != nil {
+			return token.Object{}, err
 		}
 	}
 	return token.Object{}, fault.Wrap(fault.BackendUnavailable, "other processes prepare the token, and do not come to an end", last).RetryAfter(time.Second)
+}
+
+// hesitate waits for a time and up to 128 ms more, by chance.
+func hesitate(ctx context.Context, least time.Duration) error {
+	var r [1]byte
+	rand.Read(r[:]) // never fails (crypto/rand)
+	select {
+	case <-ctx.Done():
+		return ended(ctx)
+	case <-time.After(least + time.Duration(r[0])*time.Millisecond/2):
+		return nil
+	}
 }
 
 // claim tries once. others are the claims that keep it from making the key.
 func (b *Backend) claim(ctx context.Context, m *member, k ServiceKey) (o token.Object, others []token.ID, err error) {
 	ctx, cancel := context.WithTimeout(ctx, claimFor)
 	defer cancel()
-	mine := newClaim()
+	// Of two processes that write at the same moment SoftHSM may show neither what the other wrote, until one of them writes again: so there are
+	// two claims, with a while between them that is hardly ever the same for both.
+	mine := [2]token.ID{newClaim(), newClaim()}
 	defer func() {
 		free, cancel := context.WithTimeout(context.WithoutCancel(ctx), pingTimeout)
 		defer cancel()
-		err = errors.Join(err, m.token.Destroy(free, mine))
+		err = errors.Join(err, m.token.Destroy(free, mine[0]), m.token.Destroy(free, mine[1]))
 	}()
-	if _, err := m.token.Generate(ctx, mine, k.Algorithm, k.Purpose, false); err != nil {
-		return o, nil, err
+	for i, id := range mine {
+		if i > 0 {
+			if err := hesitate(ctx, 30*time.Millisecond); err != nil {
+				return o, nil, err
+			}
+		}
+		if _, err := m.token.Generate(ctx, id, k.Algorithm, k.Purpose, false); err != nil {
+			return o, nil, err
+		}
 	}
 	list, err := m.token.List(ctx)
 	if err != nil {
 		return o, nil, err
 	}
-	shown := false
+	shown := 0
 	for i := range list {
 		switch id := list[i].ID; {
-		case id == mine:
-			shown = true
+		case slices.Contains(mine[:], id):
+			shown++
 		case isClaim(id):
 			others = append(others, id)
 		}
@@ -112,9 +136,9 @@ func (b *Backend) claim(ctx context.Context, m *member, k ServiceKey) (o token.O
 	if len(others) > 0 {
 		return o, others, nil
 	}
-	if !shown {
+	if shown < len(mine) {
 		// A list without our own may lack another's too.
-		return o, nil, fault.New(fault.Conflict, "the token does not list what was just made on it")
+		return o, nil, fault.New(fault.KeyMaterial, "the token does not list what was just made on it")
 	}
 	if o, err = m.token.Find(ctx, k.ID); !fault.Has(err, fault.KeyMaterial) {
 		return o, nil, err

@@ -89,7 +89,7 @@ func TestLeftClaim(t *testing.T) {
 		t.Fatalf("Open: %v", err)
 	}
 	list, err := tok.List(t.Context())
-	if err != nil || len(list) != 1 {
+	if err != nil || len(list) != 2 {
 		t.Fatalf("%d claims, %v", len(list), err)
 	}
 	r, err := hsm.Reconcile(list, nil, func(func(hsm.Record) error) error { return nil })

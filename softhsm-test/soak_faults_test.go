@@ -34,7 +34,7 @@ var soakErrors = strings.Fields(`CKR_CANCEL CKR_HOST_MEMORY CKR_SLOT_ID_INVALID 
 	CKR_FUNCTION_REJECTED CKR_PIN_EXPIRED CKR_PIN_INCORRECT 0x80000042 0x7fffffff`)
 
 // soakPatience is how long callers wait for an answer.
-const soakPatience = 1500 * time.Millisecond
+const soakPatience = 2 * time.Second
 
 // mischief does random faults to devices until the time is over.
 type mischief struct {

@@ -344,8 +344,9 @@ func (l *soak) start(backends ...string) {
 		work(time.Millisecond, func(p []byte) error { return l.mac(hmac, p) })
 		work(5*time.Millisecond, func(p []byte) error { return l.signBatch(p256, p) })
 		work(5*time.Millisecond, func(p []byte) error { return l.encryptBatch(aes, p) })
-		work(40*time.Millisecond, func([]byte) error { return l.create(b) })
-		work(150*time.Millisecond, func([]byte) error {
+		// A token holds thousands of keys, and SoftHSM looks through all of them each time that it is opened.
+		work(200*time.Millisecond, func([]byte) error { return l.create(b) })
+		work(400*time.Millisecond, func([]byte) error {
 			return l.rotate([]string{p256, aes}[rand.IntN(2)], b)
 		})
 		work(10*time.Millisecond, func([]byte) error { return l.useMade(b) })

@@ -49,17 +49,12 @@ func (d *device) ImportWrapped(ctx context.Context, id ID, a backend.Algorithm, 
 	if n := with.KeyBits / 8; len(e.Blob) < n+16 || (len(e.Blob)-n)%8 != 0 || len(e.Blob) > n+maxWrapped {
 		return Object{}, errMaterial
 	}
-	release, err := d.claim(id)
-	if err != nil {
-		return Object{}, err
-	}
 	e.Blob, e.Wrapped = bytes.Clone(e.Blob), bytes.Clone(e.Wrapped)
 	if len(e.Wrapped) == 0 {
 		e.Wrapped = nil
 	}
 	result := new(Object)
-	err = d.do(ctx, once|opens, func(s *session) error {
-		defer release()
+	_, err = d.creating(ctx, id, opens, func(s *session) error {
 		return s.with(with, Call{ID: e.ID, Wrapped: e.Wrapped}, func(key pkcs11.ObjectHandle) error {
 			s.gen.objects.Lock()
 			defer s.gen.objects.Unlock()

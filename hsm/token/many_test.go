@@ -3,6 +3,7 @@ package token
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"sync"
 	"testing"
@@ -160,5 +161,54 @@ func TestNonceOfTokens(t *testing.T) {
 	d.zeroNonce = true
 	if out, err := d.Use(t.Context(), call); !fault.Has(err, fault.BackendUnavailable) {
 		t.Errorf("%d bytes under a nonce of zeros: %v", len(out), err)
+	}
+}
+
+// TestClaimEnds: a key that could not be made because no session was free in time can be made later under its identity.
+func TestClaimEnds(t *testing.T) {
+	b := breakable(t, func(c *Config) { c.Sessions = 1 })
+	b.Delay(t, "C_Encrypt", 200*time.Millisecond, "times=1")
+	var busy sync.WaitGroup
+	busy.Go(func() {
+		if _, err := b.Use(t.Context(), Call{Op: Encrypt, ID: b.aes.ID, Algorithm: b.aes.Algorithm, Input: []byte("text")}); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(50 * time.Millisecond)
+	id := newID()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := b.Generate(ctx, id, backend.AES256GCM, backend.PurposeEncryption, false); !fault.Has(err, fault.Timeout) {
+		t.Errorf("with no session free: %v", err)
+	}
+	other := newID()
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := b.Import(ctx, other, backend.AES256GCM, backend.PurposeEncryption, known(32), false); !fault.Has(err, fault.Timeout) {
+		t.Errorf("with no session free: %v", err)
+	}
+	busy.Wait()
+	if _, err := b.Generate(t.Context(), id, backend.AES256GCM, backend.PurposeEncryption, false); err != nil {
+		t.Errorf("the same key later: %v", err)
+	}
+	if _, err := b.Import(t.Context(), other, backend.AES256GCM, backend.PurposeEncryption, known(32), false); err != nil {
+		t.Errorf("the same key later: %v", err)
+	}
+}
+
+// TestImportTwice: a second attempt of an import, after a session that failed, still has the material.
+func TestImportTwice(t *testing.T) {
+	b := breakable(t)
+	k, _ := kindOf(backend.AES256GCM)
+	raw := make([]byte, k.KeySize)
+	rand.Read(raw)
+	for _, fn := range []string{"C_FindObjectsInit", "C_FindObjects", "C_GetAttributeValue"} {
+		b.Set(t, fn, "CKR_SESSION_HANDLE_INVALID", "times=1")
+		o, err := b.Import(t.Context(), newID(), k.Name, backend.PurposeEncryption, bytes.Clone(raw), false)
+		if err != nil {
+			b.recovers(t) // after the key was asked for there is no second attempt
+			continue
+		}
+		works(t, b.device, k, backend.PurposeEncryption, o, raw)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -31,6 +32,24 @@ func (d *device) claim(id ID) (release func(), err error) {
 	}, nil
 }
 
+// creating runs what makes objects with an id, which is claimed until it is over. begun is false when it never ran, nor will.
+func (d *device) creating(ctx context.Context, id ID, flags jobFlags, run func(s *session) error) (begun bool, err error) {
+	release, err := d.claim(id)
+	if err != nil {
+		return false, err
+	}
+	var ran atomic.Bool
+	err = d.do(ctx, once|flags, func(s *session) error {
+		ran.Store(true)
+		defer release()
+		return run(s)
+	})
+	if !ran.Load() {
+		release() // no session in time, or no room in the queue
+	}
+	return ran.Load(), err
+}
+
 // Generate is never repeated once the module was asked to make the key. When the caller's context ends after that, or the module
 // fails in between, an object with the id may be there: Find tells.
 func (d *device) Generate(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, wrapped bool) (Object, error) {
@@ -38,13 +57,8 @@ func (d *device) Generate(ctx context.Context, id ID, a backend.Algorithm, p bac
 	if err != nil {
 		return Object{}, err
 	}
-	release, err := d.claim(id)
-	if err != nil {
-		return Object{}, err
-	}
 	result := new(Object)
-	err = d.do(ctx, once, func(s *session) error {
-		defer release()
+	_, err = d.creating(ctx, id, 0, func(s *session) error {
 		s.gen.objects.Lock()
 		defer s.gen.objects.Unlock()
 		out, err := s.generate(k, p, id, wrapped)

@@ -150,11 +150,11 @@ func (b *Backend) place(ctx context.Context, m *member, e *entry) error {
 	return nil
 }
 
-// withCopy does something with a key on a member. One that lacks its copy, because it was away when the key was made, is brought it beside the
+// withCopy does something with a copied key on a member. One that lacks its copy, because it was away when the key was made, is brought it beside the
 // call, which goes to another member meanwhile, or waits if there is none.
 func withCopy[T any](ctx context.Context, b *Backend, m *member, e *entry, f func() (T, error)) (T, error) {
 	out, err := f()
-	if !e.copied || !fault.Has(err, fault.KeyMaterial) || b.copying.ended(e.id) {
+	if !fault.Has(err, fault.KeyMaterial) || b.copying.ended(e.id) {
 		return out, err
 	}
 	brought := make(chan error, 1)

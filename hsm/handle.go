@@ -69,6 +69,9 @@ func (h *handle) use(ctx context.Context, kind operation, c token.Call) ([]byte,
 	}
 	members = able(members, ability{c.Algorithm, abilities[kind]})
 	out, err := each(ctx, h.b, members, kind, func(ctx context.Context, m *member) ([]byte, error) {
+		if !h.e.copied {
+			return m.token.Use(ctx, c)
+		}
 		return withCopy(ctx, h.b, m, h.e, func() ([]byte, error) { return m.token.Use(ctx, c) })
 	})
 	switch {

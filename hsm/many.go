@@ -30,6 +30,9 @@ func (h *handle) useMany(ctx context.Context, kind operation, c token.Call, item
 	}
 	members = able(members, ability{c.Algorithm, abilities[kind]})
 	out, err := eachOf(ctx, h.b, members, kind, len(items), func(ctx context.Context, m *member) ([]backend.Result, error) {
+		if !h.e.copied {
+			return m.token.UseMany(ctx, c, items)
+		}
 		return withCopy(ctx, h.b, m, h.e, func() ([]backend.Result, error) { return m.token.UseMany(ctx, c, items) })
 	})
 	if fault.Has(err, fault.KeyMaterial) {

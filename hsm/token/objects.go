@@ -173,6 +173,17 @@ func (s *session) finish(k kind, p backend.Purpose, id ID, key, pub pkcs11.Objec
 		if out.Wrapped, err = s.wrapOut(k, p, id, key); err != nil {
 			return Object{}, err
 		}
+		// What the module says of a length is all that there is of the material: it is a key once it has come in again.
+		back, _, err := s.load(s.job.ctx, k, id, out.Wrapped)
+		if err == nil {
+			err = s.d.lib.DestroyObject(s.SessionHandle, back)
+		}
+		if fault.Has(err, fault.KeyMaterial) {
+			err = fault.Wrap(fault.BackendUnavailable, "the token gave a wrapped key that does not open again", err).RetryAfter(time.Second)
+		}
+		if err != nil {
+			return Object{}, err
+		}
 		// As it will be when it is used.
 		out.Extractable = false
 	}

@@ -160,6 +160,21 @@ func TestWrappedNeedsItsToken(t *testing.T) {
 	}
 }
 
+// TestWrappedLengths: a key of which the module gave too much or too little is not acknowledged.
+func TestWrappedLengths(t *testing.T) {
+	b := breakable(t)
+	for _, change := range []string{"-8", "+8", "-1", "+16"} {
+		b.Length(t, "C_WrapKey", change, "on=both")
+		for _, a := range []backend.Algorithm{backend.ECDSAP256, backend.AES256GCM} {
+			if _, err := b.Generate(t.Context(), newID(), a, purposeOf(a), true); !fault.Has(err, fault.BackendUnavailable) {
+				t.Errorf("%s, %s: %v", change, a, err)
+			}
+		}
+		b.Clear(t)
+		b.recovers(t)
+	}
+}
+
 // TestWrappedForms: a key that was wrapped when the token had settled on another form stays readable.
 func TestWrappedForms(t *testing.T) {
 	f := rig.Fault(t, rig.SoftHSM(t))

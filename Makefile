@@ -11,11 +11,12 @@ LISTEN   ?= 127.0.0.1:8200
 LINT     := .tools/golangci-lint-2.15.0
 FUZZTIME ?= 10s
 KILLS    ?= 200
+SOAK     ?= 15s
 
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm stop test unit crash lint bench bench-quick fuzz clean
+.PHONY: all build run run-hsm stop test unit crash lint bench bench-quick bench-hsm soak fuzz clean
 
 all: build
 
@@ -40,7 +41,7 @@ stop:
 # Everything, on a machine that has Go, gcc, make and Debian.
 test:
 	softhsm-test/install.sh
-	$(MAKE) lint unit crash
+	$(MAKE) lint unit crash soak
 
 # Once with the race detector; what leaves out part of its vectors under it, because it is slow there, once more without.
 unit:
@@ -50,6 +51,10 @@ unit:
 # The real binary under load, killed without warning $(KILLS) times; every acknowledged effect must be there afterwards.
 crash: build
 	$(GO) test -timeout 20m -count=1 ./softhsm-test -kills $(KILLS)
+
+# The real binary on two HSMs that fail in random ways for $(SOAK), under load; nothing may be wrong, lost or leaked.
+soak:
+	$(GO) test -timeout 60m -count=1 -v -run TestSoak ./softhsm-test -soak $(SOAK)
 
 lint: $(LINT)
 	$(GO) mod tidy -diff
@@ -68,6 +73,11 @@ bench: build
 bench-quick: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -duration 2s -rounds 1 -keys 0
+
+# The HSM backend on a SoftHSM2 token beside the module itself, and how it heals. About ten minutes.
+bench-hsm: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only hsm -duration 2s
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

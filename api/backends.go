@@ -10,7 +10,10 @@ import (
 
 func wireBackend(b keys.BackendStatus) wire.Backend {
 	w := wire.Backend{Name: b.Info.Name, Kind: b.Info.Kind, ID: b.Info.ID, Default: b.Default, State: "available",
-		KeepsObjects: b.Info.KeepsObjects, Quirks: b.Info.Quirks}
+		KeepsObjects: b.Info.KeepsObjects, Quirks: b.Info.Quirks, CustodyCaveat: b.Info.CustodyCaveat}
+	for _, m := range b.Members {
+		w.Members = append(w.Members, wire.BackendMember{Name: m.Name, State: m.State, Weight: m.Weight, Since: optional(m.Since), Reason: m.Reason})
+	}
 	if !b.Healthy {
 		w.State = b.Error
 	}

@@ -66,6 +66,7 @@ func (f *fakeKeys) called(c keys.Caller, name string) {
 
 func (f *fakeKeys) IsDefault(context.Context, *keys.Key) (bool, error) { return true, nil }
 func (f *fakeKeys) BackendName(string) string                          { return "default" }
+func (f *fakeKeys) CustodyCaveat(string) string                        { return "" }
 func (f *fakeKeys) Create(_ context.Context, c keys.Caller, r keys.CreateRequest) (*keys.Key, error) {
 	f.called(c, r.Name)
 	f.created = r

@@ -36,6 +36,18 @@ func meaningIn(in, name string) string {
 		return "software, hsm or tpm"
 	case "Backend.state":
 		return "available, or the error code of the last probe"
+	case "Backend.members":
+		return "its devices, where there are several or they come and go"
+	case "BackendMember.name":
+		return "the configured name, or the device's label"
+	case "BackendMember.state":
+		return "missing, joining, refused, healthy or unavailable"
+	case "BackendMember.weight":
+		return "share of the operations; 0: it stands by"
+	case "BackendMember.since":
+		return "when it last became healthy, or ceased to be"
+	case "BackendMember.reason":
+		return "why it is not healthy"
 	case "Backend.custody":
 		return "what it can give, strongest first"
 	case "Backend.name":
@@ -96,8 +108,14 @@ func meaningIn(in, name string) string {
 		return "how many shares to make"
 	case "AddedSlot.shares":
 		return "the shares: shown once"
-	case "Slot.kind", "AddSlot.kind", "AddedSlot.kind":
+	case "Slot.kind", "AddedSlot.kind":
 		return "what opens it"
+	case "AddSlot.kind":
+		return "what opens it: passphrase, key-file, shamir or hsm; with device it need not be said"
+	case "AddSlot.device":
+		return "the configured name of a device that is to open it by itself"
+	case "Slot.device", "AddedSlot.device":
+		return "identity of the device that opens it, as the id of a backend"
 	case "Health.version":
 		return "of the program"
 	case "UpdateKey.labels":
@@ -220,6 +238,8 @@ func meaningOf(name string) string {
 		return "when it was made"
 	case "custody":
 		return "where private operations happen and who can see the material"
+	case "custody_caveat":
+		return "what weakens the custody of every key in the backend; absent when nothing does"
 	case "deletion_protection":
 		return "refuse deletion while set"
 	case "derived_key":
@@ -311,7 +331,7 @@ func meaningOf(name string) string {
 	case "next_rotation_at":
 		return "when the policy asks for a new version"
 	case "origin":
-		return "generated, imported or public-only"
+		return "generated, imported or public-only; of a version also imported-inside: the device opened the wrapped material, which was never in clear here"
 	case "outcome":
 		return "ok, or an error code"
 	case "padding":
@@ -414,6 +434,9 @@ func choices(in reflect.Type, name string) []string {
 			return []string{string(backend.CustodyDevice), string(backend.CustodySealed), string(backend.CustodySoftware)}
 		}
 	case "state":
+		if in == reflect.TypeFor[wire.BackendMember]() {
+			return []string{"missing", "joining", "refused", "healthy", "unavailable"}
+		}
 		if in != reflect.TypeFor[wire.Backend]() {
 			var out []string
 			for _, s := range []keys.State{keys.StatePreActive, keys.StatePendingImport, keys.StateActive, keys.StateDeactivated,

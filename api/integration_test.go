@@ -398,6 +398,13 @@ func TestServiceAdministration(t *testing.T) {
 	}
 	refused(t, s.do("POST", "/root/slots", `{"kind":"shamir","passphrase":"long enough"}`), 400, fault.MissingField)
 	refused(t, s.do("POST", "/root/slots", `{"kind":"tpm"}`), 400, fault.BadField)
+	refused(t, s.do("POST", "/root/slots", `{"label":"nothing"}`), 400, fault.MissingField)
+	refused(t, s.do("POST", "/root/slots", `{"kind":"hsm"}`), 400, fault.MissingField)
+	refused(t, s.do("POST", "/root/slots", `{"device":"default"}`), 404, fault.BackendNotFound)
+	refused(t, s.do("POST", "/root/slots", `{"kind":"hsm","device":"none"}`), 404, fault.BackendNotFound)
+	refused(t, s.do("POST", "/root/slots", `{"device":"none","passphrase":"long enough"}`), 400, fault.MissingField)
+	refused(t, s.do("POST", "/root/slots", `{"kind":"passphrase","passphrase":"long enough","device":"none"}`), 400, fault.MissingField)
+	refused(t, s.do("POST", "/root/slots", `{"kind":"key-file","device":"none"}`), 400, fault.MissingField)
 	call1[wire.Empty](s, "DELETE", "/root/slots/"+slots.Items[0].ID, nil)
 	refused(t, s.do("DELETE", "/root/slots/"+slots.Items[0].ID, ""), 404, fault.SlotNotFound)
 	refused(t, s.do("POST", "/unlock", `{"passphrase":"long enough"}`), 409, fault.NotLocked)

@@ -55,7 +55,7 @@ func (s *Server) wireKey(k *keys.Key) wire.Key {
 	}
 	return wire.Key{
 		ID: k.ID.String(), Name: k.Name, Algorithm: string(k.Algorithm), Purpose: string(k.Purpose),
-		Backend: s.keys.BackendName(k.BackendID), Custody: string(k.Custody), Origin: string(k.Origin),
+		Backend: s.keys.BackendName(k.BackendID), Custody: string(k.Custody), CustodyCaveat: s.keys.CustodyCaveat(k.BackendID), Origin: string(k.Origin),
 		State: shownState(k.State), PrimaryVersion: k.PrimaryVersion, LatestVersion: k.LatestVersion,
 		MinDecryptVersion: k.MinDecrypt, MinEncryptVersion: k.MinEncrypt, Labels: labels, Policy: wirePolicy(k.Policy),
 		CreatedAt: k.CreatedAt.UTC(), UpdatedAt: k.UpdatedAt.UTC(), RotatedAt: optional(rotatedAt(k)),

@@ -12,7 +12,7 @@ import (
 
 func (s *Server) wireVersion(v *keys.Version) wire.KeyVersion {
 	return wire.KeyVersion{Version: v.Version, State: shownState(v.State), Origin: string(v.Origin),
-		Backend: s.keys.BackendName(v.BackendID), Custody: string(v.Custody), CreatedAt: v.CreatedAt.UTC(),
+		Backend: s.keys.BackendName(v.BackendID), Custody: string(v.Custody), CustodyCaveat: s.keys.CustodyCaveat(v.BackendID), CreatedAt: v.CreatedAt.UTC(),
 		StateChangedAt: v.StateAt.UTC()}
 }
 

@@ -33,7 +33,8 @@ const (
 // method of a handle but Public and Close, answers fault.BackendUnavailable; Close waits for calls under way, ends every goroutine
 // of the backend, and does nothing the second time.
 type Backend interface {
-	// Info describes the backend. It is fixed once the backend is open.
+	// Info describes the backend. It is fixed once the backend is open. One whose device has not been there since the start answers
+	// fault.BackendUnavailable to everything, and says here what is known from before: ID and Name at least, perhaps no capabilities.
 	Info() Info
 	// Generate makes new key material. It is durable, as far as the device keeps anything, when it returns.
 	// It is never retried. s.KeyID and s.Version must not have been used before with this backend if the device keeps objects:
@@ -59,6 +60,8 @@ type Info struct {
 	Capabilities []Capability // one for each algorithm it can generate; everything else answers fault.Unsupported
 	KeepsObjects bool         // true: key material lives in the device and Destroy erases it; false: the Ref is all there is
 	Quirks       []string     // what an operator should know, in words
+	// CustodyCaveat says in a sentence what weakens the custody of every key in this backend, and is shown with each; "" for nothing.
+	CustodyCaveat string
 }
 
 // Capability is what a backend can do with one algorithm.
@@ -96,6 +99,8 @@ type Ref struct {
 	Spec   Spec
 	Public []byte // SPKI DER (RFC 5280 section 4.1.2.7), nil for symmetric keys
 	Blob   []byte // opaque; its first byte is the blob's format version
+	// Inside is set by ImportWrapped alone, and not kept with the rest: the material was never in clear outside the device.
+	Inside bool
 }
 
 // Key is a loaded key version. What it can do beyond this is found by asserting one of the capability interfaces below;
@@ -132,6 +137,41 @@ type Signer interface {
 type SignOpts struct {
 	Hash    crypto.Hash
 	Padding Padding // RSA only: PaddingPKCS1v15 or PaddingPSS (salt as long as the hash, MGF1 with the same hash)
+}
+
+// Item is one of several inputs to the same operation with the same key.
+type Item struct {
+	Input []byte // what the operation works on
+	AAD   []byte // of AEAD operations
+}
+
+// Result is what became of an Item. Err is nil, or what is wrong with this item alone: fault.DecryptionFailed, fault.BadField,
+// fault.BadSize.
+type Result struct {
+	Output []byte
+	Err    error
+}
+
+// BatchAEAD is an AEAD that does many items at less cost than one after the other. The results are in the order of the items. An error is
+// about all of them, and then there are no results; what was done is lost, and may be done again.
+type BatchAEAD interface {
+	AEAD
+	// SealMany gives nonce ‖ ciphertext ‖ tag of each item, as Seal does.
+	SealMany(ctx context.Context, items []Item) ([]Result, error)
+	// OpenMany gives the plaintext of each item, as Open does.
+	OpenMany(ctx context.Context, items []Item) ([]Result, error)
+}
+
+// BatchSigner is a Signer that signs many inputs, as BatchAEAD does. An input that is not as long as its hash is the item's error.
+type BatchSigner interface {
+	Signer
+	SignMany(ctx context.Context, items []Item, opts SignOpts) ([]Result, error)
+}
+
+// BatchMACer is a MACer that computes the tags of many messages, as BatchAEAD does.
+type BatchMACer interface {
+	MACer
+	MACMany(ctx context.Context, items []Item) ([]Result, error)
 }
 
 // Decrypter opens RSA-OAEP ciphertexts (RFC 8017 section 7.1, MGF1 with the same hash: SHA-1, SHA-256, SHA-384 or SHA-512; another

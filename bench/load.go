@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -50,8 +51,9 @@ func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, 60_000_
 // limits of a run: it ends at whichever comes first.
 type limits struct {
 	duration time.Duration
-	count    uint64  // 0: no limit
-	rate     float64 // requests a second in all; 0: closed loop
+	count    uint64        // 0: no limit
+	rate     float64       // requests a second in all; 0: closed loop
+	patience time.Duration // how long a client waits for an answer; 0: a minute
 }
 
 // run drives w over conns connections. In a closed loop each connection sends its next request when the last is answered.
@@ -60,7 +62,7 @@ type limits struct {
 func run(ctx context.Context, conns int, lim limits, w work) *result {
 	transport := &http.Transport{MaxIdleConns: conns, MaxIdleConnsPerHost: conns, MaxConnsPerHost: conns, DisableCompression: true}
 	defer transport.CloseIdleConnections()
-	client := &http.Client{Transport: transport, Timeout: 60 * time.Second}
+	client := &http.Client{Transport: transport, Timeout: cmp.Or(lim.patience, time.Minute)}
 
 	ctx, cancel := context.WithTimeout(ctx, lim.duration)
 	defer cancel()

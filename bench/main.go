@@ -1,5 +1,6 @@
 // Command bench measures a running service over HTTP and ends in a table: closed loop at 1, 16 and 64 connections, open loop
-// at a fixed rate, batches, key creation, memory, and the same with a million keys in the store. Beside the service it
+// at a fixed rate, batches, key creation, memory, and the same with a million keys in the store. With -only hsm it measures
+// the service on a SoftHSM2 token beside the module itself, and how it heals when the token fails. Beside the service it
 // measures, in the same run and in turns, the floor: a bare Gin handler that does the same AEAD and JSON and nothing
 // else. Any address that speaks Vault's transit API can be measured with the same work (-transit).
 //
@@ -25,15 +26,30 @@ type settings struct {
 	transit  string
 	token    string
 	only     string
+	parts    string
+	part     string
 }
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == "floor" {
-		if err := serveFloor(); err != nil {
+	if len(os.Args) > 1 {
+		var err error
+		switch os.Args[1] {
+		case "floor":
+			err = serveFloor()
+		case "raw":
+			err = serveRaw(os.Args[2:])
+		default:
+			measure()
+		}
+		if err != nil {
 			fail(err)
 		}
 		return
 	}
+	measure()
+}
+
+func measure() {
 	var s settings
 	flag.StringVar(&s.binary, "binary", "bin/keywright", "the service's binary")
 	flag.DurationVar(&s.duration, "duration", 4*time.Second, "length of one measurement")
@@ -41,7 +57,9 @@ func main() {
 	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out")
 	flag.StringVar(&s.out, "out", "bench/out", "folder for table and plots")
 	flag.StringVar(&s.transit, "transit", "", "address of a service with Vault's transit API to measure beside (loopback only)")
-	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create or million")
+	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million or hsm")
+	flag.StringVar(&s.parts, "parts", "softhsm-test", "folder of the scripts that set SoftHSM up, and of the fault module")
+	flag.StringVar(&s.part, "hsm-part", "", "with -only hsm, this part alone: fast, slow, child, others, heal or pin")
 	token := flag.String("transit-token-file", "", "file with its token")
 	flag.Parse()
 	if *token != "" {

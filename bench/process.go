@@ -21,6 +21,7 @@ type process struct {
 	address string
 	key     string
 	started time.Duration // from exec to the first answer
+	log     string        // path of what it has printed; "" for the floor
 }
 
 // startFloor runs this program again as the floor.
@@ -45,8 +46,9 @@ func startFloor(ctx context.Context) (*process, error) {
 	return &process{cmd: cmd, address: strings.TrimSpace(line)}, nil
 }
 
-// startService runs the service on its embedded default with everything under dir and waits for its first answer.
-func startService(ctx context.Context, binary, dir string) (*process, error) {
+// startService runs the service on its embedded default with everything under dir, and with more flags, and waits for its
+// first answer.
+func startService(ctx context.Context, binary, dir string, more ...string) (*process, error) {
 	addressFile := filepath.Join(dir, "address")
 	if err := os.Remove(addressFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -57,13 +59,14 @@ func startService(ctx context.Context, binary, dir string) (*process, error) {
 	}
 	//nolint:errcheck // the service has its own descriptor of it
 	defer log.Close()
-	cmd := exec.CommandContext(ctx, binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off") //nolint:gosec // the program to be measured
+	args := append([]string{"serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics-listen", "off"}, more...)
+	cmd := exec.CommandContext(ctx, binary, args...) //nolint:gosec // the program to be measured
 	cmd.Stdout, cmd.Stderr = log, log
 	begin := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	p := &process{cmd: cmd}
+	p := &process{cmd: cmd, log: log.Name()}
 	for time.Since(begin) < 30*time.Second {
 		if b, err := os.ReadFile(addressFile); err == nil && len(b) > 0 {
 			p.address = "http://" + strings.TrimSpace(string(b))
@@ -127,4 +130,50 @@ func (p *process) resident() (float64, error) {
 		}
 	}
 	return 0, errors.New("no VmRSS in the process status")
+}
+
+// processorTime gives the seconds of processor time of a process and its children so far.
+func processorTime(pid int) (float64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name, in brackets, may have anything in it; utime and stime are the 12th and 13th field behind it (proc(5)), in hundredths.
+	_, rest, _ := strings.Cut(string(b), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, errors.New("the process status has not the fields that it should have")
+	}
+	sum := 0.0
+	for _, f := range fields[11:13] {
+		v, err := strconv.ParseFloat(f, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += v / 100
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		return 0, err
+	}
+	for _, path := range tasks {
+		b, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // the thread has ended
+		} else if err != nil {
+			return 0, err
+		}
+		for _, f := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(f)
+			if err != nil {
+				return 0, err
+			}
+			v, err := processorTime(child)
+			if err != nil {
+				return 0, err
+			}
+			sum += v
+		}
+	}
+	return sum, nil
 }

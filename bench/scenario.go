@@ -14,7 +14,7 @@ import (
 // suite runs the measurements and gathers the rows of the table.
 type suite struct {
 	settings
-	report  report
+	report  *report
 	service *process
 	kw      *target
 	floor   *process
@@ -26,12 +26,36 @@ func bench(ctx context.Context, s settings) error {
 	if err := os.MkdirAll(s.out, 0o750); err != nil {
 		return err
 	}
+	var r report
+	one, base := benchDefault, "table"
+	if s.only == "hsm" {
+		one, base = benchHSM, "hsm"
+	}
+	err := one(ctx, s, &r)
+	r.print(os.Stdout) // what there is, if not all
+	if err != nil {
+		return err
+	}
+	if len(r.curves) > 0 {
+		if err := r.plot(filepath.Join(s.out, "latency.svg")); err != nil {
+			return err
+		}
+	}
+	f, err := os.Create(filepath.Join(s.out, base+".md"))
+	if err != nil {
+		return err
+	}
+	r.print(f)
+	return f.Close()
+}
+
+func benchDefault(ctx context.Context, s settings, r *report) error {
 	dir, err := os.MkdirTemp("", "keywright-bench-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // in the system's temporary directory
-	b := &suite{settings: s}
+	b := &suite{settings: s, report: r}
 	if b.floor, err = startFloor(ctx); err != nil {
 		return err
 	}
@@ -61,16 +85,7 @@ func bench(ctx context.Context, s settings) error {
 			return err
 		}
 	}
-	b.report.print(os.Stdout)
-	if err := b.report.plot(filepath.Join(s.out, "latency.svg")); err != nil {
-		return err
-	}
-	f, err := os.Create(filepath.Join(s.out, "table.md"))
-	if err != nil {
-		return err
-	}
-	b.report.print(f)
-	return f.Close()
+	return nil
 }
 
 func stopQuietly(p *process) {

@@ -33,9 +33,12 @@ func vaultTarget(address, token string) *target {
 
 // call is one request outside the measurement.
 func (t *target) call(ctx context.Context, method, path string, body any, into any) error {
-	b, err := json.Marshal(body)
-	if err != nil {
-		return err
+	var b []byte
+	if body != nil {
+		var err error
+		if b, err = json.Marshal(body); err != nil {
+			return err
+		}
 	}
 	req, err := http.NewRequestWithContext(ctx, method, t.base+path, bytes.NewReader(b))
 	if err != nil {

@@ -2,7 +2,6 @@ package hsm
 
 import (
 	"context"
-	"time"
 
 	"github.com/keywright/keywright/attest"
 	"github.com/keywright/keywright/backend"
@@ -22,7 +21,7 @@ func (h *handle) Attest(ctx context.Context, binding []byte) (backend.Evidence, 
 	}
 	var e attest.PKCS11
 	var err error
-	if len(h.e.wrapped) > 0 {
+	if len(h.e.wrapped) > 0 && !h.e.copied { // a copied key is an object too
 		e, err = h.wrappedEvidence()
 	} else {
 		e, err = h.residentEvidence(ctx)
@@ -38,7 +37,11 @@ func (h *handle) Attest(ctx context.Context, binding []byte) (backend.Evidence, 
 }
 
 func (h *handle) residentEvidence(ctx context.Context) (attest.PKCS11, error) {
-	e, err := each(ctx, h.b, h.b.homed(h.e.name), opFind, func(ctx context.Context, m *member) (attest.PKCS11, error) {
+	members, err := h.b.homed(h.e.name)
+	if err != nil {
+		return attest.PKCS11{}, err
+	}
+	e, err := each(ctx, h.b, members, opFind, func(ctx context.Context, m *member) (attest.PKCS11, error) {
 		o, err := m.token.Find(ctx, h.e.id)
 		if err != nil {
 			return attest.PKCS11{}, err
@@ -61,9 +64,12 @@ func (h *handle) residentEvidence(ctx context.Context) (attest.PKCS11, error) {
 
 // wrappedEvidence is of the token that the key is used on next: all that may be asked have the same wrapping key.
 func (h *handle) wrappedEvidence() (attest.PKCS11, error) {
-	members := h.b.homed(h.e.name)
+	members, err := h.b.homed(h.e.name)
+	if err != nil {
+		return attest.PKCS11{}, err
+	}
 	if len(members) == 0 {
-		return attest.PKCS11{}, fault.New(fault.BackendUnavailable, "no member of the group is available").RetryAfter(time.Second)
+		return attest.PKCS11{}, errNobody
 	}
 	e := tokenEvidence(members[0].token.Describe())
 	e.Placement = attest.PlacementWrapped

@@ -126,3 +126,44 @@ func BenchmarkModule(b *testing.B) {
 		return err
 	})
 }
+
+// BenchmarkBatch is the same in batches of 100, per item.
+func BenchmarkBatch(b *testing.B) {
+	for name, h := range map[string]how{"in-process": {}, "processes=2": {processes: 2}} {
+		b.Run(name, func(b *testing.B) {
+			be := h.open(b, "bench", rig.SoftHSM(b))
+			defer func() {
+				if err := be.Close(); err != nil {
+					b.Error(err)
+				}
+			}()
+			load := func(a backend.Algorithm, p backend.Purpose) backend.Key {
+				ref, err := be.Generate(b.Context(), spec(a, p))
+				if err != nil {
+					b.Fatal(err)
+				}
+				key, err := be.Load(b.Context(), ref)
+				if err != nil {
+					b.Fatal(err)
+				}
+				return key
+			}
+			signer := load(backend.ECDSAP256, backend.PurposeSigning).(backend.BatchSigner)
+			aead := load(backend.AES256GCM, backend.PurposeEncryption).(backend.BatchAEAD)
+			items := make([]backend.Item, 100)
+			for i := range items {
+				items[i].Input = make([]byte, 32)
+			}
+			perItem := func(name string, f func() ([]backend.Result, error)) {
+				measure(b, name, func() error {
+					_, err := f()
+					return err
+				})
+			}
+			perItem("sign-p256", func() ([]backend.Result, error) {
+				return signer.SignMany(b.Context(), items, backend.SignOpts{Hash: crypto.SHA256})
+			})
+			perItem("aes-gcm", func() ([]backend.Result, error) { return aead.SealMany(b.Context(), items) })
+		})
+	}
+}

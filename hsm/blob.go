@@ -30,6 +30,7 @@ const (
 	placeResident place = 1
 	placeWrapped  place = 2
 	placeSealed   place = 3
+	placeCopied   place = 4 // resident on all members, and wrapped in the blob for those that do not have it yet
 )
 
 // authentication is what the tag is; on disk, never reused.
@@ -62,7 +63,7 @@ func parseBlob(b []byte) (out blob, ok bool) {
 	case placeSealed:
 		out.sealed = b[2:]
 		return out, true
-	case placeResident, placeWrapped:
+	case placeResident, placeWrapped, placeCopied:
 	default:
 		return blob{}, false
 	}
@@ -78,7 +79,7 @@ func parseBlob(b []byte) (out blob, ok bool) {
 	out.name, out.id = string(b[4:4+n]), token.ID(b[4+n:])
 	out.wrapped = b[4+n+token.IDSize : end]
 	out.body, out.tag = b[:end], b[end:]
-	if len(out.wrapped) > maxWrapped || (len(out.wrapped) > 0) != (out.place == placeWrapped) {
+	if len(out.wrapped) > maxWrapped || (len(out.wrapped) > 0) == (out.place == placeResident) {
 		return blob{}, false
 	}
 	return out, true

@@ -107,7 +107,7 @@ func wrapped(o *hsm.Options)     { o.Placement = hsm.PlacementWrapped }
 func allowSealed(o *hsm.Options) { o.AllowSealed = true }
 
 // brief is the suite without the parts that look at algorithms in depth: what is around them differs between ways of opening.
-var brief = []string{"info", "unsupported", "handles", "aead", "mac", "sign", "refs", "destroy", "concurrent", "contexts", "sealer", "random", "ping", "reopen", "close", "close-in-use"}
+var brief = []string{"info", "unsupported", "handles", "aead", "mac", "sign", "batch", "refs", "destroy", "concurrent", "contexts", "sealer", "random", "ping", "reopen", "close", "close-in-use"}
 
 // full is the whole suite but for the Wycheproof vectors: those are about the module, and run once, where their many keys are
 // session objects and not files.
@@ -136,6 +136,14 @@ func TestSoftHSMChildren(t *testing.T) {
 func TestNSS(t *testing.T) {
 	h := how{processes: 1}.harness(rig.NSS(t), rig.SoftHSM(t), aeads, common, curves)
 	h.Only = full
+	open := h.Open
+	h.Open = func(t testing.TB, name string) backend.Backend {
+		b := open(t, name)
+		if b.Info().CustodyCaveat == "" {
+			t.Error("NSS lets keys be wrapped out, and custody does not say so")
+		}
+		return b
+	}
 	backendtest.Run(t, h)
 }
 

@@ -7,7 +7,6 @@ import (
 	"crypto/rsa"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -60,7 +59,7 @@ func (b *Backend) Generate(ctx context.Context, s backend.Spec) (backend.Ref, er
 	}
 	id := idOf(&s)
 	return b.make(ctx, s, info, func(ctx context.Context, m *member) (token.Object, error) {
-		return m.token.Generate(ctx, id, s.Algorithm, s.Purpose, b.wrapped)
+		return m.token.Generate(ctx, id, s.Algorithm, s.Purpose, b.wraps())
 	})
 }
 
@@ -82,12 +81,13 @@ func (b *Backend) Import(ctx context.Context, s backend.Spec, material []byte) (
 	}
 	id := idOf(&s)
 	return b.make(ctx, s, info, func(ctx context.Context, m *member) (token.Object, error) {
-		return m.token.Import(ctx, id, s.Algorithm, s.Purpose, secret.Bytes(material), b.wrapped)
+		return m.token.Import(ctx, id, s.Algorithm, s.Purpose, secret.Bytes(material), b.wraps())
 	})
 }
 
-// ImportWrapped opens an RSA_AES_KEY_WRAP blob (PKCS#11 2.40 current mechanisms section 2.1.21): the token opens the AES key with
-// the RSA key of with, this process opens the material with it and gives it to the token as Import does.
+// ImportWrapped opens an RSA_AES_KEY_WRAP blob (PKCS#11 2.40 current mechanisms section 2.1.21) in the token, where the token can, and the
+// Ref says so. Else the token opens the AES key with the RSA key of with, this process opens the material with it and gives it to the token
+// as Import does.
 func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backend.Ref, hash crypto.Hash, wrapped []byte) (ref backend.Ref, err error) {
 	key, err := b.Load(ctx, with)
 	if err != nil {
@@ -104,6 +104,11 @@ func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backen
 	pub, ok := key.Public().(*rsa.PublicKey)
 	if !ok {
 		return backend.Ref{}, errUnreadable
+	}
+	if by, ok := key.(*decrypterKey); ok {
+		if ref, err = b.importInside(ctx, s, by, hash, wrapped); !fault.Has(err, fault.Unsupported) {
+			return ref, err
+		}
 	}
 	raw, err := keyenc.UnwrapRSAAES(rand.Reader, pub.Size(), wrapped, func(head []byte) ([]byte, error) {
 		return opener.Decrypt(ctx, head, backend.OAEPOpts{Hash: hash})
@@ -133,9 +138,14 @@ func sealedRef(r backend.Ref, err error) (backend.Ref, error) {
 
 // make has one member make a key, and the Ref of it.
 func (b *Backend) make(ctx context.Context, s backend.Spec, info backend.AlgorithmInfo, f func(context.Context, *member) (token.Object, error)) (backend.Ref, error) {
-	members := b.order()
+	members := able(b.order(), ability{s.Algorithm, ""})
 	if len(members) == 0 {
-		return backend.Ref{}, fault.New(fault.BackendUnavailable, "no member of the group is available").RetryAfter(time.Second)
+		return backend.Ref{}, errNobody
+	}
+	if b.copies {
+		if err := b.enough(members); err != nil {
+			return backend.Ref{}, err
+		}
 	}
 	m := members[0]
 	o, err := once(ctx, b, m, opMake, f)
@@ -143,6 +153,15 @@ func (b *Backend) make(ctx context.Context, s backend.Spec, info backend.Algorit
 		return backend.Ref{}, err
 	}
 	r, err := b.ref(ctx, m, s, info, o)
+	if b.copies {
+		if err == nil {
+			err = b.spread(ctx, &r, o)
+		}
+		if err != nil {
+			return backend.Ref{}, err
+		}
+		return r, nil
+	}
 	if err != nil && !b.wrapped {
 		b.takeBack(ctx, m, o.ID)
 	}
@@ -153,7 +172,7 @@ func (b *Backend) ref(ctx context.Context, m *member, s backend.Spec, info backe
 	if err := fits(o, idOf(&s), info, o.Public); err != nil {
 		return backend.Ref{}, fault.Wrap(fault.BackendUnavailable, "the token made another key than it was asked for", err)
 	}
-	if info.Symmetric() != (len(o.Public) == 0) || b.wrapped != (len(o.Wrapped) > 0) || len(o.Wrapped) > maxWrapped {
+	if info.Symmetric() != (len(o.Public) == 0) || b.wraps() != (len(o.Wrapped) > 0) || len(o.Wrapped) > maxWrapped {
 		return backend.Ref{}, fault.New(fault.BackendUnavailable, "the token made another key than it was asked for")
 	}
 	if !info.Symmetric() {
@@ -162,8 +181,11 @@ func (b *Backend) ref(ctx context.Context, m *member, s backend.Spec, info backe
 		}
 	}
 	where, auth := placeResident, byToken
-	if b.wrapped {
+	switch {
+	case b.wrapped:
 		where = placeWrapped
+	case b.copies:
+		where = placeCopied
 	}
 	if !b.keyed {
 		auth = byDigest
@@ -215,10 +237,21 @@ func (b *Backend) Destroy(ctx context.Context, r backend.Ref) error {
 	if p.place == placeWrapped {
 		return nil
 	}
+	if p.place == placeCopied {
+		b.copying.end(p.id)
+	}
 	defer b.refs.drop(&r.Spec) // what was checked meanwhile
 	members := b.members
 	if b.pinned {
-		members = b.homed(p.name)
+		var err error
+		if members, err = b.homed(p.name); err != nil {
+			return err
+		}
+	}
+	for _, m := range members {
+		if !m.joined.Load() {
+			return errNotThere
+		}
 	}
 	for _, m := range members {
 		if _, err := once(ctx, b, m, opDestroy, func(ctx context.Context, m *member) (struct{}, error) {

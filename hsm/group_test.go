@@ -185,6 +185,18 @@ func TestReplicas(t *testing.T) {
 			seen := map[string]int{}
 			for _, f := range metrics {
 				seen[f.GetName()] = len(f.GetMetric())
+				for _, one := range f.GetMetric() {
+					for _, l := range one.GetLabel() {
+						if l.GetName() == "operation" && one.GetHistogram().GetSampleCount() > 0 {
+							seen[f.GetName()+" "+l.GetValue()]++
+						}
+					}
+				}
+			}
+			for _, name := range []string{"queue_seconds", "device_seconds"} {
+				if seen["keywright_hsm_"+name+" sign"] != 2 || seen["keywright_hsm_"+name+" make"] == 0 {
+					t.Errorf("%s is not told by operation: %v", name, seen)
+				}
 			}
 			for _, name := range []string{"queue_seconds_total", "device_seconds_total", "sessions_in_use", "reinitialisations_total", "breaker_open", "child_restarts_total", "failovers_total"} {
 				if seen["keywright_hsm_"+name] != 2 {

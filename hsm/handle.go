@@ -60,10 +60,20 @@ func (h *handle) begin(ctx context.Context) error {
 // use has a token do the operation. All operations may be repeated: none changes anything on a token.
 func (h *handle) use(ctx context.Context, kind operation, c token.Call) ([]byte, error) {
 	c.ID, c.Algorithm, c.Wrapped = h.e.id, h.e.spec.Algorithm, h.e.wrapped
-	if len(c.Wrapped) == 0 {
+	if len(c.Wrapped) == 0 || h.e.copied {
 		c.Wrapped = nil
 	}
-	out, err := each(ctx, h.b, h.b.homed(h.e.name), kind, func(ctx context.Context, m *member) ([]byte, error) { return m.token.Use(ctx, c) })
+	members, err := h.b.homed(h.e.name)
+	if err != nil {
+		return nil, err
+	}
+	members = able(members, ability{c.Algorithm, abilities[kind]})
+	out, err := each(ctx, h.b, members, kind, func(ctx context.Context, m *member) ([]byte, error) {
+		if !h.e.copied {
+			return m.token.Use(ctx, c)
+		}
+		return withCopy(ctx, h.b, m, h.e, func() ([]byte, error) { return m.token.Use(ctx, c) })
+	})
 	switch {
 	case err == nil:
 		return out, nil

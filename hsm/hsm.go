@@ -9,6 +9,7 @@
 package hsm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -43,15 +44,22 @@ const (
 	// SharingReplicas: all members show the same objects, as the HSMs of one domain do; any of them serves every key. The
 	// vendor's replication places resident keys on all; wrapped keys need none but the wrapping and service keys.
 	SharingReplicas Sharing = "replicas"
+	// SharingCopies: each resident key is on all members, placed there by the service: the member that makes it wraps it under the wrapping
+	// key that all of them have, the others unwrap it, and the Ref keeps it so for those that are away. Members need the same service and
+	// wrapping keys, and no replication of the vendor's beyond that.
+	SharingCopies Sharing = "copies"
 	// SharingPinned: each key is on the one member that made it.
 	SharingPinned Sharing = "pinned"
 )
 
-// Member is one token of a backend.
+// Member is one token of a backend: an open one, or the way to open it.
 type Member struct {
 	// Token is open. Once Open has succeeded the backend closes it.
 	Token token.Token
-	// Name is for people; "" is the token's label.
+	// Open opens the token; it is called when Token is nil, at the opening and then from time to time until it succeeds. It is never called
+	// again once its error has had token.ErrPINRefused in its chain.
+	Open func(context.Context) (token.Token, error)
+	// Name is for people; "" is the label of an open token, or a number.
 	Name string
 	// Weight is the member's share of the operations against the others' weights: 0 is 1. A negative one stands by: it gets
 	// operations only when no other member is healthy.
@@ -68,6 +76,19 @@ type Options struct {
 	Members []Member
 	// Sharing is for more than one member; "" is SharingReplicas.
 	Sharing Sharing
+	// MinCopies is how many members must have taken a new key before it is given out, with SharingCopies; 0: more than half of them.
+	MinCopies int
+	// Known is what an earlier opening found. With it, or with an ID, a backend of which no token is there yet is opened all the same: it
+	// answers fault.BackendUnavailable until the first one comes, which must have the same identity.
+	Known *Known
+	// Remember takes what a later opening should be given as Known, once the backend works; nil: nobody wants it. It may be
+	// called by Open or afterwards by a goroutine of the backend.
+	Remember func(Known)
+	// Required makes Open fail when no token is there.
+	Required bool
+	// FailoverAfter is the longest time that a member of a group may take before another one is asked, for operations that may be
+	// repeated; 0: 1 second. Members that are quick by habit get less, and none gets more than half of the time that is left.
+	FailoverAfter time.Duration
 	// Placement; "" is PlacementResident.
 	Placement Placement
 	// AllowSealed offers the algorithms that the tokens do not have in sealed custody. Sealed custody that is asked for
@@ -92,6 +113,7 @@ type Options struct {
 // The answers that are the same everywhere.
 var (
 	errClosed       = fault.New(fault.BackendUnavailable, "the backend is closed")
+	errMissing      = fault.New(fault.BackendUnavailable, "no token of the backend has been there since the start").RetryAfter(joinFirst)
 	errHandleClosed = fault.New(fault.BackendUnavailable, "the key handle is closed")
 	errUnreadable   = fault.New(fault.KeyMaterial, "the stored key material does not open, or does not fit its record")
 	errDecrypt      = fault.New(fault.DecryptionFailed, "the ciphertext does not open")
@@ -113,20 +135,28 @@ func unreadable(cause error) error {
 // concurrent use. On tokens that can do neither AES-GCM nor AES-KWP its Seal and Open answer fault.Unsupported: see CanSeal.
 type Backend struct {
 	o        Options
-	info     backend.Info
+	info     atomic.Pointer[backend.Info]
 	log      *slog.Logger
 	now      func() time.Time
 	gate     sealed.Gate
+	began    time.Time
 	members  []*member
+	taking   sync.Mutex // held while a member gets its token
 	pinned   bool
 	wrapped  bool
+	copies   bool
+	copying  copying
+	settling sync.Mutex  // held while the backend is made of the tokens that are there
+	ready    atomic.Bool // it is made: what follows is set, once, before that
+	identity string      // of the group's tokens; "" for pinned ones
 	can      map[backend.Algorithm]backend.Capability
 	keyed    bool // Refs are authenticated by a key of the token
 	form     sealForm
 	refs     *refs
 	engine   *sealed.Engine // nil: no sealed custody
 	metrics  *metrics
-	epoch    atomic.Uint64 // of all members together: grows with each initialisation
+	epoch    atomic.Uint64   // of all members together: grows with each initialisation
+	life     context.Context //nolint:containedctx // of what the backend does by itself; ends with Close
 	stop     context.CancelFunc
 	watchers sync.WaitGroup
 	closing  sync.Once
@@ -141,44 +171,6 @@ var (
 	_ backend.Pinger   = (*Backend)(nil)
 )
 
-// Open makes a backend of open tokens. On a token that it has not seen it makes the service's own keys (see ServiceKeys). When
-// it fails the tokens stay open and the caller's.
-func Open(ctx context.Context, o Options) (*Backend, error) {
-	if ctx.Err() != nil {
-		return nil, ended(ctx)
-	}
-	b, err := prepare(o)
-	if err != nil {
-		return nil, err
-	}
-	if err := b.service(ctx); err != nil {
-		return nil, err
-	}
-	if b.form != 0 {
-		b.engine, err = sealed.New(engineSealer{b}, sealed.Options{Name: o.Name, Custody: backend.CustodySealed, Capacity: o.Capacity,
-			TTL: o.TTL, Rand: o.Rand, Now: o.Now, Registerer: o.Registerer})
-		if err != nil {
-			return nil, err
-		}
-	}
-	err = b.describe()
-	if err == nil {
-		err = b.metrics.register(o.Registerer)
-	}
-	if err != nil {
-		if b.engine != nil {
-			_ = b.engine.Close() // it has done nothing yet
-		}
-		return nil, err
-	}
-	watch, stop := context.WithCancel(context.Background())
-	b.stop = stop
-	for _, m := range b.members {
-		b.watchers.Go(func() { b.watch(watch, m) })
-	}
-	return b, nil
-}
-
 func prepare(o Options) (*Backend, error) {
 	if o.Name == "" || len(o.Members) == 0 {
 		return nil, errors.New("hsm: a name and a token are required")
@@ -187,25 +179,32 @@ func prepare(o Options) (*Backend, error) {
 	if o.Placement != PlacementResident && o.Placement != PlacementWrapped {
 		return nil, fault.New(fault.BadField, "the placement must be resident or wrapped")
 	}
-	if o.Sharing != SharingReplicas && o.Sharing != SharingPinned {
-		return nil, fault.New(fault.BadField, "the members of a group must be replicas or pinned")
+	if o.Sharing != SharingReplicas && o.Sharing != SharingPinned && o.Sharing != SharingCopies {
+		return nil, fault.New(fault.BadField, "the members of a group must be replicas, copies or pinned")
 	}
-	b := &Backend{o: o, log: o.Logger.With("backend", o.Name), now: o.Now, gate: sealed.NewGate(), wrapped: o.Placement == PlacementWrapped,
-		pinned: o.Sharing == SharingPinned && len(o.Members) > 1}
+	if o.Sharing == SharingCopies && o.Placement != PlacementResident {
+		return nil, fault.New(fault.BadField, "only resident keys are copied: wrapped ones need no copies")
+	}
+	if o.MinCopies < 0 || o.MinCopies > len(o.Members) {
+		return nil, fault.New(fault.BadField, "there cannot be so many copies of a key")
+	}
+	b := &Backend{o: o, began: time.Now(), log: o.Logger.With("backend", o.Name), now: o.Now, gate: sealed.NewGate(), wrapped: o.Placement == PlacementWrapped,
+		copies: o.Sharing == SharingCopies, pinned: o.Sharing == SharingPinned && len(o.Members) > 1}
 	if b.pinned && o.ID == "" {
 		return nil, fault.New(fault.MissingField, "a group of pinned members needs an identity of its own")
 	}
-	names := map[string]bool{}
 	for i, given := range o.Members {
-		if given.Token == nil {
+		if given.Token == nil && given.Open == nil {
 			return nil, errors.New("hsm: a member without a token")
 		}
-		m := newMember(i, given)
-		if b.pinned && (m.serial == "" || names[m.serial]) {
-			return nil, fault.New(fault.BadField, "pinned members need tokens with serial numbers that differ")
+		b.members = append(b.members, newMember(i, given))
+	}
+	for _, m := range b.members {
+		if given := o.Members[m.index].Token; given != nil {
+			if err := b.take(m, given); err != nil {
+				return nil, err
+			}
 		}
-		names[m.serial] = true
-		b.members = append(b.members, m)
 	}
 	b.refs = newRefs(o.Refs, o.RefTTL, o.Now)
 	b.metrics = newMetrics(o.Name, b.members)
@@ -219,6 +218,9 @@ func defaults(o *Options) {
 	if o.Sharing == "" {
 		o.Sharing = SharingReplicas
 	}
+	if o.MinCopies == 0 {
+		o.MinCopies = len(o.Members)/2 + 1
+	}
 	if o.Refs == 0 {
 		o.Refs = 1 << 16
 	}
@@ -228,6 +230,9 @@ func defaults(o *Options) {
 	if o.PingEvery <= 0 || o.PingEvery > time.Minute {
 		o.PingEvery = 20 * time.Second
 	}
+	if o.FailoverAfter <= 0 {
+		o.FailoverAfter = time.Second
+	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -236,32 +241,40 @@ func defaults(o *Options) {
 	}
 }
 
-// Info describes the backend. The caller must not change what its slices hold.
-func (b *Backend) Info() backend.Info { return b.info }
+// Info describes the backend. Until the first token has come it is what was known before, if anything was. The caller must not
+// change what its slices hold.
+func (b *Backend) Info() backend.Info { return *b.info.Load() }
 
 // CanSeal reports whether Seal and Open work, and with them sealed custody.
-func (b *Backend) CanSeal() bool { return b.form != 0 }
+func (b *Backend) CanSeal() bool { return b.ready.Load() && b.form != 0 }
 
-// Close waits for calls under way, ends the engine, which wipes opened keys, then the watching of the members, and closes the tokens last, all at
+// Close waits for calls under way, ends the watching of the members and the engine, which wipes opened keys, and closes the tokens last, all at
 // once. A second Close does nothing and gives the same error.
 func (b *Backend) Close() error {
 	b.gate.Close()
 	b.closing.Do(func() {
+		b.stop()
+		b.watchers.Wait()
 		if b.engine != nil {
 			b.closeErr = b.engine.Close()
 		}
-		b.stop()
-		b.watchers.Wait()
 		b.metrics.unregister(b.o.Registerer)
-		errs := make([]error, len(b.members))
-		var all sync.WaitGroup
-		for i, m := range b.members {
-			all.Go(func() { errs[i] = m.token.Close() })
-		}
-		all.Wait()
-		b.closeErr = errors.Join(b.closeErr, errors.Join(errs...))
+		b.closeErr = errors.Join(b.closeErr, b.closeTokens(func(*member) bool { return true }))
 	})
 	return b.closeErr
+}
+
+// closeTokens closes those of the members' tokens that are there and wanted, all at once.
+func (b *Backend) closeTokens(wanted func(*member) bool) error {
+	errs := make([]error, len(b.members))
+	var all sync.WaitGroup
+	for i, m := range b.members {
+		if m.joined.Load() && wanted(m) {
+			all.Go(func() { errs[i] = m.token.Close() })
+		}
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // enter begins a call; gate.Leave ends it.
@@ -272,6 +285,10 @@ func (b *Backend) enter(ctx context.Context) error {
 	if !b.gate.Enter() {
 		return errClosed
 	}
+	if !b.ready.Load() {
+		b.gate.Leave()
+		return errMissing
+	}
 	return nil
 }
 
@@ -279,18 +296,12 @@ func ended(ctx context.Context) error {
 	return fault.Wrap(fault.Timeout, "the deadline passed before the operation finished", context.Cause(ctx))
 }
 
-// describe makes Info of what all members can do.
+// wraps reports whether keys leave the token that makes them, wrapped.
+func (b *Backend) wraps() bool { return b.wrapped || b.copies }
+
+// describe makes Info of what the members that are there can all do.
 func (b *Backend) describe() error {
-	b.info = backend.Info{Kind: "hsm", Name: b.o.Name, ID: b.o.ID, Custody: []backend.Custody{backend.CustodyDevice}, KeepsObjects: !b.wrapped}
-	if b.info.ID == "" {
-		b.info.ID = b.members[0].identity
-		for _, m := range b.members {
-			if m.verified.Load() {
-				b.info.ID = m.identity
-				break
-			}
-		}
-	}
+	info := backend.Info{Kind: "hsm", Name: b.o.Name, ID: cmp.Or(b.o.ID, b.identity), Custody: []backend.Custody{backend.CustodyDevice}, KeepsObjects: !b.wrapped}
 	b.can = map[backend.Algorithm]backend.Capability{}
 	for _, a := range backend.Algorithms() {
 		c, ok := b.common(a.Name)
@@ -298,32 +309,36 @@ func (b *Backend) describe() error {
 			continue
 		}
 		b.can[a.Name] = c
-		b.info.Capabilities = append(b.info.Capabilities, c)
+		info.Capabilities = append(info.Capabilities, c)
 	}
 	if len(b.can) == 0 {
 		return fault.New(fault.Unsupported, "the tokens can do nothing together with this placement")
 	}
 	if b.form != 0 {
-		b.info.Custody = append(b.info.Custody, backend.CustodySealed)
+		info.Custody = append(info.Custody, backend.CustodySealed)
 	}
 	if b.engine != nil && b.o.AllowSealed {
 		for _, c := range b.engine.Capabilities() {
 			if _, ok := b.can[c.Algorithm]; !ok {
 				b.can[c.Algorithm] = c
-				b.info.Capabilities = append(b.info.Capabilities, c)
+				info.Capabilities = append(info.Capabilities, c)
 			}
 		}
 	}
-	b.info.Quirks = b.quirks()
+	info.Quirks = b.quirks()
+	if slices.ContainsFunc(b.present(), leaks) {
+		info.CustodyCaveat = caveat
+	}
+	b.info.Store(&info)
 	return nil
 }
 
 // common gives what every member can do with an algorithm, in the placement of this backend.
 func (b *Backend) common(a backend.Algorithm) (backend.Capability, bool) {
 	var out backend.Capability
-	for i, m := range b.members {
+	for i, m := range b.present() {
 		at := slices.IndexFunc(m.description.Capabilities, func(c backend.Capability) bool { return c.Algorithm == a })
-		if at < 0 || b.wrapped && !slices.Contains(m.description.Wrappable, a) {
+		if at < 0 || b.wraps() && !slices.Contains(m.description.Wrappable, a) {
 			return out, false
 		}
 		c := m.description.Capabilities[at]
@@ -341,6 +356,10 @@ func (b *Backend) common(a backend.Algorithm) (backend.Capability, bool) {
 	return out, true
 }
 
+const caveat = "The token lets a key that is marked as non-extractable be wrapped out, which the configuration accepts: whoever has the token's PIN can have the keys."
+
+func leaks(m *member) bool { return m.description.LeaksWrapped }
+
 // quirks says in words what an operator should know.
 func (b *Backend) quirks() []string {
 	var out []string
@@ -349,13 +368,13 @@ func (b *Backend) quirks() []string {
 			out = append(out, s)
 		}
 	}
-	for _, m := range b.members {
+	for _, m := range b.present() {
 		prefix := ""
 		if len(b.members) > 1 {
 			prefix = m.name + ": "
 		}
-		if m.description.LeaksWrapped {
-			add(prefix + "The token lets a key that is marked as non-extractable be wrapped out, which was accepted: whoever has its PIN can have the keys, whatever their custody says.")
+		if leaks(m) {
+			add(prefix + caveat)
 		}
 		for _, q := range m.description.Quirks {
 			add(prefix + q)
@@ -364,10 +383,13 @@ func (b *Backend) quirks() []string {
 	if b.wrapped {
 		add("Keys are kept outside the token, wrapped by its wrapping key: without that key they are lost, and copies of the store keep them until they are erased too.")
 	}
+	if b.copies {
+		add("Keys are copied to all members of the group under its wrapping key, and the store keeps that copy: whoever can use the wrapping key can have them, and copies of the store keep a destroyed key until they are erased too.")
+	}
 	if !b.keyed {
 		add("The token has no HMAC-SHA-256: records of keys are protected against damage and mistakes, not against an editor of the store.")
 	}
-	add("Imported keys come in clear as far as this process, which gives them to the token encrypted under a fresh key where the token can unwrap.")
+	add(b.importing())
 	if b.form != 0 {
 		add("Keys in sealed custody are opened in this process for use, and stay in its memory for the cache's time to live.")
 	}

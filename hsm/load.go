@@ -65,7 +65,10 @@ func (b *Backend) check(ctx context.Context, r *backend.Ref, p blob) (*entry, er
 	if err := b.authentic(ctx, r, info, p); err != nil {
 		return nil, err
 	}
-	e := &entry{spec: r.Spec, info: info, public: bytes.Clone(r.Public), blob: bytes.Clone(r.Blob), id: p.id, name: p.name, wrapped: bytes.Clone(p.wrapped)}
+	if p.place == placeCopied && (!b.copies || b.copying.ended(p.id)) {
+		return nil, errUnreadable
+	}
+	e := &entry{copied: p.place == placeCopied, spec: r.Spec, info: info, public: bytes.Clone(r.Public), blob: bytes.Clone(r.Blob), id: p.id, name: p.name, wrapped: bytes.Clone(p.wrapped)}
 	if !info.Symmetric() {
 		pub, err := publicOf(info, r.Public)
 		if err != nil {
@@ -73,10 +76,14 @@ func (b *Backend) check(ctx context.Context, r *backend.Ref, p blob) (*entry, er
 		}
 		e.pub = pub
 	}
-	if p.place == placeWrapped {
-		return e, nil // the token checks the rest when it unwraps; the public key was bound when the key was made
+	if p.place != placeResident {
+		return e, nil // the token checks the rest when it unwraps, or took the copy; the public key was bound when the key was made
 	}
-	o, err := each(ctx, b, b.homed(p.name), opFind, func(ctx context.Context, m *member) (token.Object, error) { return m.token.Find(ctx, p.id) })
+	members, err := b.homed(p.name)
+	if err != nil {
+		return nil, err
+	}
+	o, err := each(ctx, b, members, opFind, func(ctx context.Context, m *member) (token.Object, error) { return m.token.Find(ctx, p.id) })
 	if fault.Has(err, fault.KeyMaterial) {
 		return nil, unreadable(err)
 	}
@@ -111,9 +118,9 @@ func (b *Backend) authentic(ctx context.Context, r *backend.Ref, info backend.Al
 	if (p.auth == byToken) != b.keyed {
 		return errUnreadable
 	}
-	members := b.homed(p.name)
-	if b.pinned && members == nil {
-		return errUnreadable
+	members, err := b.homed(p.name)
+	if err != nil {
+		return err
 	}
 	want, err := b.tag(ctx, members, statement(&r.Spec, info.ID, r.Public, p.body))
 	if err != nil {

@@ -1,13 +1,15 @@
 package hsm
 
 import (
-	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/hsm/remote"
 	"github.com/keywright/keywright/hsm/token"
@@ -15,41 +17,79 @@ import (
 
 // member is one token and what is known of its state.
 type member struct {
-	index       int
-	name        string
-	serial      string // or the label, where the token has none: what blobs say
-	weight      int    // 0: stands by
+	index  int
+	name   string
+	weight int         // 0: stands by
+	joined atomic.Bool // its token is open: token, serial and description are set, once, before that
+	// serial is the token's, or its label where it has none: what blobs say.
+	serial      string
 	token       token.Token
 	description token.Description // of the opening
-	identity    string            // set when verified
-	verified    atomic.Bool       // has the service's keys
-	down        atomic.Bool       // an operation or test has failed, and none has succeeded since
+	joining     atomic.Bool       // its token is being opened
+	refused     atomic.Bool       // its token is there and is not to be used
+	verified    atomic.Bool       // has the service's keys: identity and lacks are set before that
+	identity    string
+	lacks       map[ability]bool // what the backend offers and this member cannot do; nil: nothing
+	down        atomic.Bool      // an operation or test has failed, and none has succeeded since
 	generation  atomic.Uint64
 	lastGood    atomic.Int64 // of a test: UnixNano by the backend's clock; 0: none
-	equipping   sync.Mutex   // held while the service's keys are looked for
+	pace        [operations]pace
+	bringing    chan struct{} // copies that are on their way to it
+	owed        atomic.Bool   // copies of keys are to be brought to it
+	equipping   sync.Mutex    // held while the service's keys are looked for
 
-	mu       sync.Mutex // guards the rest
-	since    time.Time  // of the last change between healthy and not
+	mu       sync.Mutex    // guards the rest
+	since    time.Time     // of the last change between healthy and not
+	rest     time.Duration // how long it stays unhealthy at least, though its tests succeed
 	lastErr  error
 	stats    token.Stats
 	counters remote.Counters // of a token in processes of its own
 }
 
+// ability is an operation with an algorithm. Of a key's making the operation is "".
+type ability struct {
+	algorithm backend.Algorithm
+	operation backend.Operation
+}
+
 func newMember(i int, given Member) *member {
-	m := &member{index: i, name: given.Name, weight: max(given.Weight, 0), token: given.Token, description: given.Token.Describe()}
+	m := &member{index: i, name: given.Name, weight: max(given.Weight, 0), bringing: make(chan struct{}, bringAtOnce)}
 	if given.Weight == 0 {
 		m.weight = 1
 	}
-	m.serial = m.description.Serial
-	if m.serial == "" {
-		m.serial = m.description.Label
+	switch {
+	case m.name != "":
+	case given.Token != nil:
+		m.name = given.Token.Describe().Label
+	default:
+		m.name = "member " + strconv.Itoa(i+1)
 	}
-	m.serial = m.serial[:min(len(m.serial), maxName)]
-	if m.name == "" {
-		m.name = m.description.Label
-	}
-	m.generation.Store(m.description.Generation)
 	return m
+}
+
+// failed remembers why a member is not there.
+func (m *member) failed(err error, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.since.IsZero() {
+		m.since = now
+	}
+	m.lastErr = err
+}
+
+// State is how a member is, in a word.
+type State string
+
+const (
+	StateMissing     State = "missing"     // its token cannot be opened; it is tried again and again
+	StateJoining     State = "joining"     // its token is being opened, or looked at whether it is one of the group
+	StateRefused     State = "refused"     // its token is not one of the group, refuses the PIN, or must not be used for another reason
+	StateHealthy     State = "healthy"     // gets operations
+	StateUnavailable State = "unavailable" // its token fails, and is being healed
+)
+
+func states() []State {
+	return []State{StateMissing, StateJoining, StateRefused, StateHealthy, StateUnavailable}
 }
 
 // MemberState is how a member is at the moment.
@@ -58,8 +98,9 @@ type MemberState struct {
 	Name        string
 	Serial      string // of the token, or its label where it has none
 	Weight      int    // share of the operations; 0: it stands by
-	Healthy     bool   // gets operations
-	Verified    bool   // has the group's service keys
+	State       State
+	Healthy     bool // gets operations
+	Verified    bool // has the group's service keys
 	Since       time.Time
 	LastGood    time.Time // of the last test that succeeded; zero: none yet
 	LastError   error     // of the last failure, nil: none. It may be older than LastGood
@@ -79,13 +120,44 @@ func (b *Backend) MemberStates() []MemberState {
 
 func (m *member) state() MemberState {
 	m.mu.Lock()
-	s := MemberState{Index: m.index, Name: m.name, Serial: m.serial, Weight: m.weight, Healthy: !m.down.Load(), Verified: m.verified.Load(),
-		Since: m.since, LastError: m.lastErr, Stats: m.stats, Processes: m.counters, Description: m.description}
+	s := MemberState{Index: m.index, Name: m.name, Weight: m.weight, Verified: m.verified.Load(), Since: m.since, LastError: m.lastErr,
+		Stats: m.stats, Processes: m.counters}
 	m.mu.Unlock()
+	joined := m.joined.Load()
+	if joined {
+		s.Serial, s.Description = m.serial, m.description
+	}
+	s.Healthy = joined && s.Verified && !m.down.Load()
+	switch {
+	case s.Healthy:
+		s.State = StateHealthy
+	case m.joining.Load():
+		s.State = StateJoining
+	case m.refused.Load():
+		s.State = StateRefused
+	case !joined:
+		s.State = StateMissing
+	case m.down.Load():
+		s.State = StateUnavailable
+	default:
+		s.State = StateJoining
+	}
 	if n := m.lastGood.Load(); n != 0 {
 		s.LastGood = time.Unix(0, n)
 	}
 	return s
+}
+
+const (
+	relapse  = 10 * time.Second // within which a failure counts as the same trouble
+	restMost = 30 * time.Second
+)
+
+// resting reports whether an unhealthy member of a group is left alone for a while whatever its tests say.
+func (b *Backend) resting(m *member) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(b.members) > 1 && m.down.Load() && b.now().Sub(m.since) < m.rest
 }
 
 // mark remembers how an operation or test of a member ended.
@@ -97,7 +169,15 @@ func (b *Backend) mark(m *member, err error) {
 	m.mu.Lock()
 	changed := m.down.Swap(bad) != bad
 	if changed {
-		m.since = b.now()
+		now := b.now()
+		// One that passes its tests and fails at once again, as for some operations alone, is tried ever less often.
+		switch {
+		case bad && !m.since.IsZero() && now.Sub(m.since) < relapse:
+			m.rest = min(max(2*m.rest, watchEvery), restMost)
+		case bad:
+			m.rest = 0
+		}
+		m.since = now
 	}
 	if bad {
 		m.lastErr = err
@@ -151,71 +231,15 @@ func (b *Backend) order() []*member {
 	return out
 }
 
-// homed gives the member that has a key, or all for a key that all have; nil when it is none of the group.
-func (b *Backend) homed(name string) []*member {
-	if !b.pinned {
-		return b.order()
-	}
-	for i, m := range b.members {
-		if m.serial == name {
-			return b.members[i : i+1]
+// Members implements backend.Grouper.
+func (b *Backend) Members() []backend.MemberStatus {
+	out := make([]backend.MemberStatus, 0, len(b.members))
+	for _, s := range b.MemberStates() {
+		one := backend.MemberStatus{Name: s.Name, State: string(s.State), Weight: s.Weight, Since: s.Since}
+		if f := new(fault.Error); s.State != StateHealthy && errors.As(s.LastError, &f) {
+			one.Reason = f.Message // the cause is for the log
 		}
+		out = append(out, one)
 	}
-	return nil
-}
-
-// moves reports whether another member should be asked after this error: this one is gone, full, or hangs. The deadline of the
-// caller is not the member's fault.
-func moves(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && (fault.Has(err, fault.BackendUnavailable) || fault.Has(err, fault.Overloaded) || fault.Has(err, fault.Timeout))
-}
-
-// each does something that may be repeated on the first member that can do it.
-func each[T any](ctx context.Context, b *Backend, members []*member, kind operation, f func(context.Context, *member) (T, error)) (out T, err error) {
-	if len(members) == 0 {
-		return out, fault.New(fault.BackendUnavailable, "no member of the group is available").RetryAfter(time.Second)
-	}
-	for i, m := range members {
-		if i == len(members)-1 {
-			return once(ctx, b, m, kind, f)
-		}
-		// A member that hangs leaves half of the time to the next.
-		try, cancel := ctx, context.CancelFunc(func() {})
-		if deadline, ok := ctx.Deadline(); ok {
-			try, cancel = context.WithTimeout(ctx, time.Until(deadline)/2)
-		}
-		out, err = once(try, b, m, kind, f)
-		cancel()
-		if err == nil || !moves(ctx, err) {
-			return out, err
-		}
-		b.metrics.failovers[m.index].Inc()
-	}
-	return out, err
-}
-
-// once does something on one member, whose state follows.
-func once[T any](ctx context.Context, b *Backend, m *member, kind operation, f func(context.Context, *member) (T, error)) (T, error) {
-	start := time.Now()
-	out, err := f(ctx, m)
-	took := time.Since(start)
-	b.metrics.calls[m.index][kind].Observe(took.Seconds())
-	b.noted(ctx, m, took, err)
-	return out, err
-}
-
-// patience is how long a member of a group may take before a deadline that passes is held against it.
-const patience = 250 * time.Millisecond
-
-func (b *Backend) noted(ctx context.Context, m *member, took time.Duration, err error) {
-	switch {
-	case err == nil:
-		if m.down.Load() && m.verified.Load() {
-			b.mark(m, nil)
-		}
-	case fault.Has(err, fault.BackendUnavailable):
-		b.mark(m, err)
-	case len(b.members) > 1 && took >= patience && fault.Has(err, fault.Timeout) && context.Cause(ctx) == context.DeadlineExceeded: //nolint:errorlint // the exact value
-		b.mark(m, err) // its watcher asks it at once
-	}
+	return out
 }

@@ -82,6 +82,7 @@ func Reconcile(objects []token.Object, names []string, records func(yield func(R
 			}
 		}
 		b, ok := parseBlob(v.Material)
+		// A token that lacks its copy of a key gets it when the key is used.
 		if !ok || b.place != placeResident || !slices.Contains(names, b.name) || v.State == stateDestroyed {
 			return nil
 		}

@@ -23,6 +23,7 @@ type entry struct {
 	id      token.ID
 	name    string // of the token
 	wrapped []byte // of the blob
+	copied  bool   // wrapped is for members that lack the key
 	epoch   uint64
 	expires time.Time
 }
@@ -115,6 +116,21 @@ func (s *refShard) remove(at slot) {
 		s.order.Remove(el)
 		delete(s.entries, at)
 	}
+}
+
+// copied lists the keys of which members are to have copies.
+func (c *refs) copied() (out []*entry) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		for _, el := range s.entries {
+			if e := el.Value.(*entry); e.copied {
+				out = append(out, e)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return out
 }
 
 // drop forgets a key version, and what is being checked of it at this moment.

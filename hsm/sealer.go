@@ -79,6 +79,14 @@ func (s engineSealer) Open(ctx context.Context, sealed, binding []byte) (secret.
 	return s.b.open(ctx, engineDomain, sealed, binding)
 }
 
+// sealers leaves out the members that cannot seal. One that cannot open cannot seal either.
+func (b *Backend) sealers(members []*member) []*member {
+	if b.form == formKWP {
+		return able(able(members, ability{backend.AES256KWP, backend.OpWrap}), ability{backend.AES256KWP, backend.OpUnwrap})
+	}
+	return able(able(members, ability{backend.AES256GCM, backend.OpEncrypt}), ability{backend.AES256GCM, backend.OpDecrypt})
+}
+
 func additional(header []byte, domain string, binding []byte) []byte {
 	out := make([]byte, 0, 12+len(header)+len(domain)+len(binding))
 	for _, part := range [][]byte{header, []byte(domain), binding} {
@@ -95,7 +103,7 @@ func (b *Backend) seal(ctx context.Context, domain string, plaintext, binding []
 	if len(plaintext) > maxSealed || len(binding) > maxSealed {
 		return nil, fault.New(fault.BadSize, "what is sealed has at most 1 MiB")
 	}
-	return each(ctx, b, b.order(), opEncrypt, func(ctx context.Context, m *member) ([]byte, error) {
+	return each(ctx, b, b.sealers(b.order()), opEncrypt, func(ctx context.Context, m *member) ([]byte, error) {
 		header := append([]byte{sealVersion, byte(b.form), byte(len(m.serial))}, m.serial...)
 		aad := additional(header, domain, binding)
 		if b.form == formGCM {
@@ -132,16 +140,16 @@ func (b *Backend) open(ctx context.Context, domain string, sealed, binding []byt
 		return nil, errUnreadable
 	}
 	header, body := sealed[:3+int(sealed[2])], sealed[3+int(sealed[2]):]
-	members := b.homed(string(header[3:]))
-	if b.pinned && members == nil {
-		return nil, errUnreadable
+	members, err := b.homed(string(header[3:]))
+	if err != nil {
+		return nil, err
 	}
 	aad := additional(header, domain, binding)
 	if b.form == formGCM {
 		if len(body) < 12+16 {
 			return nil, errUnreadable
 		}
-		out, err := each(ctx, b, members, opDecrypt, func(ctx context.Context, m *member) ([]byte, error) {
+		out, err := each(ctx, b, b.sealers(members), opDecrypt, func(ctx context.Context, m *member) ([]byte, error) {
 			return m.token.Use(ctx, token.Call{Op: token.Decrypt, ID: sealingGCM().ID, Algorithm: backend.AES256GCM, Input: body, AAD: aad})
 		})
 		if err != nil {
@@ -153,7 +161,7 @@ func (b *Backend) open(ctx context.Context, domain string, sealed, binding []byt
 	if len(body) < n+12+16 {
 		return nil, errUnreadable
 	}
-	unwrapped, err := each(ctx, b, members, opUnwrap, func(ctx context.Context, m *member) ([]byte, error) {
+	unwrapped, err := each(ctx, b, b.sealers(members), opUnwrap, func(ctx context.Context, m *member) ([]byte, error) {
 		return m.token.Use(ctx, token.Call{Op: token.Unwrap, ID: sealingKWP().ID, Algorithm: backend.AES256KWP, Input: body[:n]})
 	})
 	if err != nil {

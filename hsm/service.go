@@ -41,28 +41,21 @@ func sealingKWP() ServiceKey {
 	return serviceKey("sealing-kwp", backend.AES256KWP, backend.PurposeWrapping)
 }
 
-// isService reports whether a CKA_ID has the first 16 bytes of a service key's.
+// isService reports whether a CKA_ID has the first 16 bytes of a service key's, or is a claim on making one.
 func isService(id token.ID) bool {
-	return slices.ContainsFunc(ServiceKeys(), func(k ServiceKey) bool { return [16]byte(k.ID[:]) == [16]byte(id[:]) })
+	return isClaim(id) || slices.ContainsFunc(ServiceKeys(), func(k ServiceKey) bool { return [16]byte(k.ID[:]) == [16]byte(id[:]) })
 }
 
-// proven reports whether all members can do an operation.
+// proven reports whether all members that are there can do an operation.
 func (b *Backend) proven(a backend.Algorithm, op backend.Operation) bool {
-	for _, m := range b.members {
-		if !slices.ContainsFunc(m.description.Capabilities, func(c backend.Capability) bool {
-			return c.Algorithm == a && slices.Contains(c.Operations, op)
-		}) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(b.present(), func(m *member) bool { return !m.does(a, op) })
 }
 
 // service finds or makes the service's keys. Replicas must have the same; one of them that is not available now is looked at again
 // by its watcher before it gets anything to do.
 func (b *Backend) service(ctx context.Context) error {
 	b.keyed = b.proven(backend.HMACSHA256, backend.OpMAC)
-	if b.wrapped && !b.keyed {
+	if b.wraps() && !b.keyed {
 		return fault.New(fault.Unsupported, "keys can only be kept wrapped by tokens that have HMAC-SHA-256")
 	}
 	switch {
@@ -73,11 +66,23 @@ func (b *Backend) service(ctx context.Context) error {
 	}
 	var first *member
 	var unavailable error
-	for _, m := range b.members {
+	here := b.present()
+	// A token takes the place of one that was known and is not there only if it has the same keys.
+	known := ""
+	if k := b.o.Known; k != nil && !b.pinned && (len(here) < len(b.members) || b.info.Load() != nil) {
+		known = k.Identity
+	}
+	for _, m := range here {
 		// Of replicas the first makes what is missing: the others have it by replication, or are none.
-		err := b.equip(ctx, m, b.pinned || first == nil)
+		err := b.equip(ctx, m, b.pinned || first == nil && known == "")
+		if err == nil && known != "" && m.identity != known {
+			err = fault.New(fault.Conflict, "the token is another than the one that was known by the backend's name: its service keys differ")
+		}
 		if err == nil && first != nil && !b.pinned && m.identity != first.identity {
 			err = fault.New(fault.BadField, "the members of the group are no replicas of each other: their service keys differ")
+		}
+		if err == nil && first != nil {
+			err = b.kin(ctx, first, m)
 		}
 		switch {
 		case err == nil:
@@ -96,13 +101,16 @@ func (b *Backend) service(ctx context.Context) error {
 	if first == nil {
 		return unavailable
 	}
+	if !b.pinned {
+		b.identity = first.identity
+	}
 	return nil
 }
 
 // equip finds the service's keys on one member, makes them where it may, and computes the member's identity.
 func (b *Backend) equip(ctx context.Context, m *member, create bool) error {
 	// The binding key comes last: where it is, the others have been made.
-	if k, ok := b.sealingKey(); ok {
+	if k, ok := b.sealingKey(); ok && (m.does(k.Algorithm, backend.OpEncrypt) || m.does(k.Algorithm, backend.OpWrap)) {
 		if err := b.ensure(ctx, m, k, create); err != nil {
 			return err
 		}
@@ -138,12 +146,7 @@ func (b *Backend) ensure(ctx context.Context, m *member, k ServiceKey, create bo
 		if err := b.virgin(ctx, m, k); err != nil {
 			return err
 		}
-		o, err = m.token.Generate(ctx, k.ID, k.Algorithm, k.Purpose, false)
-		if fault.Has(err, fault.Conflict) {
-			o, err = m.token.Find(ctx, k.ID) // somebody was quicker, or there are several
-		} else if err == nil {
-			b.log.Info("made a key of the service on the token", "member", m.name, "key", k.Name)
-		}
+		o, err = b.elect(ctx, m, k)
 	}
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/hsm/remote"
 )
@@ -18,14 +19,20 @@ const (
 // watch follows one member until ctx ends: its counters each second, and a test of it every second while it is not healthy and from time
 // to time while it is. So an operation comes back to a member that has healed without being risked for finding out.
 func (b *Backend) watch(ctx context.Context, m *member) {
+	if !m.joined.Load() && !b.join(ctx, m) {
+		return
+	}
 	t := time.NewTicker(watchEvery)
 	defer t.Stop()
 	var tested time.Time
 	for {
 		b.look(m)
-		if m.down.Load() || !m.verified.Load() || time.Since(tested) >= b.o.PingEvery {
+		if m.down.Load() || !m.verified.Load() || !b.ready.Load() || time.Since(tested) >= b.o.PingEvery {
 			_ = b.test(ctx, m) // it has marked the member
 			tested = time.Now()
+		}
+		if b.copies && m.state().Healthy && m.owed.Swap(false) && !b.replenish(ctx, m) {
+			m.owed.Store(true)
 		}
 		select {
 		case <-ctx.Done():
@@ -51,17 +58,29 @@ func (b *Backend) look(m *member) {
 	}
 }
 
-// test does a real operation with a test key.
+// test does a real operation with a test key, and brings in a member that is not in yet.
 func (b *Backend) test(ctx context.Context, m *member) error {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	limit := pingTimeout
+	if !b.ready.Load() {
+		limit = settleTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err := m.token.Ping(ctx)
+	if err == nil && !b.ready.Load() {
+		err = b.settle(ctx)
+	}
 	if err == nil && !m.verified.Load() {
 		err = b.verify(ctx, m)
 	}
+	if !m.verified.Load() {
+		m.refused.Store(err != nil && !passing(err))
+	}
 	if err == nil {
 		m.lastGood.Store(b.now().UnixNano())
-		b.mark(m, nil)
+		if !b.resting(m) {
+			b.mark(m, nil)
+		}
 		return nil
 	}
 	if context.Cause(ctx) != context.Canceled { //nolint:errorlint // the exact value: the backend closes, or the caller gave up
@@ -70,24 +89,42 @@ func (b *Backend) test(ctx context.Context, m *member) error {
 	return err
 }
 
-// verify looks for the group's service keys on a member that was not available at the start.
+// verify looks for the group's service keys on a member that was not there when the backend was made of the others.
 func (b *Backend) verify(ctx context.Context, m *member) error {
 	m.equipping.Lock()
 	defer m.equipping.Unlock()
 	if m.verified.Load() {
 		return nil
 	}
+	if err := b.suits(ctx, m); err != nil {
+		return err
+	}
+	m.lacks = b.lacking(m)
+	m.owed.Store(true)
+	m.verified.Store(true)
+	b.log.Info("a member has joined the group", "member", m.name, "lacks", len(m.lacks))
+	return nil
+}
+
+// suits reports an error unless a token that comes later can be one of the group.
+func (b *Backend) suits(ctx context.Context, m *member) error {
+	if b.keyed && !m.does(backend.HMACSHA256, backend.OpMAC) {
+		return fault.New(fault.Unsupported, "the token cannot check records: it has no HMAC-SHA-256, as the other members have")
+	}
+	if leaks(m) && b.Info().CustodyCaveat == "" {
+		return fault.New(fault.PolicyDenied, "the token lets non-extractable keys be wrapped out, and the group's keys are said to be safe from that: the next start accepts it, if the configuration does")
+	}
 	if err := b.equip(ctx, m, b.pinned); err != nil {
 		return err
 	}
-	if !b.pinned {
-		for _, other := range b.members {
-			if other.verified.Load() && other.identity != m.identity {
-				return fault.New(fault.BackendUnavailable, "the token is no replica of the other members: their service keys differ")
-			}
+	if !b.pinned && m.identity != b.identity {
+		return fault.New(fault.Conflict, "the token is no replica of the other members: their service keys differ")
+	}
+	for _, other := range b.members {
+		if other.verified.Load() && !other.down.Load() {
+			return b.kin(ctx, other, m)
 		}
 	}
-	m.verified.Store(true)
 	return nil
 }
 
@@ -111,7 +148,7 @@ func (b *Backend) Ping(ctx context.Context) error {
 		}
 	}
 	if err == nil {
-		err = fault.New(fault.BackendUnavailable, "no member of the group is available").RetryAfter(time.Second)
+		err = errNobody
 	}
 	return err
 }

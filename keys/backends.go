@@ -56,7 +56,18 @@ func (s *Service) status(ctx context.Context, b backend.Backend) BackendStatus {
 			st.Healthy, st.Error = false, string(fault.CodeOf(asFault(err)))
 		}
 	}
+	if g, ok := b.(backend.Grouper); ok {
+		st.Members = g.Members()
+	}
 	return st
+}
+
+// CustodyCaveat says what weakens the custody of every key in a backend, by its identity: "" when nothing does, or when it is not open here.
+func (s *Service) CustodyCaveat(id string) string {
+	if b := s.byID[id]; b != nil {
+		return b.Info().CustodyCaveat
+	}
+	return ""
 }
 
 // BackendName gives the configured name of a backend by its identity, or the identity when it is not open here.

@@ -98,6 +98,9 @@ func (s *Service) place(k *Key, v *Version, name string, custody backend.Custody
 		return err
 	}
 	can, ok := b.Info().Can(k.Algorithm)
+	if !ok && len(b.Info().Capabilities) == 0 {
+		return fault.New(fault.BackendUnavailable, "the backend has not been there since the start, and what it can do is not known").RetryAfter(time.Second)
+	}
 	if !ok {
 		return unsupported()
 	}
@@ -183,6 +186,9 @@ func (q *request) makeDefault(k *Key) {
 // take fills in what the backend gave.
 func (v *Version) take(ref backend.Ref) {
 	v.State, v.Public, v.Blob, v.Custody = StateActive, ref.Public, ref.Blob, ref.Spec.Custody
+	if ref.Inside {
+		v.Origin = OriginImportedInside
+	}
 }
 
 // activate makes v the primary version.

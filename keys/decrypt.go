@@ -37,11 +37,42 @@ func (s *Service) Decrypt(ctx context.Context, c Caller, t Target, o EncryptOpts
 				return u.used(b), err
 			}
 			if len(in.Label) > 0 {
-				return Used{}, fault.New(fault.BadField, "a label goes with the format raw only")
+				return Used{}, labelOfEnvelope()
 			}
 			pt, used, err := b.open(ctx, backend.OpDecrypt, o.Hash, in)
 			out.Bytes = pt
 			return used, err
+		},
+		many: &many[CiphertextItem, BytesResult]{
+			fits: isAEAD,
+			ask: func(ctx context.Context, b *batch, in *CiphertextItem) (*use, backend.Item, error) {
+				if err := checkCiphertext(in); err != nil {
+					return nil, backend.Item{}, err
+				}
+				if len(in.Label) > 0 {
+					return nil, backend.Item{}, labelOfEnvelope()
+				}
+				u, e, err := b.enclosed(ctx, backend.OpDecrypt, in)
+				if err != nil {
+					return nil, backend.Item{}, err
+				}
+				at := len(b.scratch)
+				b.scratch = e.AppendAAD(b.scratch, b.record.info.NonceSize, in.AAD, in.Context)
+				return u, backend.Item{Input: e.Sealed, AAD: b.scratch[at:len(b.scratch):len(b.scratch)]}, nil
+			},
+			with: func(key backend.Key) func(context.Context, []backend.Item) ([]backend.Result, error) {
+				h, ok := key.(backend.BatchAEAD)
+				if !ok {
+					return nil
+				}
+				return h.OpenMany
+			},
+			give: func(_ *batch, _ *use, _ *CiphertextItem, out *BytesResult, plaintext []byte) error {
+				if out.Bytes = plaintext; plaintext == nil {
+					out.Bytes = []byte{} // an empty plaintext is one
+				}
+				return nil
+			},
 		},
 	})
 }
@@ -140,23 +171,30 @@ func notOfThisKey() error {
 	return fault.New(fault.BadEnvelope, "the ciphertext is not one of this key")
 }
 
+// enclosed parses an envelope of the key of the request, and gives the version that it is for.
+func (b *batch) enclosed(ctx context.Context, op backend.Operation, in *CiphertextItem) (*use, envelope.Envelope, error) {
+	e, err := envelope.Parse(in.Ciphertext)
+	if err != nil {
+		return nil, e, err
+	}
+	info := &b.record.info
+	if e.KeyID != b.record.key.ID || e.Algorithm != info.ID || len(e.KEM) > 0 || len(e.Nonce) != info.NonceSize {
+		return nil, e, notOfThisKey()
+	}
+	if n := b.target.Version; n != 0 && n != e.KeyVersion && b.verb != verbRewrap {
+		return nil, e, notOfThisKey()
+	}
+	u, err := b.use(ctx, e.KeyVersion, op)
+	return u, e, err
+}
+
 // open opens an envelope of the key of the request. The caller wipes the plaintext when it does not release it.
 func (b *batch) open(ctx context.Context, op backend.Operation, hash crypto.Hash, in *CiphertextItem) ([]byte, Used, error) {
-	e, err := envelope.Parse(in.Ciphertext)
+	u, e, err := b.enclosed(ctx, op, in)
 	if err != nil {
 		return nil, Used{}, err
 	}
 	info := &b.record.info
-	if e.KeyID != b.record.key.ID || e.Algorithm != info.ID || len(e.KEM) > 0 || len(e.Nonce) != info.NonceSize {
-		return nil, Used{}, notOfThisKey()
-	}
-	if n := b.target.Version; n != 0 && n != e.KeyVersion && b.verb != verbRewrap {
-		return nil, Used{}, notOfThisKey()
-	}
-	u, err := b.use(ctx, e.KeyVersion, op)
-	if err != nil {
-		return nil, Used{}, err
-	}
 	used := u.used(b)
 	if info.Family == backend.FamilyRSA {
 		b.scratch = e.AppendAAD(b.scratch[:0], 0, in.AAD, in.Context)

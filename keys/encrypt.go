@@ -28,8 +28,8 @@ func (s *Service) Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts
 		context: func(i *EncryptItem) map[string]string { return i.Context },
 		prepare: func(b *batch) error { return b.prepareSeal(&o, items) },
 		do: func(ctx context.Context, b *batch, in *EncryptItem, out *BytesResult) (Used, error) {
-			if len(in.Plaintext) > MaxPlaintext || len(in.AAD) > MaxAAD || len(in.Label) > MaxAAD {
-				return Used{}, fault.New(fault.BadSize, "a plaintext is at most 1 MiB, its aad and label at most 64 KiB")
+			if err := checkPlaintext(in); err != nil {
+				return Used{}, err
 			}
 			u, err := b.use(ctx, 0, backend.OpEncrypt)
 			if err != nil {
@@ -43,12 +43,54 @@ func (s *Service) Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts
 				return u.used(b), err
 			}
 			if len(in.Label) > 0 {
-				return Used{}, fault.New(fault.BadField, "a label goes with the format raw only")
+				return Used{}, labelOfEnvelope()
 			}
 			out.Bytes, err = b.seal(ctx, u, o.Hash, in.Plaintext, in.AAD, in.Context)
 			return u.used(b), err
 		},
+		many: &many[EncryptItem, BytesResult]{
+			fits: isAEAD,
+			ask: func(ctx context.Context, b *batch, in *EncryptItem) (*use, backend.Item, error) {
+				if err := checkPlaintext(in); err != nil {
+					return nil, backend.Item{}, err
+				}
+				if len(in.Label) > 0 {
+					return nil, backend.Item{}, labelOfEnvelope()
+				}
+				u, err := b.use(ctx, 0, backend.OpEncrypt)
+				if err != nil {
+					return nil, backend.Item{}, err
+				}
+				h, at := b.header(u), len(b.scratch)
+				b.scratch = h.AppendAAD(b.scratch, b.record.info.NonceSize, in.AAD, in.Context)
+				return u, backend.Item{Input: in.Plaintext, AAD: b.scratch[at:len(b.scratch):len(b.scratch)]}, nil
+			},
+			with: func(key backend.Key) func(context.Context, []backend.Item) ([]backend.Result, error) {
+				h, ok := key.(backend.BatchAEAD)
+				if !ok {
+					return nil
+				}
+				return h.SealMany
+			},
+			give: func(b *batch, u *use, _ *EncryptItem, out *BytesResult, sealed []byte) error {
+				h, nonce := b.header(u), b.record.info.NonceSize
+				body := len(sealed) - nonce
+				out.Bytes = append(h.AppendHeader(b.cut(h.Size(nonce, body)), nonce, body), sealed...)
+				return nil
+			},
+		},
 	})
+}
+
+func checkPlaintext(in *EncryptItem) error {
+	if len(in.Plaintext) > MaxPlaintext || len(in.AAD) > MaxAAD || len(in.Label) > MaxAAD {
+		return fault.New(fault.BadSize, "a plaintext is at most 1 MiB, its aad and label at most 64 KiB")
+	}
+	return nil
+}
+
+func labelOfEnvelope() error {
+	return fault.New(fault.BadField, "a label goes with the format raw only")
 }
 
 // Wrap wraps key material: an AES-KWP key gives bare RFC 5649 output, other keys an envelope.
@@ -145,7 +187,7 @@ func (b *batch) oaepOpts(o *EncryptOpts) error {
 // seal makes an envelope of the version. Header, nonce, ciphertext and tag are written into one buffer.
 func (b *batch) seal(ctx context.Context, u *use, hash crypto.Hash, plaintext, aad []byte, context map[string]string) ([]byte, error) {
 	info := &b.record.info
-	h := envelope.Header{KeyID: b.record.key.ID, KeyVersion: u.version.Version.Version, Algorithm: info.ID}
+	h := b.header(u)
 	if info.Family == backend.FamilyRSA {
 		// RFC 8017 section 7.1: the label is authenticated and not encrypted, which is what an envelope needs.
 		b.scratch = h.AppendAAD(b.scratch[:0], 0, aad, context)

@@ -36,9 +36,12 @@ const (
 type Origin string
 
 const (
-	OriginGenerated  Origin = "generated"
-	OriginImported   Origin = "imported"
-	OriginPublicOnly Origin = "public-only" // verify and encrypt only: there is no private part
+	OriginGenerated Origin = "generated"
+	OriginImported  Origin = "imported"
+	// OriginImportedInside is what a version says of itself when its device opened the wrapped material: it was never in clear in
+	// this service. Its key is OriginImported.
+	OriginImportedInside Origin = "imported-inside"
+	OriginPublicOnly     Origin = "public-only" // verify and encrypt only: there is no private part
 )
 
 // Policy is what an owner allows a key to do. The zero value allows every operation of the key's purpose, and no export.

@@ -45,6 +45,8 @@ type kind[I, O any] struct {
 	prepare func(*batch) error
 	// do carries out one item. What it returns is the item's error; out is wiped when there is one.
 	do func(ctx context.Context, b *batch, in *I, out *O) (Used, error)
+	// many is how several items are done together. May be nil.
+	many *many[I, O]
 }
 
 // batch is one request while it executes: one key, one or several of its versions.
@@ -153,15 +155,28 @@ func wipeAll[O any, P result[O]](out []O) {
 	}
 }
 
-// execute carries out the items one after the other and counts those that failed. Its error is that of the whole request: its
-// time was over. Devices that profit from it get their parallelism from many requests, not from one.
+// execute carries out the items and counts those that failed. Its error is that of the whole request: its time was over. Where the
+// device takes several at once it gets all; else they are done one after the other, and devices that profit from it get their
+// parallelism from many requests, not from one.
 func execute[I, O any, P result[O]](ctx context.Context, b *batch, q *request, items []I, out []O, k kind[I, O]) (failed int, err error) {
+	if len(items) > 1 && k.many != nil && k.many.fits(b) {
+		done, together, err := executeMany[I, O, P](ctx, b, items, out, k)
+		if err != nil {
+			return len(items), err
+		}
+		for i := range done {
+			failed += settle[O, P](q, i, &out[i], done[i].used, done[i].err)
+		}
+		if together {
+			return failed, nil
+		}
+	}
 	required := b.record.key.Policy.RequiredContext
 	for i := range items {
 		if ctx.Err() != nil {
 			return len(items), expired(ctx)
 		}
-		in, o := &items[i], P(&out[i])
+		in := &items[i]
 		var used Used
 		err := checkContext(k.context(in), required)
 		if err == nil {
@@ -171,20 +186,28 @@ func execute[I, O any, P result[O]](ctx context.Context, b *batch, q *request, i
 			if ctx.Err() != nil {
 				return len(items), expired(ctx)
 			}
-			o.wipe()
-			o.set(Used{}, asFault(err))
-			failed++
-			if q.entry.Items > 0 {
-				q.entry.Failed = append(q.entry.Failed, i)
-				if q.entry.Detail == "" {
-					q.entry.Detail = string(fault.CodeOf(err))
-				}
-			}
-			continue
 		}
-		o.set(used, nil)
+		failed += settle[O, P](q, i, &out[i], used, err)
 	}
 	return failed, nil
+}
+
+// settle writes down how an item ended, and gives 1 when it failed.
+func settle[O any, P result[O]](q *request, i int, out *O, used Used, err error) int {
+	o := P(out)
+	if err == nil {
+		o.set(used, nil)
+		return 0
+	}
+	o.wipe()
+	o.set(Used{}, asFault(err))
+	if q.entry.Items > 0 {
+		q.entry.Failed = append(q.entry.Failed, i)
+		if q.entry.Detail == "" {
+			q.entry.Detail = string(fault.CodeOf(err))
+		}
+	}
+	return 1
 }
 
 // firstKey gives the key that the first well-formed envelope of a request names. A request is about one key, so that its one entry in

@@ -19,7 +19,17 @@ import (
 
 // TestBatch: each item has its own result, the log has one entry, and a refusal of the whole is not a batch of refusals.
 func TestBatch(t *testing.T) {
-	e := newEnv(t, nil)
+	t.Run("one by one", func(t *testing.T) { testBatch(t, newEnv(t, nil)) })
+	t.Run("together", func(t *testing.T) {
+		var calls int
+		testBatch(t, newEnv(t, together(&calls)))
+		if calls != 4 { // two versions, one in which all fail, and the largest
+			t.Errorf("the handle was given many items %d times", calls)
+		}
+	})
+}
+
+func testBatch(t *testing.T, e *env) {
 	ctx := t.Context()
 	k := e.create("k", backend.AES256GCM)
 	e.create("other", backend.AES256GCM)

@@ -193,6 +193,7 @@ type DeriveItem struct {
 // BackendStatus is a backend as GET /backends shows it.
 type BackendStatus struct {
 	Info    backend.Info
+	Members []backend.MemberStatus // of a backend made of several devices, or of one that comes and goes
 	Default bool
 	Healthy bool
 	Error   string // a fault code, when not healthy
@@ -239,4 +240,6 @@ type API interface {
 	Backend(ctx context.Context, name string) (BackendStatus, error)
 	// BackendName gives the configured name of a backend by its identity, or the identity when it is not open here.
 	BackendName(id string) string
+	// CustodyCaveat says what weakens the custody of every key in a backend, by its identity: "" nothing.
+	CustodyCaveat(id string) string
 }

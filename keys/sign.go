@@ -16,6 +16,16 @@ import (
 // section 2.2.3) unless o.P1363.
 func (s *Service) Sign(ctx context.Context, c Caller, t Target, o SignOpts, items []SignItem, single bool) ([]BytesResult, error) {
 	var opts backend.SignOpts
+	form := func(b *batch, sig []byte) ([]byte, error) {
+		if b.record.info.Family != backend.FamilyECDSA || o.P1363 {
+			return sig, nil
+		}
+		der, err := keyenc.P1363ToDER(sig, fieldSize(&b.record.info))
+		if err != nil {
+			return nil, fault.Wrap(fault.Internal, "internal fault", err)
+		}
+		return der, nil
+	}
 	return operate(ctx, s, c, verbSign, t, items, single, kind[SignItem, BytesResult]{
 		context: func(i *SignItem) map[string]string { return i.Context },
 		prepare: func(b *batch) (err error) {
@@ -41,13 +51,39 @@ func (s *Service) Sign(ctx context.Context, c Caller, t Target, o SignOpts, item
 				return Used{}, unsupported()
 			}
 			sig, err := signer.Sign(ctx, input, opts)
-			if err == nil && b.record.info.Family == backend.FamilyECDSA && !o.P1363 {
-				if sig, err = keyenc.P1363ToDER(sig, fieldSize(&b.record.info)); err != nil {
-					err = fault.Wrap(fault.Internal, "internal fault", err)
-				}
+			if err != nil {
+				return Used{}, err
 			}
-			out.Bytes = sig
+			out.Bytes, err = form(b, sig)
 			return u.used(b), err
+		},
+		many: &many[SignItem, BytesResult]{
+			fits: anyKey,
+			ask: func(ctx context.Context, b *batch, in *SignItem) (*use, backend.Item, error) {
+				var digest [maxDigest]byte
+				input, err := signInput(&digest, opts.Hash, in.Message, in.Digest)
+				if err != nil {
+					return nil, backend.Item{}, err
+				}
+				if opts.Hash != 0 {
+					input = b.keep(input)
+				}
+				u, err := b.use(ctx, 0, backend.OpSign)
+				return u, backend.Item{Input: input}, err
+			},
+			with: func(key backend.Key) func(context.Context, []backend.Item) ([]backend.Result, error) {
+				h, ok := key.(backend.BatchSigner)
+				if !ok {
+					return nil
+				}
+				return func(ctx context.Context, list []backend.Item) ([]backend.Result, error) {
+					return h.SignMany(ctx, list, opts)
+				}
+			},
+			give: func(b *batch, _ *use, _ *SignItem, out *BytesResult, sig []byte) (err error) {
+				out.Bytes, err = form(b, sig)
+				return err
+			},
 		},
 	})
 }

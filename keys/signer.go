@@ -29,7 +29,9 @@ func (s *Service) InternalSigner(ctx context.Context, name string) (*InternalSig
 	}
 	var home backend.Backend
 	for _, b := range s.backends {
-		if _, ok := b.Info().Can(backend.Ed25519); ok {
+		info := b.Info()
+		// One of which nothing is known yet may be able to: what is trusted less does not get the key in its place.
+		if _, ok := info.Can(backend.Ed25519); ok || len(info.Capabilities) == 0 {
 			home = b
 			break
 		}

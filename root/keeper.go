@@ -66,14 +66,21 @@ type Keeper struct {
 	cost     Cost
 	window   time.Duration
 
-	turn   chan struct{} // one place: who holds it may run Argon2id and change the state
-	queue  chan struct{} // places to wait for turn
-	opened chan struct{} // closed when the root opens
+	turn   chan struct{}   // one place: who holds it may run Argon2id and change the state
+	queue  chan struct{}   // places to wait for turn
+	opened chan struct{}   // closed when the root opens
+	wake   chan struct{}   // one place: a device has become available
+	life   context.Context //nolint:containedctx // of what runs beside the callers; ends with Close
+	end    context.CancelFunc
+	tries  sync.WaitGroup // calls of devices, and AutoUnlock
 
-	mu     sync.RWMutex // guards root, closed and shares
-	root   secret.Bytes // nil while locked
-	closed bool
-	shares collection
+	mu        sync.RWMutex // guards all below
+	root      secret.Bytes // nil while locked
+	closed    bool
+	shares    collection
+	devices   map[string]attached  // by configured name
+	told      map[onWay]fault.Code // why a slot on a device did not open, as it was logged last
+	lastRound fault.Code           // how trying all devices ended, as it was recorded last
 }
 
 // New makes a locked Keeper. Its Close wipes what it holds.
@@ -90,8 +97,10 @@ func New(store Store, recorder audit.Recorder, o Options) *Keeper {
 	if o.ShareWindow <= 0 {
 		o.ShareWindow = 15 * time.Minute
 	}
+	life, end := context.WithCancel(context.Background())
 	return &Keeper{store: store, recorder: recorder, log: o.Logger, now: o.Now, cost: o.Argon2, window: o.ShareWindow,
-		turn: make(chan struct{}, 1), queue: make(chan struct{}, maxQueue), opened: make(chan struct{})}
+		turn: make(chan struct{}, 1), queue: make(chan struct{}, maxQueue), opened: make(chan struct{}),
+		wake: make(chan struct{}, 1), life: life, end: end}
 }
 
 var errLocked = fault.New(fault.Locked, "the service is locked: unlock it first")
@@ -125,14 +134,17 @@ func (k *Keeper) Locked() bool {
 // Opened is closed when the root opens. It stays open on a Keeper that is closed while locked.
 func (k *Keeper) Opened() <-chan struct{} { return k.opened }
 
-// Close wipes the root and the collected shares. Derived keys that were given out are not affected.
+// Close wipes the root and the collected shares, and ends AutoUnlock and the calls of devices. Derived keys that were given out are not affected, nor
+// are the devices.
 func (k *Keeper) Close() {
+	k.end()
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.closed = true
 	k.root.Wipe()
 	k.root = nil
 	k.shares.reset()
+	k.mu.Unlock()
+	k.tries.Wait()
 }
 
 // NewSlot describes a slot to make. Kind decides which of the others are looked at.
@@ -143,6 +155,7 @@ type NewSlot struct {
 	KeyFile    secret.Bytes // KindKeyFile: KeyFileSize random bytes
 	Shares     int          // KindShamir: how many shares to make, Threshold to MaxShares
 	Threshold  int          // KindShamir: how many of them open the slot, from MinThreshold
+	Device     string       // KindHSM: the configured name of an attached device. Kind may then be "": it is the device's
 }
 
 // Added is a slot that was made. Shares are the only copy: they are shown once and kept nowhere.
@@ -154,6 +167,7 @@ type Added struct {
 // Init makes a new root with its first slot and opens it. fault.Conflict when the store has a slot already.
 func (k *Keeper) Init(ctx context.Context, who Caller, n NewSlot) (*Added, error) {
 	start := time.Now()
+	k.settle(&n)
 	var added *Added
 	err := k.alone(ctx, func() error {
 		if !k.Locked() {
@@ -168,7 +182,7 @@ func (k *Keeper) Init(ctx context.Context, who Caller, n NewSlot) (*Added, error
 		}
 		fresh := make(secret.Bytes, Size)
 		rand.Read(fresh) // never fails (crypto/rand, since Go 1.24)
-		if added, err = k.make(n, fresh); err != nil {
+		if added, err = k.make(ctx, n, fresh); err != nil {
 			return err
 		}
 		if err := k.record(ctx, start, who, ActionInit, added.Slot.ID, string(n.Kind), nil, k.store.InsertFirstSlot(added.Slot)); err != nil {
@@ -186,9 +200,11 @@ func (k *Keeper) Init(ctx context.Context, who Caller, n NewSlot) (*Added, error
 // Slots lists the slots, oldest first. It works while locked: nothing in a slot is secret.
 func (k *Keeper) Slots(ctx context.Context) ([]*Slot, error) { return k.store.Slots(ctx) }
 
-// AddSlot makes one more way to open the root. fault.Locked while locked.
+// AddSlot makes one more way to open the root. fault.Locked while locked. On a device: fault.BackendNotFound when none of the name is
+// attached, and its own errors (fault.BackendUnavailable, fault.Unsupported for one that cannot seal, …).
 func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, error) {
 	start := time.Now()
+	k.settle(&n)
 	var added *Added
 	err := k.alone(ctx, func() error {
 		held, err := k.copyRoot()
@@ -203,7 +219,7 @@ func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, er
 		if len(slots) >= MaxSlots {
 			return fault.New(fault.Conflict, fmt.Sprintf("there are %d root slots already: remove one first", MaxSlots))
 		}
-		if added, err = k.make(n, held); err != nil {
+		if added, err = k.make(ctx, n, held); err != nil {
 			return err
 		}
 		return k.record(ctx, start, who, ActionSlotAdd, added.Slot.ID, string(n.Kind), nil, k.store.InsertSlot(added.Slot))

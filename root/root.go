@@ -1,8 +1,9 @@
 // Package root keeps the one secret of a deployment: 256 random bits from which the sealing key of the software backend,
 // the pepper of API keys and the backup key are derived by HKDF-SHA-256 (RFC 5869), a label each. The root itself encrypts
-// nothing. It lies in the store only inside slots, as in LUKS: any one slot opens it.
+// nothing. It lies in the store only inside slots, as in LUKS: any one slot opens it. A slot on a device (Device) opens without anybody's doing, as
+// soon as the device is there.
 //
-// It trusts the memory of its own process, and the recorder to be durable. It does not trust the store with more than
+// It trusts the memory of its own process, the recorder to be durable, and of a device that it tells the root to nobody else. It does not trust the store with more than
 // keeping: who can write there can lose slots, but not open one, weaken one, or put in another root unnoticed by the keys
 // that hang on it.
 package root
@@ -23,6 +24,7 @@ const (
 	KindPassphrase Kind = "passphrase" // Argon2id (RFC 9106)
 	KindKeyFile    Kind = "key-file"
 	KindShamir     Kind = "shamir" // M of N shares
+	KindHSM        Kind = "hsm"    // sealed by a PKCS#11 token: opens by itself where the token is
 )
 
 // Slot is one way to open the root.
@@ -30,8 +32,8 @@ type Slot struct {
 	ID        uuid.UUID
 	Kind      Kind
 	Label     string
-	Params    []byte // JSON: what the kind needs to know in clear (salt, costs, M and N)
-	Sealed    []byte // the root, sealed under the slot's key
+	Params    []byte // JSON: what the kind needs to know in clear (salt, costs, M and N, the device)
+	Sealed    []byte // the root, sealed under the slot's key or by its device
 	CreatedAt time.Time
 }
 

@@ -243,6 +243,9 @@ func FuzzParams(f *testing.F) {
 	for _, s := range loadSlots(f).Slots {
 		f.Add([]byte(s.Params))
 	}
+	for _, s := range loadSlots(f).Devices {
+		f.Add([]byte(s.Params))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if p, err := readPassphraseParams(b); err == nil {
 			if again, err := encodeParams(p); err != nil {
@@ -256,6 +259,13 @@ func FuzzParams(f *testing.F) {
 		}
 		if err := readKeyFileParams(b); err != nil {
 			want(t, err, fault.KeyMaterial)
+		}
+		if p, err := readDeviceParams(b); err != nil {
+			want(t, err, fault.KeyMaterial)
+		} else if again, err := encodeParams(p); err != nil {
+			t.Fatal(err)
+		} else if q, err := readDeviceParams(again); err != nil || *p != *q || !deviceID(q.Device) {
+			t.Fatalf("read, written and read: %v", err)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package root
 
 import (
+	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
@@ -97,7 +98,7 @@ func (s *Slot) open(ikm secret.Bytes) (secret.Bytes, error) {
 }
 
 // make prepares a slot for root. The caller holds the turn.
-func (k *Keeper) make(n NewSlot, root secret.Bytes) (*Added, error) {
+func (k *Keeper) make(ctx context.Context, n NewSlot, root secret.Bytes) (*Added, error) {
 	if err := checkLabel(n.Label); err != nil {
 		return nil, err
 	}
@@ -106,15 +107,17 @@ func (k *Keeper) make(n NewSlot, root secret.Bytes) (*Added, error) {
 		return nil, fmt.Errorf("making a slot id: %w", err)
 	}
 	a := &Added{Slot: &Slot{ID: id, Kind: n.Kind, Label: n.Label, CreatedAt: k.now().UTC().Truncate(time.Microsecond)}}
-	switch n.Kind {
-	case KindPassphrase:
+	switch {
+	case n.Device != "" || n.Kind.OnDevice():
+		err = k.makeDevice(ctx, a.Slot, n.Device, root)
+	case n.Kind == KindPassphrase:
 		err = k.makePassphrase(a.Slot, n.Passphrase, root)
-	case KindKeyFile:
+	case n.Kind == KindKeyFile:
 		err = makeKeyFile(a.Slot, n.KeyFile, root)
-	case KindShamir:
+	case n.Kind == KindShamir:
 		a.Shares, err = makeShares(a.Slot, n.Shares, n.Threshold, root)
 	default:
-		err = fault.New(fault.BadField, "the kind of a root slot is passphrase, key-file or shamir")
+		err = fault.New(fault.BadField, "the kind of a root slot is passphrase, key-file, shamir or hsm")
 	}
 	if err != nil {
 		return nil, err

@@ -43,7 +43,19 @@ type slotVectors struct {
 		Label string   `json:"label"`
 		Key   hexBytes `json:"key"`
 	} `json:"derived"`
-	Slots []slotVector `json:"slots"`
+	Slots   []slotVector   `json:"slots"`
+	Devices []deviceVector `json:"device_slots"`
+}
+
+// deviceVector is a slot that a device seals: what it seals under is its own, what it binds it to is ours.
+type deviceVector struct {
+	Name          string    `json:"name"`
+	ID            uuid.UUID `json:"id"`
+	Kind          Kind      `json:"kind"`
+	Params        string    `json:"params"`
+	Device        string    `json:"device"`
+	Binding       hexBytes  `json:"binding"`
+	DeviceBinding hexBytes  `json:"device_binding"`
 }
 
 func loadSlots(t testing.TB) (v slotVectors) {
@@ -55,7 +67,7 @@ func loadSlots(t testing.TB) (v slotVectors) {
 	if err := json.Unmarshal(b, &v, json.RejectUnknownMembers(true)); err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Slots) == 0 || len(v.Derived) == 0 {
+	if len(v.Slots) == 0 || len(v.Derived) == 0 || len(v.Devices) == 0 {
 		t.Fatal("no vectors")
 	}
 	return v
@@ -103,5 +115,23 @@ func TestVectors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestDeviceVectors(t *testing.T) {
+	for _, v := range loadSlots(t).Devices {
+		s := &Slot{ID: v.ID, Kind: v.Kind, Params: []byte(v.Params)}
+		if s.Device() != v.Device || !bytes.Equal(s.binding(), v.Binding) || !bytes.Equal(s.deviceBinding(), v.DeviceBinding) {
+			t.Errorf("%s: device %q, bindings %x and %x", v.Name, s.Device(), s.binding(), s.deviceBinding())
+		}
+		params, err := encodeParams(&deviceParams{Version: slotVersion, Device: v.Device})
+		if err != nil || string(params) != v.Params {
+			t.Errorf("%s: written as %s, %v", v.Name, params, err)
+		}
+	}
+	for _, kind := range []Kind{KindPassphrase, KindKeyFile, KindShamir, "tpm2"} {
+		if s := (&Slot{Kind: kind, Params: []byte(loadSlots(t).Devices[0].Params)}); s.Device() != "" || kind.OnDevice() {
+			t.Errorf("a slot of kind %s is on %q", kind, s.Device())
+		}
 	}
 }

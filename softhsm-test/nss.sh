@@ -10,6 +10,9 @@ usage='DIR [PASSWORD]'
 . "$(dirname -- "${BASH_SOURCE[0]}")/part.sh"
 
 need certutil
+# Each attribute of a private key is encrypted under a key that the password is stretched to, 10,000 times by default: seconds for an RSA key.
+# The password of a test protects nothing.
+export NSS_MAX_MP_PBE_ITERATION_COUNT=100
 dir=$(part_dir "${1:-}")
 module=$(library libsoftokn3.so)
 
@@ -27,6 +30,7 @@ if [ ! -e "$dir/db/key4.db" ]; then
   fi
 fi
 
+say_env NSS_MAX_MP_PBE_ITERATION_COUNT "$NSS_MAX_MP_PBE_ITERATION_COUNT"
 # The serial number is the same in every database: the label has to do.
 describe "$module" 'NSS Certificate DB' '' "$dir/pin" ''
 say HSM_INIT "configdir='sql:$dir/db' certPrefix='' keyPrefix='' secmod='secmod.db' flags="

@@ -49,6 +49,7 @@ type Key struct {
 	Purpose           string            `json:"purpose"`
 	Backend           string            `json:"backend"`
 	Custody           string            `json:"custody"`
+	CustodyCaveat     string            `json:"custody_caveat,omitempty"`
 	Origin            string            `json:"origin"`
 	State             string            `json:"state"`
 	PrimaryVersion    uint32            `json:"primary_version"`
@@ -71,6 +72,7 @@ type KeyVersion struct {
 	Origin         string    `json:"origin"`
 	Backend        string    `json:"backend"`
 	Custody        string    `json:"custody"`
+	CustodyCaveat  string    `json:"custody_caveat,omitempty"`
 	CreatedAt      time.Time `json:"created_at"`
 	StateChangedAt time.Time `json:"state_changed_at"`
 }

@@ -4,15 +4,26 @@ import "time"
 
 // Backend is what a backend is and can do.
 type Backend struct {
-	Name         string       `json:"name"`
-	Kind         string       `json:"kind"`
-	ID           string       `json:"id"`
-	Default      bool         `json:"default"`
-	State        string       `json:"state"` // available, or the error code of the last probe
-	Custody      []string     `json:"custody"`
-	KeepsObjects bool         `json:"keeps_objects"`
-	Capabilities []Capability `json:"capabilities"`
-	Quirks       []string     `json:"quirks"`
+	Name          string          `json:"name"`
+	Kind          string          `json:"kind"`
+	ID            string          `json:"id"`
+	Default       bool            `json:"default"`
+	State         string          `json:"state"` // available, or the error code of the last probe
+	Custody       []string        `json:"custody"`
+	CustodyCaveat string          `json:"custody_caveat,omitempty"`
+	KeepsObjects  bool            `json:"keeps_objects"`
+	Capabilities  []Capability    `json:"capabilities"`
+	Quirks        []string        `json:"quirks"`
+	Members       []BackendMember `json:"members,omitempty"`
+}
+
+// BackendMember is one device of a backend.
+type BackendMember struct {
+	Name   string     `json:"name"`
+	State  string     `json:"state"` // missing, joining, refused, healthy, unavailable
+	Weight int        `json:"weight"`
+	Since  *time.Time `json:"since,omitempty"`
+	Reason string     `json:"reason,omitempty"`
 }
 
 // Capability is what a backend can do with one algorithm.
@@ -97,18 +108,21 @@ type Slot struct {
 	ID        string    `json:"id"`
 	Kind      string    `json:"kind"`
 	Label     string    `json:"label"`
+	Device    string    `json:"device,omitempty"` // identity of the device that a slot of kind hsm is on
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// AddSlot is POST /root/slots. Exactly what the kind needs: passphrase, key_file (base64 of the key file's 32 bytes), or
-// shares and threshold, whose shares are shown once in the answer.
+// AddSlot is POST /root/slots. Exactly what the kind needs: passphrase, key_file (base64 of the key file's 32 bytes),
+// shares and threshold, whose shares are shown once in the answer, or device, the configured name of one; the kind is then the
+// device's, and need not be said.
 type AddSlot struct {
-	Kind       string `json:"kind"`
+	Kind       string `json:"kind,omitempty"`
 	Label      string `json:"label,omitempty"`
 	Passphrase string `json:"passphrase,omitempty"`
 	KeyFile    []byte `json:"key_file,omitempty"`
 	Shares     int    `json:"shares,omitempty"`
 	Threshold  int    `json:"threshold,omitempty"`
+	Device     string `json:"device,omitempty"`
 }
 
 // AddedSlot is its answer.

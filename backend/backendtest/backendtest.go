@@ -69,6 +69,7 @@ func Run(t *testing.T, h Harness) {
 			{"sign", s.testSign},
 			{"oaep", s.testOAEP},
 			{"agree", s.testAgree},
+			{"batch", s.testBatch},
 			{"import", s.testImport},
 			{"import-wrapped", s.testImportWrapped},
 			{"export", s.testExport},

@@ -137,8 +137,20 @@ func (k backendsShowCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return a.show(b, func() error {
-		if err := a.fields("name", b.Name, "kind", b.Kind, "id", b.ID, "state", a.state(b.State), "custody", strings.Join(b.Custody, ", ")); err != nil {
+		if err := a.fields("name", b.Name, "kind", b.Kind, "id", b.ID, "state", a.state(b.State), "custody", strings.Join(b.Custody, ", "), "custody caveat", printable(b.CustodyCaveat)); err != nil {
 			return err
+		}
+		for _, m := range b.Members {
+			line := m.State
+			if m.Weight == 0 {
+				line += ", stands by"
+			}
+			if m.Reason != "" {
+				line += ": " + m.Reason
+			}
+			if err := a.printf("member: %s: %s\n", printable(m.Name), printable(line)); err != nil {
+				return err
+			}
 		}
 		for _, q := range b.Quirks { // sentences, one each
 			if err := a.printf("quirk: %s\n", printable(q)); err != nil {

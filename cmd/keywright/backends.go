@@ -5,14 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keywright/keywright/backend"
-	"github.com/keywright/keywright/backend/software"
 	"github.com/keywright/keywright/hsm"
 	"github.com/keywright/keywright/hsm/remote"
 	"github.com/keywright/keywright/hsm/token"
@@ -26,11 +27,18 @@ const schemeSoftware = "software:"
 type pkcs11Config struct {
 	// Members are the tokens of a group, each with a URI of its own; the backend's URI is then pkcs11: alone.
 	Members []memberConfig `koanf:"members"`
-	// Sharing is replicas (default: every member shows the same keys, as the HSMs of one domain do) or pinned (each key is on the
-	// member that made it).
+	// Sharing is replicas (default: every member shows the same keys, as the HSMs of one domain do), copies (the service places each key on every
+	// member, under the wrapping key that they share) or pinned (each key is on the member that made it).
 	Sharing string `koanf:"sharing"`
 	// ID is the device identity in key records. Default: from a key on the token. A group of pinned members needs one.
 	ID string `koanf:"id"`
+	// Required makes the start fail when none of the tokens is there. Default false: a backend that has been open before, or has an ID, waits
+	// for its tokens and answers 503 meanwhile.
+	Required bool `koanf:"required"`
+	// MinCopies is how many members must have taken a new key, with copies. Default more than half.
+	MinCopies int `koanf:"min_copies"`
+	// FailoverAfter is the longest time that a member of a group may take before another one is asked. Default 1s.
+	FailoverAfter time.Duration `koanf:"failover_after"`
 	// Placement is resident (default) or wrapped.
 	Placement string `koanf:"placement"`
 	// AllowSealed offers the algorithms that the tokens lack in sealed custody. Default false.
@@ -147,65 +155,62 @@ func (b *backendConfig) hasPIN() bool {
 	})
 }
 
+// openBackends opens all backends at once, so that one that takes its time, or its deadline, does not keep the others waiting. They are in the order of
+// the configuration. The device that is for the root alone is opened with them, and is not among them.
 func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer) ([]backend.Backend, error) {
-	var opened []backend.Backend
-	for i := range n.config.Backends {
-		b := &n.config.Backends[i]
-		var one backend.Backend
-		var err error
-		if b.URI == schemeSoftware {
-			one, err = software.Open(ctx, software.Options{Name: b.Name, Derive: n.root.Derive,
-				Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
-		} else {
-			one, err = n.openHSM(ctx, b, registry)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("opening backend %s: %w", b.Name, err)
-		}
-		n.onClose(one.Close)
-		opened = append(opened, one)
+	configured := slices.Clone(n.config.Backends)
+	if n.config.Root.own != nil {
+		configured = append(configured, *n.config.Root.own)
 	}
-	return opened, nil
+	opened, errs := make([]backend.Backend, len(configured)), make([]error, len(configured))
+	var all sync.WaitGroup
+	for i := range configured {
+		all.Go(func() {
+			b := &configured[i]
+			if opened[i], errs[i] = n.openBackend(ctx, b, registry); errs[i] != nil {
+				errs[i] = fmt.Errorf("opening backend %s: %w", b.Name, errs[i])
+			}
+		})
+	}
+	all.Wait()
+	for i, one := range opened {
+		if errs[i] == nil {
+			n.onClose(one.Close)
+			errs[i] = n.attach(configured[i].Name, one)
+		}
+	}
+	return opened[:len(n.config.Backends)], errors.Join(errs...)
 }
 
-// openHSM opens a backend's tokens, and the backend on them. Of a group of replicas those that do not open are left out, so that a
-// service starts as long as one of them is there.
-func (n *node) openHSM(ctx context.Context, b *backendConfig, registry prometheus.Registerer) (_ backend.Backend, err error) {
+// openHSM opens a backend on its tokens. Those that are not there join when they are; a backend of which none is there opens when its identity is
+// known, from the configuration or from an earlier start.
+func (n *node) openHSM(ctx context.Context, b *backendConfig, registry prometheus.Registerer) (backend.Backend, error) {
 	members, err := b.members()
 	if err != nil {
 		return nil, err
 	}
 	c := &b.PKCS11
+	remembered := memory{path: filepath.Join(n.config.Data, memoryFile), backend: b.Name, tokens: tokenNames(members)}
+	known, err := remembered.known()
+	if err != nil {
+		return nil, err
+	}
 	o := hsm.Options{Name: b.Name, ID: c.ID, Sharing: hsm.Sharing(c.Sharing), Placement: hsm.Placement(c.Placement), AllowSealed: c.AllowSealed,
-		Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, PingEvery: c.PingEvery, Logger: n.log, Registerer: registry}
-	defer func() {
-		if err != nil {
-			for _, m := range o.Members {
-				err = errors.Join(err, m.Token.Close())
+		Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, PingEvery: c.PingEvery, Logger: n.log, Registerer: registry,
+		Required: c.Required, FailoverAfter: c.FailoverAfter, MinCopies: c.MinCopies, Known: known, Remember: func(k hsm.Known) {
+			if err := remembered.keep(&n.remembering, k); err != nil {
+				n.log.Warn("the backend could not be remembered: the next start needs its token", "backend", b.Name, "error", err)
 			}
-		}
-	}()
-	var missing []error
-	for _, m := range members {
+		}}
+	for i, m := range members {
 		if p := hsm.Placement(m.uri.Placement); p != "" {
-			if len(o.Members) > 0 && o.Placement != p {
+			if i > 0 && o.Placement != p {
 				return nil, errors.New("the members of a group have one placement")
 			}
 			o.Placement = p
 		}
-		t, err := c.open(ctx, m, n)
-		if err != nil {
-			if len(members) == 1 || o.Sharing == hsm.SharingPinned {
-				return nil, err
-			}
-			missing = append(missing, err)
-			n.log.Error("a member of the group does not open and is left out until the next start", "backend", b.Name, "member", m.uri.String(), "error", err)
-			continue
-		}
-		o.Members = append(o.Members, hsm.Member{Token: t, Name: m.Name, Weight: m.Weight})
-	}
-	if len(o.Members) == 0 {
-		return nil, errors.Join(missing...)
+		o.Members = append(o.Members, hsm.Member{Name: cmp.Or(m.Name, m.uri.Token, m.uri.Serial), Weight: m.Weight,
+			Open: func(ctx context.Context) (token.Token, error) { return c.open(ctx, m, n) }})
 	}
 	return hsm.Open(ctx, o)
 }

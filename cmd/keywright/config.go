@@ -43,11 +43,16 @@ type tlsConfig struct {
 	KeyFile  string `koanf:"key_file"`
 }
 
-// rootConfig says what opens the root at start. With neither the service starts locked, and `keywright unlock` opens it.
-// At the very first start what stands here makes the first slot.
+// rootConfig says what opens the root at start, one of the three. Slots on devices are tried in any case; where nothing opens the service starts
+// locked, and `keywright unlock` opens it. At the very first start what stands here makes the first slot.
 type rootConfig struct {
 	KeyFile        string `koanf:"key_file"`        // made by `keywright root new-key-file`; readable by its owner alone
 	PassphraseFile string `koanf:"passphrase_file"` // its first line; readable by its owner alone (a systemd credential is)
+	// Device is the name of a configured backend that is a device, or the URI of a token that is opened for the root alone, under the name "root".
+	Device string `koanf:"device"`
+
+	origin uri.Origin     // of Device
+	own    *backendConfig // the device that is opened for the root alone; nil: none
 }
 
 // backendConfig is a backend by name and URI: "software:", or a PKCS#11 URI (RFC 7512). The first one is the default for new keys. A software
@@ -92,6 +97,12 @@ func loadConfig(path string) (config, error) {
 	if err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
+	c.Root.origin = uri.FromFile
+	if own := (&backendConfig{URI: c.Root.Device}); own.hasPIN() {
+		if err := ownerOnly(path); err != nil {
+			return c, fmt.Errorf("the configuration holds the PIN of the root's device: %w", err)
+		}
+	}
 	for i := range c.Backends {
 		b := &c.Backends[i]
 		b.origin = uri.FromFile
@@ -124,8 +135,8 @@ func (c *config) complete(dev bool) error {
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		return errors.New("tls needs both cert_file and key_file")
 	}
-	if c.Root.KeyFile != "" && c.Root.PassphraseFile != "" {
-		return errors.New("root: give key_file or passphrase_file, not both; more slots are added while running")
+	if err := c.completeRoot(); err != nil {
+		return err
 	}
 	if !dev && c.TLS.CertFile == "" {
 		if err := loopback(c.Listen); err != nil {

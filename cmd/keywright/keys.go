@@ -97,7 +97,7 @@ func showKey(a *app) func(*wire.Key, error) error {
 				return ""
 			}
 			return a.fields("name", k.Name, "id", k.ID, "algorithm", k.Algorithm, "purpose", k.Purpose, "backend", k.Backend,
-				"custody", k.Custody, "origin", k.Origin, "state", a.state(k.State), "primary version", number(k.PrimaryVersion),
+				"custody", k.Custody, "custody caveat", k.CustodyCaveat, "origin", k.Origin, "state", a.state(k.State), "primary version", number(k.PrimaryVersion),
 				"latest version", number(k.LatestVersion), "minimum to encrypt", number(k.MinEncryptVersion), "minimum to decrypt", number(k.MinDecryptVersion),
 				"labels", labels(k.Labels), "operations", strings.Join(p.Operations, ", "), "exportable", yes(p.Exportable),
 				"rotation period", p.RotationPeriod, "deletion protection", yes(p.DeletionProtection), "required context", strings.Join(p.RequiredContext, ", "),
@@ -105,6 +105,14 @@ func showKey(a *app) func(*wire.Key, error) error {
 				"deletion", whenSet(k.DeletionAt))
 		})
 	}
+}
+
+// custody marks one that a caveat weakens; `keys show` has the caveat.
+func custody(custody, caveat string) string {
+	if caveat != "" {
+		return custody + "*"
+	}
+	return custody
 }
 
 func labels(m map[string]string) string {
@@ -147,7 +155,7 @@ func (k keysListCmd) Run(ctx context.Context, a *app) error {
 	}
 	f := client.KeyFilter{NamePrefix: k.Prefix, Algorithm: k.Algorithm, State: k.State, Label: k.Label}
 	return list(a, take(c.Keys(ctx, f), k.Limit), []string{"NAME", "ALGORITHM", "CUSTODY", "VERSION", "STATE", "CREATED", "ID"}, func(k wire.Key) []string {
-		return []string{k.Name, k.Algorithm, k.Custody, number(k.PrimaryVersion), k.State, when(k.CreatedAt), k.ID}
+		return []string{k.Name, k.Algorithm, custody(k.Custody, k.CustodyCaveat), number(k.PrimaryVersion), k.State, when(k.CreatedAt), k.ID}
 	})
 }
 
@@ -293,7 +301,7 @@ func (k keysVersionCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return list(a, c.KeyVersions(ctx, k.Key), []string{"VERSION", "STATE", "ORIGIN", "BACKEND", "CUSTODY", "CREATED", "STATE SINCE"}, func(v wire.KeyVersion) []string {
-		return []string{number(v.Version), v.State, v.Origin, v.Backend, v.Custody, when(v.CreatedAt), when(v.StateChangedAt)}
+		return []string{number(v.Version), v.State, v.Origin, v.Backend, custody(v.Custody, v.CustodyCaveat), when(v.CreatedAt), when(v.StateChangedAt)}
 	})
 }
 

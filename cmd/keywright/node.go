@@ -46,8 +46,9 @@ type node struct {
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
 
-	stopped []func() error // in the order of opening; close runs them backwards
-	tasks   sync.WaitGroup // what runs beside the listeners
+	remembering remembering    // of backends
+	stopped     []func() error // in the order of opening; close runs them backwards
+	tasks       sync.WaitGroup // what runs beside the listeners
 }
 
 // openNode opens every part. What was opened is closed again when a later part fails.
@@ -87,6 +88,10 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}
 	if err := openRoot(ctx, n.root, c.Root, dev, log); err != nil {
 		return n, err
+	}
+	if n.root.Locked() {
+		stop := n.root.AutoUnlock(starter)
+		n.onClose(func() error { stop(); return nil })
 	}
 	if !n.root.Locked() {
 		return n, n.bootstrap(ctx)
@@ -147,6 +152,10 @@ func (n *node) lastCheckpoint(ctx context.Context) error {
 		return nil
 	}
 	_, err := n.audit.Checkpoint(ctx)
+	if fault.Has(err, fault.BackendUnavailable) {
+		n.log.Warn("the log ends without a checkpoint: the device of its key is not there; the next start signs one", "error", err)
+		return nil
+	}
 	return err
 }
 

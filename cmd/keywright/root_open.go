@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
+	"time"
 
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/root"
@@ -16,23 +18,60 @@ import (
 
 var starter = root.Caller{Principal: "system"}
 
-// openRoot opens the root by what is configured, and makes it at the very first start. With nothing configured the service
+// deviceTime is how long the start waits for the devices to open the root. They are tried on afterwards.
+const deviceTime = 10 * time.Second
+
+// openRoot opens the root by a device that has a slot, else by what is configured, and makes it at the very first start. Where nothing opens it the service
 // starts locked. With dev a missing key file is made, but only while there is no root yet.
 func openRoot(ctx context.Context, k *root.Keeper, c rootConfig, dev bool, log *slog.Logger) error {
 	slots, err := k.Slots(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the root slots: %w", err)
 	}
-	switch first := len(slots) == 0; {
+	first := len(slots) == 0
+	if !first {
+		if err := byDevices(ctx, k, slots); err != nil || !k.Locked() {
+			return err
+		}
+	}
+	switch {
 	case c.KeyFile != "":
 		return byKeyFile(ctx, k, c.KeyFile, first, dev, log)
 	case c.PassphraseFile != "":
 		return byPassphrase(ctx, k, c.PassphraseFile, first)
+	case first && c.Device != "":
+		if _, err := k.Init(ctx, starter, root.NewSlot{Device: c.Device, Label: "first start"}); err != nil {
+			return fmt.Errorf("making the root on the device %s: %w", c.Device, err)
+		}
+		return nil
 	case first:
-		return errors.New("there is no root yet: configure root.key_file (made by keywright root new-key-file) or root.passphrase_file for the first start")
+		return errors.New("there is no root yet: configure root.key_file (made by keywright root new-key-file), root.passphrase_file or root.device for the first start")
 	}
-	log.Info("the service is locked: keywright unlock opens it", "slots", len(slots))
+	if id := k.DeviceID(c.Device); id != "" && !slices.ContainsFunc(slots, func(s *root.Slot) bool { return s.Device() == id }) {
+		log.Warn("the root has no slot on the configured device: unlock the service, then keywright root add device makes one", "device", c.Device, "id", id)
+	}
+	onDevices := 0
+	for _, s := range slots {
+		if s.Kind.OnDevice() {
+			onDevices++
+		}
+	}
+	log.Warn("the service is locked: keywright unlock opens it, and so does a device with a slot as soon as it is there", "slots", len(slots), "on_devices", onDevices)
 	return nil
+}
+
+// byDevices opens the root by a device. That none does is no error here: why is in the log, and they are tried again.
+func byDevices(ctx context.Context, k *root.Keeper, slots []*root.Slot) error {
+	if !slices.ContainsFunc(slots, func(s *root.Slot) bool { return s.Kind.OnDevice() }) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, deviceTime)
+	defer cancel()
+	err := k.UnlockDevices(ctx, starter)
+	if fault.Has(err, fault.BackendUnavailable) || fault.Has(err, fault.KeyMaterial) {
+		return nil
+	}
+	return err
 }
 
 func byKeyFile(ctx context.Context, k *root.Keeper, path string, first, dev bool, log *slog.Logger) error {

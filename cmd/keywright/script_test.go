@@ -28,6 +28,19 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
+	all, err := filepath.Glob("testdata/script/*.txtar")
+	if err != nil || len(all) == 0 {
+		t.Fatalf("%d scripts, %v", len(all), err)
+	}
+	for _, path := range all {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), "\nstop") {
+			t.Errorf("%s says stop, which ends a script as passed: halt stops the service", path)
+		}
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -39,9 +52,10 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": serveScript, "stop": stopScript, "code": codeScript, "capture": captureScript,
+			"serve": serveScript, "halt": haltScript, "code": codeScript, "capture": captureScript,
 			"fill": fillScript, "flip": flipScript, "cut": cutScript, "nofiles": noFilesScript,
 			"interrupt": interruptScript, "detached": detachedScript, "softhsm": softHSMScript,
+			"kill9": kill9Script, "within": withinScript,
 		},
 	})
 }
@@ -117,8 +131,8 @@ func serveScript(ts *testscript.TestScript, neg bool, args []string) {
 	servers.Store(s.cmd.Process.Pid, s)
 }
 
-// stopScript stops the service that serve started.
-func stopScript(ts *testscript.TestScript, neg bool, args []string) {
+// haltScript stops the service that serve started. It is not called stop: that is a command of testscript itself, which ends the script there and then.
+func haltScript(ts *testscript.TestScript, neg bool, args []string) {
 	pid, err := strconv.Atoi(ts.Getenv(serverKey))
 	ts.Check(err)
 	s, ok := servers.LoadAndDelete(pid)
@@ -127,6 +141,40 @@ func stopScript(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Setenv(serverKey, "")
 	ts.Check(s.(*server).stop())
+}
+
+// kill9Script ends the service that serve started without giving it a chance to do anything.
+func kill9Script(ts *testscript.TestScript, neg bool, args []string) {
+	pid, err := strconv.Atoi(ts.Getenv(serverKey))
+	ts.Check(err)
+	s, ok := servers.LoadAndDelete(pid)
+	if !ok {
+		ts.Fatalf("no service runs")
+	}
+	ts.Setenv(serverKey, "")
+	ts.Check(s.(*server).cmd.Process.Kill())
+	<-s.(*server).done // an error: it was killed
+}
+
+// withinScript runs the program again and again until it succeeds: within TIME args….
+func withinScript(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: within TIME args…")
+	}
+	limit, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	start := time.Now()
+	for {
+		err := ts.Exec("keywright", args[1:]...)
+		if err == nil {
+			ts.Logf("succeeded after %v", time.Since(start).Round(time.Millisecond))
+			return
+		}
+		if time.Since(start) > limit {
+			ts.Fatalf("not within %v: %v\n%s%s", limit, err, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // codeScript runs the program and wants exactly this exit code: code N args….

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/keywright/keywright/hsm/uri"
 )
 
 // serveCmd runs the service.
@@ -21,6 +23,7 @@ type serveCmd struct {
 	Backend        []string `help:"A backend by name and URI, as in software=software: or hsm=pkcs11:token=prod?module-path=/M.so&pin-source=file:/PIN; the first is the default. Repeatable." placeholder:"NAME=URI" sep:"none"`
 	RootKeyFile    string   `help:"Key file that opens the root at start." placeholder:"FILE" type:"path"`
 	PassphraseFile string   `help:"File with the passphrase that opens the root at start." placeholder:"FILE" type:"path"`
+	RootSlot       string   `help:"Device that opens the root at start: the name of a backend, or pkcs11:token=prod?module-path=/M.so&pin-source=file:/PIN for the root alone." placeholder:"NAME|URI"`
 	LogLevel       string   `help:"debug, info, warn or error." placeholder:"LEVEL"`
 }
 
@@ -43,20 +46,23 @@ func (s *serveCmd) settings() (config, error) {
 			*f.setting = *f.flag
 		}
 	}
+	if s.RootSlot != "" {
+		c.Root.Device, c.Root.origin = s.RootSlot, uri.FromFlag
+	}
 	if len(s.Backend) > 0 {
 		c.Backends = nil
 	}
 	for _, b := range s.Backend {
-		name, uri, ok := strings.Cut(b, "=")
+		name, address, ok := strings.Cut(b, "=")
 		if !ok {
 			return c, usage("--backend takes NAME=URI, as in software=software:")
 		}
-		c.Backends = append(c.Backends, backendConfig{Name: name, URI: uri})
+		c.Backends = append(c.Backends, backendConfig{Name: name, URI: address})
 	}
 	if err := c.complete(s.Dev); err != nil {
 		return c, usage("%w", err)
 	}
-	if s.Dev && c.Root.KeyFile == "" && c.Root.PassphraseFile == "" {
+	if s.Dev && c.Root.KeyFile == "" && c.Root.PassphraseFile == "" && c.Root.Device == "" {
 		c.Root.KeyFile = filepath.Join(c.Data, "root.key")
 	}
 	return c, nil

@@ -141,14 +141,15 @@ func (rootSlotsCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	return list(a, c.RootSlots(ctx), []string{"ID", "KIND", "LABEL", "CREATED"}, func(s wire.Slot) []string {
-		return []string{s.ID, s.Kind, printable(s.Label), when(s.CreatedAt)}
+	return list(a, c.RootSlots(ctx), []string{"ID", "KIND", "LABEL", "DEVICE", "CREATED"}, func(s wire.Slot) []string {
+		return []string{s.ID, s.Kind, printable(s.Label), printable(s.Device), when(s.CreatedAt)}
 	})
 }
 
 type rootAddCmd struct {
 	Passphrase rootAddPassphraseCmd `cmd:"" help:"A passphrase."`
 	KeyFile    rootAddKeyFileCmd    `cmd:"" help:"A key file."`
+	Device     rootAddDeviceCmd     `cmd:"" help:"A device, such as an HSM: the service then opens the root by itself wherever the device is."`
 	Shamir     rootAddShamirCmd     `cmd:"" help:"Shares, of which a number opens the root. They are shown once."`
 }
 
@@ -167,7 +168,7 @@ func addSlot(ctx context.Context, a *app, r wire.AddSlot) (*wire.AddedSlot, *cli
 
 func (a *app) showSlot(s *wire.AddedSlot) error {
 	return a.show(s, func() error {
-		if err := a.fields("id", s.ID, "kind", s.Kind, "label", printable(s.Label), "created", when(s.CreatedAt)); err != nil {
+		if err := a.fields("id", s.ID, "kind", s.Kind, "label", printable(s.Label), "device", printable(s.Device), "created", when(s.CreatedAt)); err != nil {
 			return err
 		}
 		for _, share := range s.Shares {
@@ -208,6 +209,19 @@ func (k rootAddKeyFileCmd) Run(ctx context.Context, a *app) error {
 	}
 	defer key.Wipe()
 	s, _, err := addSlot(ctx, a, wire.AddSlot{Kind: "key-file", Label: k.Label, KeyFile: key})
+	if err != nil {
+		return err
+	}
+	return a.showSlot(s)
+}
+
+type rootAddDeviceCmd struct {
+	Name string `arg:"" placeholder:"NAME" help:"Name of the device in the service's configuration, as \"backends list\" shows it; root for the one of --root-slot."`
+	slotLabel
+}
+
+func (k rootAddDeviceCmd) Run(ctx context.Context, a *app) error {
+	s, _, err := addSlot(ctx, a, wire.AddSlot{Device: k.Name, Label: k.Label})
 	if err != nil {
 		return err
 	}

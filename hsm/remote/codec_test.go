@@ -105,6 +105,8 @@ func TestCodecCarriesEveryField(t *testing.T) {
 
 func TestRequestsCarryTheirArguments(t *testing.T) {
 	id := filled[token.ID](t)
+	call := filled[token.Call](t)
+	envelope := filled[token.Envelope](t)
 	make := appendMake(beginRequest(nil, opImport), id, backend.AES256GCM, backend.PurposeEncryption, true)
 	for name, c := range map[string]struct {
 		frame []byte
@@ -114,6 +116,14 @@ func TestRequestsCarryTheirArguments(t *testing.T) {
 		"find":    {append(beginRequest(nil, opFind), id[:]...), request{op: opFind, id: id}},
 		"destroy": {append(beginRequest(nil, opDestroy), id[:]...), request{op: opDestroy, id: id}},
 		"ping":    {beginRequest(nil, opPing), request{op: opPing}},
+		"attributes": {appendBytes(appendBytes(append(beginRequest(nil, opAttributes), id[:]...), backend.AES256GCM), []byte("blob")),
+			request{op: opAttributes, id: id, algorithm: backend.AES256GCM, blob: []byte("blob")}},
+		"place": {appendBytes(appendBytes(appendBytes(appendBytes(append(beginRequest(nil, opPlace), id[:]...), backend.Ed25519), backend.PurposeSigning), []byte("blob")), []byte("spki")),
+			request{op: opPlace, id: id, algorithm: backend.Ed25519, purpose: backend.PurposeSigning, blob: []byte("blob"), public: []byte("spki")}},
+		"use-many": {appendItems(appendCall(beginRequest(nil, opUseMany), &call), filled[[]backend.Item](t)),
+			request{op: opUseMany, call: call, items: filled[[]backend.Item](t)}},
+		"import-wrapped": {appendEnvelope(appendMake(beginRequest(nil, opImportWrapped), id, backend.AES256GCM, backend.PurposeEncryption, false), &envelope),
+			request{op: opImportWrapped, id: id, algorithm: backend.AES256GCM, purpose: backend.PurposeEncryption, envelope: envelope}},
 		"import": {appendBytes(make, []byte("material")), request{op: opImport, id: id, algorithm: backend.AES256GCM,
 			purpose: backend.PurposeEncryption, wrapped: true, material: []byte("material")}},
 	} {
@@ -281,8 +291,18 @@ func FuzzChild(f *testing.F) {
 			again = appendCall(again, &r.call)
 		case opFind, opDestroy:
 			again = append(again, r.id[:]...)
-		case opGenerate, opImport:
+		case opUseMany:
+			again = appendItems(appendCall(again, &r.call), r.items)
+		case opAttributes:
+			again = appendBytes(appendBytes(append(again, r.id[:]...), r.algorithm), r.blob)
+		case opPlace:
+			again = appendBytes(appendBytes(append(again, r.id[:]...), r.algorithm), r.purpose)
+			again = appendBytes(appendBytes(again, r.blob), r.public)
+		case opGenerate, opImport, opImportWrapped:
 			again = appendMake(again, r.id, r.algorithm, r.purpose, r.wrapped)
+			if r.op == opImportWrapped {
+				again = appendEnvelope(again, &r.envelope)
+			}
 			if r.op == opImport {
 				again = appendBytes(again, r.material)
 			}

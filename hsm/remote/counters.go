@@ -80,8 +80,8 @@ func (s *Supervisor) Stats() token.Stats {
 	total := token.Stats{Breaker: "open"}
 	for _, c := range s.children {
 		c.mu.Lock()
-		addCounters(&total, c.past)
-		addCounters(&total, c.stats)
+		addCounters(&total, &c.past)
+		addCounters(&total, &c.stats)
 		if c.link.Load() != nil {
 			total.Sessions += c.stats.Sessions
 			total.SessionsInUse += c.stats.SessionsInUse
@@ -114,7 +114,7 @@ func (c *child) refresh(l *link) {
 	c.mu.Unlock()
 }
 
-func addCounters(to *token.Stats, s token.Stats) {
+func addCounters(to, s *token.Stats) {
 	to.Reinitialisations += s.Reinitialisations
 	to.SessionsDropped += s.SessionsDropped
 	to.Logins += s.Logins
@@ -122,4 +122,8 @@ func addCounters(to *token.Stats, s token.Stats) {
 	to.Calls += s.Calls
 	to.QueueTime += s.QueueTime
 	to.DeviceTime += s.DeviceTime
+	for i := range to.Times {
+		to.Times[i].Queue.Add(&s.Times[i].Queue)
+		to.Times[i].Device.Add(&s.Times[i].Device)
+	}
 }

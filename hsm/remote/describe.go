@@ -48,6 +48,7 @@ func appendDescription(b []byte, t *token.Description) []byte {
 		b = appendBool(appendStrings(b, c.Operations), c.Import)
 	}
 	b = appendStrings(appendStrings(appendBool(b, t.Wrapping), t.Wrappable), t.Quirks)
+	b = appendStrings(appendStrings(b, t.Inside), t.InsideHashes)
 	return binary.BigEndian.AppendUint64(appendBool(b, t.LeaksWrapped), t.Generation)
 }
 
@@ -75,6 +76,7 @@ func decodeDescription(body []byte) (t token.Description, err error) {
 	}
 	t.Wrapping, t.Wrappable = d.boolean(), decodeStrings[backend.Algorithm](&d)
 	t.Quirks = decodeStrings[string](&d)
+	t.Inside, t.InsideHashes = decodeStrings[backend.Algorithm](&d), decodeStrings[string](&d)
 	t.LeaksWrapped, t.Generation = d.boolean(), d.u64()
 	return t, d.end()
 }

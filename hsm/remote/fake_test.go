@@ -164,6 +164,11 @@ func (f *fake) Import(_ context.Context, id token.ID, a backend.Algorithm, _ bac
 	return f.put(id, a, sum[:], wrapped)
 }
 
+// ImportWrapped takes the blob for the material.
+func (f *fake) ImportWrapped(ctx context.Context, id token.ID, a backend.Algorithm, p backend.Purpose, e token.Envelope, wrapped bool) (token.Object, error) {
+	return f.Import(ctx, id, a, p, e.Blob, wrapped)
+}
+
 func (f *fake) Find(_ context.Context, id token.ID) (token.Object, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -248,6 +253,27 @@ func (f *fake) Use(ctx context.Context, c token.Call) ([]byte, error) {
 		return make([]byte, maxFrame+1), nil
 	}
 	return c.Input, nil
+}
+
+// UseMany does what Use does with each item.
+func (f *fake) UseMany(ctx context.Context, c token.Call, items []backend.Item) ([]backend.Result, error) {
+	out := make([]backend.Result, len(items))
+	for i, item := range items {
+		c.Input, c.AAD = item.Input, item.AAD
+		got, err := f.Use(ctx, c)
+		if err != nil && !fault.Has(err, fault.DecryptionFailed) {
+			return nil, err
+		}
+		out[i] = backend.Result{Output: bytes.Clone(got), Err: err}
+	}
+	return out, nil
+}
+
+// Attributes gives what Find gives.
+func (f *fake) Attributes(ctx context.Context, id token.ID, _ backend.Algorithm, wrapped []byte) (token.Object, error) {
+	o, err := f.Find(ctx, id)
+	o.KeyGenMechanism = uint(len(wrapped))
+	return o, err
 }
 
 func (f *fake) Random(_ context.Context, n int) ([]byte, error) {

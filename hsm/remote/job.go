@@ -59,6 +59,12 @@ func (j *job) run(t token.Token) ([]byte, error) {
 		}
 		b = append(b, out...)
 		clear(out)
+	case opUseMany:
+		out, err := t.UseMany(j.ctx, r.call, r.items)
+		if err != nil {
+			return b, err
+		}
+		b = appendResults(b, out)
 	case opRandom:
 		out, err := t.Random(j.ctx, r.n)
 		if err != nil {
@@ -70,7 +76,7 @@ func (j *job) run(t token.Token) ([]byte, error) {
 		if err := t.Ping(j.ctx); err != nil {
 			return b, err
 		}
-	case opFind, opGenerate, opImport:
+	case opFind, opAttributes, opGenerate, opImport, opImportWrapped, opPlace:
 		o, err := j.object(t)
 		if err != nil {
 			return b, err
@@ -101,6 +107,16 @@ func (j *job) object(t token.Token) (token.Object, error) {
 		return t.Generate(j.ctx, r.id, r.algorithm, r.purpose, r.wrapped)
 	case opImport:
 		return t.Import(j.ctx, r.id, r.algorithm, r.purpose, r.material, r.wrapped)
+	case opImportWrapped:
+		return t.ImportWrapped(j.ctx, r.id, r.algorithm, r.purpose, r.envelope, r.wrapped)
+	case opPlace:
+		p, ok := t.(token.Placer)
+		if !ok {
+			return token.Object{}, fault.New(fault.Unsupported, "the token does not take copies of keys")
+		}
+		return p.Place(j.ctx, r.id, r.algorithm, r.purpose, r.blob, r.public)
+	case opAttributes:
+		return t.Attributes(j.ctx, r.id, r.algorithm, r.blob)
 	}
 	return t.Find(j.ctx, r.id)
 }

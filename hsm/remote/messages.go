@@ -24,18 +24,22 @@ const (
 	opDestroy
 	opDescribe
 	opStats
+	opUseMany
+	opAttributes
+	opPlace
+	opImportWrapped
 )
 
 // repeatable reports whether a call whose answer was lost with its child can be made again. Objects are never made or removed twice:
 // the first call may have done it.
 func (o operation) repeatable() bool {
-	return o == opUse || o == opRandom || o == opFind || o == opList
+	return o == opUse || o == opUseMany || o == opRandom || o == opFind || o == opAttributes || o == opList
 }
 
 // onObjects reports whether a call is about the token's objects as such: those go to one child, as long as it lives. SoftHSM shows objects
 // twice, or not at all, when several processes make and destroy some at the same time.
 func (o operation) onObjects() bool {
-	return o == opFind || o == opList || o == opGenerate || o == opImport || o == opDestroy
+	return o == opFind || o == opAttributes || o == opList || o == opGenerate || o == opImport || o == opImportWrapped || o == opPlace || o == opDestroy
 }
 
 func beginRequest(b []byte, op operation) []byte {
@@ -54,12 +58,16 @@ func address(frame []byte, id uint64, left time.Duration) {
 type request struct {
 	left      time.Duration
 	op        operation
-	call      token.Call // opUse
+	call      token.Call     // opUse, opUseMany
+	items     []backend.Item // opUseMany
+	material  secret.Bytes   // opImport
+	envelope  token.Envelope // opImportWrapped
+	blob      []byte         // opAttributes, opPlace
+	public    []byte         // opPlace
 	id        token.ID
 	algorithm backend.Algorithm
 	purpose   backend.Purpose
 	wrapped   bool
-	material  secret.Bytes
 	n         int // opRandom
 }
 
@@ -72,16 +80,29 @@ func (r *request) decode(body []byte) error {
 	switch r.op {
 	case opUse:
 		d.call(&r.call)
+	case opUseMany:
+		d.call(&r.call)
+		r.items = d.items()
+	case opAttributes:
+		d.id(&r.id)
+		r.algorithm, r.blob = backend.Algorithm(d.str()), d.bytes()
+	case opPlace:
+		d.id(&r.id)
+		r.algorithm, r.purpose = backend.Algorithm(d.str()), backend.Purpose(d.str())
+		r.blob, r.public = d.bytes(), d.bytes()
 	case opRandom:
 		r.n = int(d.u32())
 		d.bad = d.bad || r.n > maxFrame/2
 	case opFind, opDestroy:
 		d.id(&r.id)
-	case opGenerate, opImport:
+	case opGenerate, opImport, opImportWrapped:
 		d.id(&r.id)
 		r.algorithm, r.purpose, r.wrapped = backend.Algorithm(d.str()), backend.Purpose(d.str()), d.boolean()
-		if r.op == opImport {
+		switch r.op {
+		case opImport:
 			r.material = d.bytes()
+		case opImportWrapped:
+			d.envelope(&r.envelope)
 		}
 	case opPing, opList, opDescribe, opStats:
 	default:
@@ -137,14 +158,15 @@ func paddingName(p []byte) backend.Padding {
 }
 
 // leastObject is the size of an object whose strings are all empty.
-const leastObject = token.IDSize + 3*4 + 5
+const leastObject = token.IDSize + 3*4 + 6 + 8
 
 func appendObject(b []byte, o *token.Object) []byte {
 	b = append(b, o.ID[:]...)
 	b = appendBytes(b, o.Algorithm)
 	b = appendBytes(b, o.Public)
 	b = appendBytes(b, o.Wrapped)
-	return appendBool(b, o.Local, o.Sensitive, o.AlwaysSensitive, o.Extractable, o.NeverExtractable)
+	b = appendBool(b, o.Local, o.Sensitive, o.AlwaysSensitive, o.Extractable, o.NeverExtractable, o.Inside)
+	return binary.BigEndian.AppendUint64(b, uint64(o.KeyGenMechanism))
 }
 
 func (d *decoder) object(o *token.Object) {
@@ -152,7 +174,8 @@ func (d *decoder) object(o *token.Object) {
 	o.Algorithm = backend.Algorithm(d.str())
 	o.Public, o.Wrapped = d.owned(), d.owned()
 	o.Local, o.Sensitive, o.AlwaysSensitive = d.boolean(), d.boolean(), d.boolean()
-	o.Extractable, o.NeverExtractable = d.boolean(), d.boolean()
+	o.Extractable, o.NeverExtractable, o.Inside = d.boolean(), d.boolean(), d.boolean()
+	o.KeyGenMechanism = uint(d.u64())
 }
 
 func decodeObject(body []byte) (o token.Object, err error) {
@@ -182,6 +205,9 @@ func appendStats(b []byte, s token.Stats) []byte {
 	for _, t := range []time.Duration{s.StuckFor, s.QueueTime, s.DeviceTime} {
 		b = appendInt(b, int(t))
 	}
+	for i := range s.Times {
+		b = appendHistogram(appendHistogram(b, &s.Times[i].Queue), &s.Times[i].Device)
+	}
 	return appendBytes(b, s.Breaker)
 }
 
@@ -196,6 +222,24 @@ func decodeStats(body []byte) (s token.Stats, err error) {
 	for _, p := range []*time.Duration{&s.StuckFor, &s.QueueTime, &s.DeviceTime} {
 		*p = time.Duration(d.integer())
 	}
+	for i := range s.Times {
+		d.histogram(&s.Times[i].Queue)
+		d.histogram(&s.Times[i].Device)
+	}
 	s.Breaker = d.str()
 	return s, d.end()
+}
+
+func appendHistogram(b []byte, h *token.Histogram) []byte {
+	for _, n := range h.Counts {
+		b = binary.BigEndian.AppendUint64(b, n)
+	}
+	return appendInt(b, int(h.Sum))
+}
+
+func (d *decoder) histogram(h *token.Histogram) {
+	for i := range h.Counts {
+		h.Counts[i] = d.u64()
+	}
+	h.Sum = time.Duration(d.integer())
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -237,4 +238,55 @@ func BenchmarkRealModule(b *testing.B) {
 			run(fmt.Sprintf("processes=%d", n), callers, func() (token.Token, error) { return Open(b.Context(), config, Options{Processes: n}) })
 		}
 	}
+}
+
+// TestRealModuleDoesLess: a child that opens the token while some of it fails must not go on by what it has found.
+func TestRealModuleDoesLess(t *testing.T) {
+	f := rig.Fault(t, rig.SoftHSM(t))
+	s := openModule(t, f.Part, Options{Processes: 1, LesserFor: 3 * time.Second})
+	k := newSigner(t, s)
+	restart := func() {
+		t.Helper()
+		f.Set(t, "C_SignInit", "CKR_MECHANISM_INVALID")
+		for _, p := range f.Processes(t) {
+			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	works := func(limit time.Duration) {
+		t.Helper()
+		var err error
+		for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if err = k.sign(time.Second); err == nil {
+				return
+			}
+		}
+		t.Fatalf("after %v: %v", limit, err)
+	}
+	restart()
+	refused := 0
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if err := k.sign(time.Second); !fault.Has(err, fault.BackendUnavailable) {
+			t.Errorf("while the token does less: %v", err)
+		}
+		refused++
+	}
+	if refused == 0 {
+		t.Error("nothing was tried")
+	}
+	f.Clear(t)
+	works(2 * time.Second)
+
+	// When it lasts the token is taken as it is, and when it ends after all that is noticed.
+	restart()
+	for end := time.Now().Add(8 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if err := k.sign(time.Second); fault.Has(err, fault.Unsupported) {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("the token is not taken as it is: %v", err)
+		}
+	}
+	f.Clear(t)
+	works(6 * time.Second)
 }

@@ -53,6 +53,9 @@ type Options struct {
 	OpenTimeout time.Duration
 	// CallTimeout is the deadline of calls whose context has none; 0: 30 s.
 	CallTimeout time.Duration
+	// LesserFor is how long a token that does less than at the start, when a child opens it anew, is refused and tried again; then it is
+	// taken as it is, and opened anew every LesserFor, which ends nothing that is under way. 0: 30 s.
+	LesserFor time.Duration
 	// Logger takes what happens to the children, and what they and their modules print; nil: nothing is logged.
 	Logger *slog.Logger
 }
@@ -68,7 +71,7 @@ func (o *Options) fill() {
 	for _, d := range []struct {
 		p *time.Duration
 		v time.Duration
-	}{{&o.Grace, 500 * time.Millisecond}, {&o.RestartEvery, time.Second}, {&o.OpenTimeout, 30 * time.Second}, {&o.CallTimeout, 30 * time.Second}} {
+	}{{&o.Grace, 500 * time.Millisecond}, {&o.RestartEvery, time.Second}, {&o.OpenTimeout, 30 * time.Second}, {&o.CallTimeout, 30 * time.Second}, {&o.LesserFor, 30 * time.Second}} {
 		if *d.p <= 0 {
 			*d.p = d.v
 		}

@@ -29,6 +29,7 @@ type Supervisor struct {
 	logins   *logins
 	launcher *launcher
 	counters counters
+	full     token.Description // what the first child found; fixed before there are others
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -41,9 +42,10 @@ var _ token.Token = (*Supervisor)(nil)
 
 // child is the place of one child, in which one process follows another.
 type child struct {
-	s     *Supervisor
-	index int
-	link  atomic.Pointer[link] // nil while there is none to work with
+	s      *Supervisor
+	index  int
+	link   atomic.Pointer[link] // nil while there is none to work with
+	lesser time.Time            // since when its token does less than at the start; zero: it does not. Of the goroutine that starts it
 
 	mu          sync.Mutex
 	description token.Description // guarded by mu: what the child said last; its generation counts from base
@@ -72,6 +74,7 @@ func Open(ctx context.Context, config token.Config, options Options) (*Superviso
 		s.config.PIN.Wipe()
 		return nil, asFault(err)
 	}
+	s.full = s.children[0].description
 	s.wg.Go(func() { s.children[0].run(first, p) })
 	var tried sync.WaitGroup
 	for _, c := range s.children[1:] {
@@ -117,12 +120,35 @@ func (c *child) start(ctx context.Context) (*link, *process, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := c.compare(&d); err != nil {
+		l.die(err)
+		p.kill()
+		l.wg.Wait()
+		return nil, nil, err
+	}
 	c.mu.Lock()
 	c.base += c.description.Generation
 	c.description = d
 	c.mu.Unlock()
 	c.link.Store(l)
 	return l, p, nil
+}
+
+// compare refuses a token that does less than at the start, for a while.
+func (c *child) compare(d *token.Description) error {
+	what := lacks(&c.s.full, d)
+	if what == "" {
+		c.lesser = time.Time{}
+		return nil
+	}
+	if c.lesser.IsZero() {
+		c.lesser = time.Now()
+	}
+	if time.Since(c.lesser) < c.s.options.LesserFor {
+		return fault.New(fault.BackendUnavailable, "the token does less than at the start, "+what+" for one: it is opened again")
+	}
+	c.s.log().Error("the token does less than at the start, and is used as it is", "child", c.index, "lacks", what)
+	return nil
 }
 
 // run keeps one child going until Close.
@@ -179,10 +205,19 @@ func (s *Supervisor) wait(d time.Duration) bool {
 // watch waits until a child is dead or the supervisor closes, and cleans up after it.
 func (c *child) watch(l *link, p *process) {
 	s := c.s
+	var again <-chan time.Time // a token that does less is looked at again
+	if !c.lesser.IsZero() {
+		again = time.After(s.options.LesserFor)
+	}
 	select {
 	case <-l.dead:
 	case <-p.exited:
 		c.lastWords(l)
+	case <-again:
+		c.link.CompareAndSwap(l, nil) // no more calls go there
+		c.finish(l, p)
+		c.bury()
+		return
 	case <-s.ctx.Done():
 		c.finish(l, p)
 		return
@@ -196,10 +231,15 @@ func (c *child) watch(l *link, p *process) {
 		s.counters.crashes.Add(1)
 	}
 	s.log().Error("the module's process was lost", "child", c.index, "pid", p.cmd.Process.Pid, "error", l.why(), "status", p.status)
+	c.bury()
+}
+
+// bury keeps the counters of a child that is gone.
+func (c *child) bury() {
 	c.mu.Lock()
-	addCounters(&c.past, c.stats)
+	defer c.mu.Unlock()
+	addCounters(&c.past, &c.stats)
 	c.stats = token.Stats{}
-	c.mu.Unlock()
 }
 
 // lastWords lets the answers arrive that a child has sent before its end.

@@ -83,6 +83,7 @@ type counters struct {
 	reinitialisations, dropped   atomic.Uint64
 	logins, loginsRefused, calls atomic.Uint64
 	queueTime, deviceTime        atomic.Int64
+	times                        timings
 }
 
 var _ Token = (*device)(nil)
@@ -205,6 +206,7 @@ func (d *device) Describe() Description {
 	out.Mechanisms = slices.Clone(out.Mechanisms)
 	out.Capabilities = cloneCapabilities(out.Capabilities)
 	out.Quirks, out.Wrappable = slices.Clone(out.Quirks), slices.Clone(out.Wrappable)
+	out.Inside, out.InsideHashes = slices.Clone(out.Inside), slices.Clone(out.InsideHashes)
 	return out
 }
 
@@ -240,6 +242,7 @@ func (d *device) Stats() Stats {
 		Breaker:           [...]string{"closed", "open", "half-open", "open"}[d.state.Load()],
 		Queued:            len(d.queue),
 		Calls:             d.stats.calls.Load(),
+		Times:             d.stats.times.load(),
 		QueueTime:         time.Duration(d.stats.queueTime.Load()),
 		DeviceTime:        time.Duration(d.stats.deviceTime.Load()),
 	}

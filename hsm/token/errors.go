@@ -76,7 +76,7 @@ var classes = map[uint]class{
 	pkcs11.CKR_PIN_TOO_WEAK:                     classPIN,
 	pkcs11.CKR_NEW_PIN_MODE:                     classPIN,
 	pkcs11.CKR_NEXT_OTP:                         classPIN,
-	pkcs11.CKR_USER_PIN_NOT_INITIALIZED:         classPIN,
+	pkcs11.CKR_USER_PIN_NOT_INITIALIZED:         classToken, // no PIN was refused: SoftHSM says so when it was opened while another process wrote the token's file
 	pkcs11.CKR_USER_TYPE_INVALID:                classPIN,
 	pkcs11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN:   classLogin,
 	pkcs11.CKR_USER_TOO_MANY_TYPES:              classLogin,
@@ -152,6 +152,7 @@ var (
 	errSpoiled    = fault.New(fault.KeyMaterial, "the wrapped key does not open or does not fit its record")
 	errPeer       = fault.New(fault.BadField, "the peer's public key is not a valid key of the same curve")
 	errMaterial   = fault.New(fault.BadImport, "the material is not a key of the algorithm")
+	errOutside    = fault.New(fault.Unsupported, "the token cannot open this wrapped key inside")
 	errNoWrapping = fault.New(fault.Unsupported, "the token cannot keep keys of this kind wrapped")
 )
 
@@ -182,8 +183,8 @@ func explain(err error) error {
 		return fault.Wrap(fault.Overloaded, "the token has no room at the moment", err).RetryAfter(time.Second)
 	case classSpace:
 		return fault.Wrap(fault.Overloaded, "the token has no room for more keys", err)
-	case classPIN:
-		return errPIN()
 	}
+	// So also a value about the PIN: the login has its own answer to those, and from any other function they say nothing of a PIN that was
+	// refused. Taken for that, one stray answer would end all logins until the next start.
 	return fault.Wrap(fault.BackendUnavailable, "the token failed", err).RetryAfter(time.Second)
 }

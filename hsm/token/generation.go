@@ -376,5 +376,5 @@ func (d *device) renew(old *generation, light bool) (*generation, error) {
 func (g *generation) inherit(old *generation) {
 	d, o := &g.description, &old.description
 	d.Mechanisms, d.Capabilities, d.Wrapping, d.Quirks, d.LeaksWrapped = o.Mechanisms, o.Capabilities, o.Wrapping, o.Quirks, o.LeaksWrapped
-	d.Wrappable = o.Wrappable
+	d.Wrappable, d.Inside, d.InsideHashes = o.Wrappable, o.Inside, o.InsideHashes
 }

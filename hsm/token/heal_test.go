@@ -346,12 +346,15 @@ func loaded(t *testing.T, f *rig.FaultModule) *broken {
 	if b.aes, err = b.Generate(t.Context(), newID(), backend.AES256GCM, backend.PurposeEncryption, false); err != nil {
 		t.Fatalf("Generate: %v", err)
 	}
+	// A deadline, so that an operation that waits for nobody is an error, and says what the queue looked like.
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
 			for range 10 {
-				if err := b.everything(t.Context()); err != nil {
-					t.Errorf("under load: %v", err)
+				if err := b.everything(ctx); err != nil {
+					t.Errorf("under load: %v; %+v, %d workers of %d, %d idle", err, b.Stats(), b.workers.Load(), b.limit.Load(), b.idle.Load())
 					return
 				}
 			}
@@ -431,6 +434,24 @@ func TestPIN(t *testing.T) {
 	if err := tok.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
+}
+
+// TestPINWordsElsewhere: a value about the PIN that no login has answered says nothing of the PIN.
+func TestPINWordsElsewhere(t *testing.T) {
+	b := breakable(t)
+	for _, rv := range []string{"CKR_PIN_EXPIRED", "CKR_PIN_INCORRECT", "CKR_PIN_LOCKED"} {
+		b.Set(t, "C_Sign", rv, "times=1")
+		if err := b.sign(t.Context(), b.resident); errors.Is(err, ErrPINRefused) || err != nil && !fault.Has(err, fault.BackendUnavailable) {
+			t.Errorf("%s: %v", rv, err)
+		}
+		b.DropSessions(t) // so that a login comes
+		b.recovers(t)
+	}
+	// Nor does a login that finds no PIN on the token at the moment: nothing was compared with it.
+	time.Sleep(time.Second) // healing is rate-limited
+	b.Set(t, "C_Login", "CKR_USER_PIN_NOT_INITIALIZED", "times=1")
+	b.DropSessions(t)
+	b.recovers(t)
 }
 
 func TestBinding(t *testing.T) {

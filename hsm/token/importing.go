@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"math/big"
 	"slices"
+	"sync"
 
 	"github.com/cloudflare/circl/sign/ed448"
 	"github.com/miekg/pkcs11"
@@ -47,21 +48,19 @@ func (d *device) Import(ctx context.Context, id ID, a backend.Algorithm, p backe
 	if err != nil {
 		return Object{}, err
 	}
-	release, err := d.claim(id)
-	if err != nil {
-		in.wipe()
-		return Object{}, err
-	}
 	result := new(Object)
-	err = d.do(ctx, once, func(s *session) error {
-		defer release()
-		defer in.wipe()
+	_, err = d.creating(ctx, id, 0, func(s *session) error {
+		if !in.enter() {
+			return timeout(ctx)
+		}
+		defer in.leave()
 		s.gen.objects.Lock()
 		defer s.gen.objects.Unlock()
 		out, err := s.bring(k, p, id, in, wrapped)
 		*result = out
 		return err
 	})
+	in.end() // not before: an attempt that failed may be followed by another
 	if err != nil {
 		return Object{}, err
 	}
@@ -73,9 +72,37 @@ type clearKey struct {
 	bytes []byte // raw, or PKCS#8
 	priv  crypto.PrivateKey
 	pub   crypto.PublicKey
+
+	mu    sync.Mutex // guards the rest
+	users int
+	over  bool
 }
 
-func (c *clearKey) wipe() { clear(c.bytes) }
+// enter and leave are around each use of the material, end is when nobody will come any more: whoever is last wipes it.
+func (c *clearKey) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.over {
+		c.users++
+	}
+	return !c.over
+}
+
+func (c *clearKey) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users--; c.over && c.users == 0 {
+		clear(c.bytes)
+	}
+}
+
+func (c *clearKey) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over = true; c.users == 0 {
+		clear(c.bytes)
+	}
+}
 
 // parseMaterial checks that material is a key of the algorithm. The result has a copy of it.
 func parseMaterial(k kind, material []byte) (*clearKey, error) {
@@ -189,6 +216,11 @@ func (s *session) introduceWrapped(way wrapWay, k kind, p backend.Purpose, id []
 		}
 		t[len(t)-1] = attr(ckaNSSDB, index)
 	}
+	return s.unwrapBy(way, kek, iv, wrapped, t, extractable)
+}
+
+// unwrapBy is C_UnwrapKey with a template of unwrapTemplate.
+func (s *session) unwrapBy(way wrapWay, kek pkcs11.ObjectHandle, iv, wrapped []byte, t []*pkcs11.Attribute, extractable bool) (pkcs11.ObjectHandle, error) {
 	key, err := s.d.lib.unwrap(s.SessionHandle, way.mech, iv, kek, wrapped, t)
 	if is(err, pkcs11.CKR_ATTRIBUTE_READ_ONLY) && extractable {
 		// opencryptoki makes unwrapped keys extractable and does not want to hear of it.

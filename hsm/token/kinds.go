@@ -203,6 +203,9 @@ func (d *device) usagesOf(k kind, p backend.Purpose) (own, public []uint) {
 	case backend.FamilyECDH:
 		return []uint{pkcs11.CKA_DERIVE}, []uint{pkcs11.CKA_DERIVE}
 	}
+	if p == backend.PurposeEncryption && len(d.inside) > 0 {
+		return []uint{pkcs11.CKA_DECRYPT, pkcs11.CKA_UNWRAP}, []uint{pkcs11.CKA_ENCRYPT} // it opens envelopes
+	}
 	if p == backend.PurposeEncryption {
 		return []uint{pkcs11.CKA_DECRYPT}, []uint{pkcs11.CKA_ENCRYPT}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
@@ -31,6 +32,24 @@ func (d *device) claim(id ID) (release func(), err error) {
 	}, nil
 }
 
+// creating runs what makes objects with an id, which is claimed until it is over. begun is false when it never ran, nor will.
+func (d *device) creating(ctx context.Context, id ID, flags jobFlags, run func(s *session) error) (begun bool, err error) {
+	release, err := d.claim(id)
+	if err != nil {
+		return false, err
+	}
+	var ran atomic.Bool
+	err = d.do(ctx, once|flags, func(s *session) error {
+		ran.Store(true)
+		defer release()
+		return run(s)
+	})
+	if !ran.Load() {
+		release() // no session in time, or no room in the queue
+	}
+	return ran.Load(), err
+}
+
 // Generate is never repeated once the module was asked to make the key. When the caller's context ends after that, or the module
 // fails in between, an object with the id may be there: Find tells.
 func (d *device) Generate(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, wrapped bool) (Object, error) {
@@ -38,13 +57,8 @@ func (d *device) Generate(ctx context.Context, id ID, a backend.Algorithm, p bac
 	if err != nil {
 		return Object{}, err
 	}
-	release, err := d.claim(id)
-	if err != nil {
-		return Object{}, err
-	}
 	result := new(Object)
-	err = d.do(ctx, once, func(s *session) error {
-		defer release()
+	_, err = d.creating(ctx, id, 0, func(s *session) error {
 		s.gen.objects.Lock()
 		defer s.gen.objects.Unlock()
 		out, err := s.generate(k, p, id, wrapped)
@@ -159,6 +173,17 @@ func (s *session) finish(k kind, p backend.Purpose, id ID, key, pub pkcs11.Objec
 		if out.Wrapped, err = s.wrapOut(k, p, id, key); err != nil {
 			return Object{}, err
 		}
+		// What the module says of a length is all that there is of the material: it is a key once it has come in again.
+		back, _, err := s.load(s.job.ctx, k, id, out.Wrapped)
+		if err == nil {
+			err = s.d.lib.DestroyObject(s.SessionHandle, back)
+		}
+		if fault.Has(err, fault.KeyMaterial) {
+			err = fault.Wrap(fault.BackendUnavailable, "the token gave a wrapped key that does not open again", err).RetryAfter(time.Second)
+		}
+		if err != nil {
+			return Object{}, err
+		}
 		// As it will be when it is used.
 		out.Extractable = false
 	}
@@ -193,7 +218,9 @@ func (s *session) flags(h pkcs11.ObjectHandle) (Object, error) {
 			return Object{}, err
 		}
 	}
-	return out, nil
+	var err error
+	out.KeyGenMechanism, err = s.madeBy(h)
+	return out, err
 }
 
 // yes reads a CK_BBOOL. An attribute that the token does not have is no.
@@ -283,7 +310,10 @@ func (s *session) inspect(h pkcs11.ObjectHandle, class uint) (Object, error) {
 		return Object{}, fault.New(fault.KeyMaterial, "the token's key has an identity that is not ours")
 	}
 	out.ID = ID(id)
-	if out.Algorithm, err = s.algorithm(h, class); err != nil {
+	if out.Algorithm, err = s.algorithm(h, class); err == errUnsized { //nolint:errorlint // our own value, never wrapped
+		return out, err
+	}
+	if err != nil {
 		return Object{}, err
 	}
 	if class != pkcs11.CKO_PRIVATE_KEY {
@@ -344,6 +374,9 @@ func (s *session) algorithm(h pkcs11.ObjectHandle, class uint) (backend.Algorith
 			return k.Name, nil
 		}
 	}
+	if class == pkcs11.CKO_SECRET_KEY && size == 0 {
+		return "", errUnsized
+	}
 	return "", fault.New(fault.KeyMaterial, "the token's key is of no algorithm that we know")
 }
 
@@ -363,6 +396,9 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 						return timeout(ctx)
 					}
 					o, err := s.inspect(h, class)
+					if err == errUnsized { //nolint:errorlint // as above
+						err = nil
+					}
 					if fault.Has(err, fault.KeyMaterial) {
 						continue
 					}
@@ -376,6 +412,11 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 				}
 			}
 		}
+		if len(out) == 0 {
+			if err := s.missing(); !fault.Has(err, fault.KeyMaterial) {
+				return err // not logged in: private objects are not shown
+			}
+		}
 		*result = out
 		return nil
 	})
@@ -387,7 +428,7 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 
 // Destroy is done when no object with the id is found any more.
 func (d *device) Destroy(ctx context.Context, id ID) error {
-	return d.do(ctx, 0, func(s *session) error {
+	return d.do(ctx, as(TimeDestroy), func(s *session) error {
 		s.gen.objects.Lock()
 		defer s.gen.objects.Unlock()
 		s.gen.handles.forget(id)

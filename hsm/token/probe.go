@@ -16,15 +16,18 @@ import (
 
 // traits are what the probing found; fixed before the first operation.
 type traits struct {
-	style    style
-	kwp      kwpWay
-	kwpMech  uint
-	native   native
-	params   map[backend.Algorithm][]byte
-	points   map[backend.Algorithm]pointForm
-	peerForm pointForm // "" or pointRaw: bare points in CKM_ECDH1_DERIVE
-	can      map[backend.Algorithm]ability
-	testWith backend.Algorithm // of the test key; "": only the generator is tested
+	style   style
+	kwp     kwpWay
+	kwpMech uint
+	native  native
+	inside  inside
+	// zeroNonce: AES-GCM takes zeros for a nonce, and makes its own.
+	zeroNonce bool
+	params    map[backend.Algorithm][]byte
+	points    map[backend.Algorithm]pointForm
+	peerForm  pointForm // "" or pointRaw: bare points in CKM_ECDH1_DERIVE
+	can       map[backend.Algorithm]ability
+	testWith  backend.Algorithm // of the test key; "": only the generator is tested
 }
 
 // ability is what was proven of one algorithm: bit n is Operation n.
@@ -83,7 +86,7 @@ func (d *device) probe(ctx context.Context, g *generation) error {
 	d.native = native{pss: map[crypto.Hash]bool{}, oaep: map[crypto.Hash]bool{}, label: map[crypto.Hash]bool{}}
 	p := &prober{device: d, g: g, ctx: ctx, last: map[uint]importWay{}}
 	defer p.end()
-	for _, part := range []func(){p.templates, p.aes, p.hmac, p.kwrap, p.curves, p.rsa, p.wrapping, p.leaks} {
+	for _, part := range []func(){p.templates, p.aes, p.hmac, p.kwrap, p.curves, p.rsa, p.envelopes, p.wrapping, p.leaks} {
 		part()
 		if p.fatal != nil {
 			return p.fatal

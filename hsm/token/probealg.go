@@ -118,8 +118,22 @@ func (p *prober) unwrapWays(k kind) []wrapWay {
 	return out
 }
 
-// aes proves AES-GCM against the standard library, both ways, with and without data.
+// aes proves AES-GCM, with nonces that are given, or else with the token's own.
 func (p *prober) aes() {
+	p.zeroNonce = p.profile.zeroNonce
+	p.aesGCM()
+	if _, offered := p.offers(pkcs11.CKM_AES_GCM); !offered || p.can[backend.AES256GCM].has(Encrypt) {
+		return
+	}
+	p.zeroNonce = !p.zeroNonce
+	p.aesGCM()
+	if p.can[backend.AES256GCM].has(Encrypt) && p.zeroNonce {
+		p.quirk("makes the nonces of AES-GCM itself")
+	}
+}
+
+// aesGCM proves AES-GCM against the standard library, both ways, with and without data.
+func (p *prober) aesGCM() {
 	for _, name := range []backend.Algorithm{backend.AES256GCM, backend.AES128GCM, backend.AES192GCM} {
 		k, _ := kindOf(name)
 		secret := known(k.KeySize)

@@ -25,7 +25,8 @@ type job struct {
 	queued time.Time
 }
 
-type jobFlags uint8
+// jobFlags have in their upper half what the job is counted as.
+type jobFlags uint16
 
 const (
 	once  jobFlags = 1 << iota // after begun no second attempt
@@ -151,7 +152,9 @@ func (d *device) work() {
 		if !j.state.CompareAndSwap(waiting, working) {
 			continue
 		}
-		d.stats.queueTime.Add(int64(time.Since(j.queued)))
+		waited := time.Since(j.queued)
+		d.stats.queueTime.Add(int64(waited))
+		d.stats.times[j.flags.timed()].queue.observe(waited)
 		var err error
 		s, err = d.attempt(s, j)
 		for try := 0; errors.Is(err, errNoSession) && !j.begun; try++ {
@@ -206,7 +209,9 @@ func (d *device) attempt(s *session, j *job) (*session, error) {
 	defer d.stats.inUse.Add(-1)
 	start := time.Now()
 	defer func() {
-		d.stats.deviceTime.Add(int64(time.Since(start)))
+		took := time.Since(start)
+		d.stats.deviceTime.Add(int64(took))
+		d.stats.times[j.flags.timed()].device.observe(took)
 		d.stats.calls.Add(1)
 	}()
 	for try := 0; ; try++ {

@@ -34,14 +34,26 @@ type Token interface {
 	Generate(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, wrapped bool) (Object, error)
 	// Import makes an object of clear material (raw, or PKCS#8) by wrapping it under a fresh session key and unwrapping it inside.
 	Import(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, material secret.Bytes, wrapped bool) (Object, error)
+	// ImportWrapped makes an object of what is in an envelope, without its material or the envelope's temporary key ever being in clear
+	// outside the token. Where the token cannot do that the answer is fault.Unsupported, and nothing was done.
+	ImportWrapped(ctx context.Context, id ID, a backend.Algorithm, p backend.Purpose, e Envelope, wrapped bool) (Object, error)
 	// Find gives the one object with the id, its public part and the attributes that say where it came from.
 	Find(ctx context.Context, id ID) (Object, error)
-	// List gives the objects whose CKA_ID has IDSize bytes and our label, without order.
+	// List gives the objects whose CKA_ID has IDSize bytes and our label, without order. A secret key whose length the token does not tell is
+	// among them without an algorithm.
 	List(ctx context.Context) ([]Object, error)
 	// Destroy removes every object with the id. What is gone is no error.
 	Destroy(ctx context.Context, id ID) error
 	// Use does one operation with one key.
 	Use(ctx context.Context, c Call) ([]byte, error)
+	// UseMany does one operation with one key on each of several inputs: c has everything but Input and AAD, which the items have. It is
+	// for Sign, Encrypt, Decrypt with AES-GCM, and MAC; others are fault.Unsupported. The results are in the order of the items; an error is
+	// about all of them, and then none is given. It may be repeated, as Use may.
+	UseMany(ctx context.Context, c Call, items []backend.Item) ([]backend.Result, error)
+	// Attributes gives what Find gives, of a wrapped key too: with wrapped (what Generate gave) the key is unwrapped, and the attributes are
+	// those of the session object, which was made by unwrapping. Public is not given then. Nothing in it is proven to anybody but this
+	// process: it is what the token says.
+	Attributes(ctx context.Context, id ID, a backend.Algorithm, wrapped []byte) (Object, error)
 	// Random gives n bytes of the token's generator.
 	Random(ctx context.Context, n int) ([]byte, error)
 	// Ping does a real operation with a test key on the token.
@@ -85,7 +97,16 @@ type Object struct {
 	Wrapped   []byte // only from Generate and Import with wrapped: the material under the KEK
 	// What CKA_LOCAL, CKA_SENSITIVE, CKA_ALWAYS_SENSITIVE, CKA_EXTRACTABLE and CKA_NEVER_EXTRACTABLE say.
 	Local, Sensitive, AlwaysSensitive, Extractable, NeverExtractable bool
+	// KeyGenMechanism is CKA_KEY_GEN_MECHANISM: with which mechanism the token made the key. NoMechanism: it came from elsewhere, or
+	// the token does not say.
+	KeyGenMechanism uint
+	// Inside is set by ImportWrapped alone: the material was never in clear outside the token.
+	Inside bool
 }
+
+// NoMechanism is CK_UNAVAILABLE_INFORMATION, which CKA_KEY_GEN_MECHANISM is for keys that the token has not generated (PKCS#11 base
+// specification 2.40, section 4.7.2).
+const NoMechanism = ^uint(0)
 
 // Description is what a token turned out to be.
 type Description struct {
@@ -97,6 +118,8 @@ type Description struct {
 	Capabilities                                 []backend.Capability // what was probed to work, with custody device
 	Wrapping                                     bool                 // wrapped placement works
 	Wrappable                                    []backend.Algorithm  // with which of the algorithms
+	Inside                                       []backend.Algorithm  // those that ImportWrapped takes
+	InsideHashes                                 []string             // and with which hashes of RSA-OAEP, in Go's words
 	Quirks                                       []string             // in words
 	LeaksWrapped                                 bool                 // the self-test could wrap a non-extractable key out
 	Generation                                   uint64               // of the module: grows with each initialisation
@@ -115,12 +138,13 @@ type Stats struct {
 	Sessions, SessionsInUse            int
 	Reinitialisations, SessionsDropped uint64
 	Logins, LoginsRefused              uint64
-	Stuck                              int           // calls that were given up at their deadline and that the module still has
-	StuckFor                           time.Duration // how long the one of them that was given up first has been so
-	Breaker                            string        // closed, open, half-open
-	Queued                             int           // operations that wait for a session now
-	Calls                              uint64        // operations that reached a session
-	QueueTime, DeviceTime              time.Duration // of all of them together: waiting, and on a session
+	Stuck                              int               // calls that were given up at their deadline and that the module still has
+	StuckFor                           time.Duration     // how long the one of them that was given up first has been so
+	Breaker                            string            // closed, open, half-open
+	Queued                             int               // operations that wait for a session now
+	Calls                              uint64            // operations that reached a session
+	QueueTime, DeviceTime              time.Duration     // of all of them together: waiting, and on a session
+	Times                              [TimedKinds]Times // the same by what they were, as histograms; by Timed
 }
 
 // Config is how a token is opened.

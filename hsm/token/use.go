@@ -31,7 +31,7 @@ func (d *device) Use(ctx context.Context, c Call) ([]byte, error) {
 		return nil, err
 	}
 	c.Input, c.AAD, c.Label, c.Wrapped = bytes.Clone(c.Input), bytes.Clone(c.AAD), bytes.Clone(c.Label), bytes.Clone(c.Wrapped)
-	var flags jobFlags
+	flags := as(Timed(c.Op))
 	if c.Op == Decrypt || c.Op == Unwrap {
 		flags |= opens
 	}
@@ -108,13 +108,15 @@ func (s *session) perform(k kind, c Call, key pkcs11.ObjectHandle) ([]byte, erro
 
 // gcmSeal gives nonce ‖ ciphertext ‖ tag. The nonce is random and ours, always 12 bytes: SoftHSM takes an empty one and repeats it.
 // At 2^32 messages under one key the chance of a repetition reaches 2^-32 (SP 800-38D section 8.3). A token that makes nonces of
-// its own has written it over ours.
+// its own has written it over ours; one that insists on them gets zeros, and must not have left them.
 func (s *session) gcmSeal(key pkcs11.ObjectHandle, plaintext, aad []byte) ([]byte, error) {
 	out := make([]byte, nonceSize+len(plaintext)+tagSize, nonceSize+len(plaintext)+2*tagSize)
 	nonce := out[:nonceSize:nonceSize]
-	rand.Read(nonce) // never fails (crypto/rand)
+	if !s.d.zeroNonce {
+		rand.Read(nonce) // never fails (crypto/rand)
+	}
 	n, err := s.d.lib.gcm(encrypting, s.SessionHandle, key, nonce, aad, plaintext, out[nonceSize:cap(out)])
-	if err == nil && n != len(plaintext)+tagSize {
+	if err == nil && (n != len(plaintext)+tagSize || s.d.zeroNonce && [nonceSize]byte(nonce) == [nonceSize]byte{}) {
 		err = errLength
 	}
 	if err != nil {
@@ -262,7 +264,7 @@ func (d *device) Random(ctx context.Context, n int) ([]byte, error) {
 	if n == 0 {
 		return out, nil
 	}
-	err := d.do(ctx, 0, func(s *session) error { return d.lib.random(s.SessionHandle, out) })
+	err := d.do(ctx, as(TimeRandom), func(s *session) error { return d.lib.random(s.SessionHandle, out) })
 	if err != nil {
 		return nil, err // out may still be written to: it goes nowhere
 	}

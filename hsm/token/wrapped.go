@@ -3,14 +3,12 @@ package token
 import (
 	"context"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/binary"
 	"slices"
 
 	"github.com/miekg/pkcs11"
 
 	"github.com/keywright/keywright/backend"
-	"github.com/keywright/keywright/fault"
 )
 
 // A wrapped key is kept outside the token as
@@ -238,31 +236,9 @@ func matches(blob []byte, k kind, id ID) error {
 
 // load checks the tag and unwraps the key into the holder's session.
 func (s *session) load(ctx context.Context, k kind, id ID, blob []byte) (pkcs11.ObjectHandle, uint64, error) {
-	if err := matches(blob, k, id); err != nil {
-		return 0, 0, err
-	}
-	w, err := parseWrapped(blob)
+	w, ks, way, err := s.genuine(k, id, blob)
 	if err != nil {
 		return 0, 0, err
-	}
-	way := s.d.can[k.Name].wrap
-	if way.form != w.form {
-		return 0, 0, fault.New(fault.Unsupported, "the token does not have the wrapping mechanism of this key")
-	}
-	ks, err := s.keks(false)
-	if err != nil {
-		return 0, 0, err
-	}
-	if ks.id != w.kek {
-		return 0, 0, fault.New(fault.KeyMaterial, "the key is wrapped under another wrapping key than the token's")
-	}
-	tag, err := s.tag(ks, w.signed)
-	if err != nil {
-		s.kekFailed(err)
-		return 0, 0, err
-	}
-	if subtle.ConstantTimeCompare(tag, w.tag) != 1 {
-		return 0, 0, errSpoiled
 	}
 	var h pkcs11.ObjectHandle
 	var epoch uint64
@@ -272,6 +248,11 @@ func (s *session) load(ctx context.Context, k kind, id ID, blob []byte) (pkcs11.
 		h, err = s.d.lib.unwrap(hs.SessionHandle, way.mech, w.iv, ks.wrap, w.material, s.d.unwrapTemplate(way, k, w.purpose, id[:], false, false))
 		if err == nil {
 			err = hs.settle(way, h, false)
+		}
+		if err == nil && way != s.d.can[k.Name].wrap {
+			if err = hs.held(h); err != nil { // nobody has proven it of this way
+				_ = hs.d.lib.DestroyObject(hs.SessionHandle, h) // it goes with its session otherwise
+			}
 		}
 		return err
 	})

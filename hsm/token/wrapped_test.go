@@ -159,3 +159,66 @@ func TestWrappedNeedsItsToken(t *testing.T) {
 		t.Errorf("on a token with another wrapping key: %v", err)
 	}
 }
+
+// TestWrappedLengths: a key of which the module gave too much or too little is not acknowledged.
+func TestWrappedLengths(t *testing.T) {
+	b := breakable(t)
+	for _, change := range []string{"-8", "+8", "-1", "+16"} {
+		b.Length(t, "C_WrapKey", change, "on=both")
+		for _, a := range []backend.Algorithm{backend.ECDSAP256, backend.AES256GCM} {
+			if _, err := b.Generate(t.Context(), newID(), a, purposeOf(a), true); !fault.Has(err, fault.BackendUnavailable) {
+				t.Errorf("%s, %s: %v", change, a, err)
+			}
+		}
+		b.Clear(t)
+		b.recovers(t)
+	}
+}
+
+// TestWrappedForms: a key that was wrapped when the token had settled on another form stays readable.
+func TestWrappedForms(t *testing.T) {
+	f := rig.Fault(t, rig.SoftHSM(t))
+	f.HideMechanism(t, pkcs11.CKM_AES_KEY_WRAP_PAD)
+	old := openToken(t, f.Part)
+	var keys []Object
+	for _, a := range []backend.Algorithm{backend.ECDSAP256, backend.AES256GCM} {
+		o, err := old.Generate(t.Context(), newID(), a, purposeOf(a), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wrapForm(o.Wrapped[1]) == formKWP {
+			t.Fatalf("%s is wrapped by what was hidden", a)
+		}
+		keys = append(keys, o)
+	}
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.Clear(t)
+	now := openToken(t, f.Part)
+	use := func(o Object) error {
+		op := Encrypt
+		if o.Public != nil {
+			op = Sign
+		}
+		_, err := now.Use(t.Context(), Call{Op: op, ID: o.ID, Algorithm: o.Algorithm, Wrapped: o.Wrapped, Input: make([]byte, 32)})
+		return err
+	}
+	for _, o := range keys {
+		if err := use(o); err != nil {
+			t.Errorf("%s, form %d: %v", o.Algorithm, o.Wrapped[1], err)
+		}
+		fresh, err := now.Generate(t.Context(), newID(), o.Algorithm, purposeOf(o.Algorithm), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if wrapForm(fresh.Wrapped[1]) != formKWP {
+			t.Errorf("new keys have form %d", fresh.Wrapped[1])
+		}
+	}
+}
+
+func purposeOf(a backend.Algorithm) backend.Purpose {
+	info, _ := backend.Lookup(a)
+	return info.Purposes[0]
+}

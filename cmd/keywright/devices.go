@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/backend/software"
+	"github.com/keywright/keywright/hsm/uri"
+	"github.com/keywright/keywright/root"
+)
+
+// rootDeviceName is how the device that is opened for the root alone is called.
+const rootDeviceName = "root"
+
+// isDevice reports whether a URI is one of a device.
+func isDevice(address string) bool {
+	scheme, _, ok := strings.Cut(address, ":")
+	return ok && strings.EqualFold(scheme+":", uri.Scheme)
+}
+
+// openBackend opens one backend. This is where the scheme of its URI decides.
+func (n *node) openBackend(ctx context.Context, b *backendConfig, registry prometheus.Registerer) (backend.Backend, error) {
+	scheme, _, _ := strings.Cut(b.URI, ":")
+	switch strings.ToLower(scheme) + ":" {
+	case schemeSoftware:
+		return software.Open(ctx, software.Options{Name: b.Name, Derive: n.root.Derive,
+			Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
+	case uri.Scheme:
+		return n.openHSM(ctx, b, registry)
+	}
+	return nil, errors.New("this build opens software: and pkcs11: only")
+}
+
+// completeRoot refuses what cannot open a root, and settles which device is meant.
+func (c *config) completeRoot() error {
+	r := &c.Root
+	given := 0
+	for _, s := range []string{r.KeyFile, r.PassphraseFile, r.Device} {
+		if s != "" {
+			given++
+		}
+	}
+	if given > 1 {
+		return errors.New("root: give one of key_file, passphrase_file and device; more slots are added while running")
+	}
+	if r.Device == "" {
+		return nil
+	}
+	for _, b := range c.Backends {
+		switch {
+		case b.Name == r.Device && isDevice(b.URI):
+			return nil
+		case b.Name == r.Device:
+			return fmt.Errorf("the root's device: %s is no device, but sealed by the root itself", r.Device)
+		}
+	}
+	if !isDevice(r.Device) {
+		return errors.New("the root's device is the name of a configured HSM, or a PKCS#11 URI")
+	}
+	own := &backendConfig{Name: rootDeviceName, URI: r.Device, origin: r.origin}
+	if _, err := own.members(); err != nil {
+		return fmt.Errorf("the root's device: %w", err)
+	}
+	for _, b := range c.Backends {
+		if b.Name == rootDeviceName {
+			return errors.New("the name root is for the device that is opened for the root alone: call the backend something else")
+		}
+	}
+	r.own, r.Device = own, rootDeviceName
+	return nil
+}
+
+// attach makes a backend that is a device known to the root, for slots on it. The software backend is none: it is sealed by the root.
+func (n *node) attach(name string, b backend.Backend) error {
+	kind := root.Kind(b.Info().Kind)
+	s, ok := b.(backend.Sealer)
+	if !ok || !kind.OnDevice() {
+		return nil
+	}
+	return n.root.Attach(name, kind, rootDevice{b, s})
+}
+
+// rootDevice is a backend as the root needs it.
+type rootDevice struct {
+	backend backend.Backend
+	backend.Sealer
+}
+
+var _ root.Device = rootDevice{}
+
+func (d rootDevice) ID() string { return d.backend.Info().ID }

@@ -276,6 +276,11 @@ func (d *Device) conclude(ctx context.Context, tx *Tx) (mended int) {
 	if tx.broken == nil {
 		d.finish(tx)
 	}
+	if tx.astray && tx.broken == nil {
+		if err := d.sweep(tx); err != nil && tx.broken == nil {
+			tx.broken = err
+		}
+	}
 	if tx.failed {
 		tx.broken = d.explain(tpm2.TPMRCFailure)
 	}

@@ -366,8 +366,7 @@ func (d *Device) trip(cause error) {
 	if !d.state.CompareAndSwap(up, down) {
 		return
 	}
-	var f *fault.Error
-	if !errors.As(cause, &f) {
+	if !fault.Has(cause, fault.BackendUnavailable) {
 		cause = unavailable("the TPM is not available at the moment", cause)
 	}
 	d.mu.Lock()

@@ -80,11 +80,10 @@ func (d *Device) establish(ctx context.Context) (err error) {
 		if err == nil {
 			return
 		}
-		var f *fault.Error
 		switch err = d.explain(err); {
 		case fault.Has(err, fault.Timeout):
 			err = unavailable("the TPM does not answer in time", errors.Join(ErrGone, err))
-		case !errors.As(err, &f):
+		case !fault.Has(err, fault.BackendUnavailable):
 			err = unavailable("the TPM cannot be used", err)
 		}
 	}()

@@ -111,6 +111,17 @@ func TestRoutes(t *testing.T) {
 			return err
 		},
 			request{"POST", "/api/v1/keys/import", "", `{"key":"k","import_token":"t","wrapped_key":"` + b64("w") + `"}`, "*"}},
+		{"attest key", `{"format":"f","evidence":{"kind":"none"},"claims":{"assurance":"a"}}`, func(ctx context.Context, c *Client) error {
+			a, err := c.AttestKey(ctx, "a/b", []byte("sixteen bytes !!"), 2)
+			if err == nil && (a.Evidence.Kind != "none" || a.Claims.Assurance != "a") {
+				t.Errorf("%+v", a)
+			}
+			return err
+		}, request{"POST", "/api/v1/keys/a%2Fb/attestation", "", `{"nonce":"` + b64("sixteen bytes !!") + `","version":2}`, ""}},
+		{"attestation key", `{"algorithm":"Ed25519","public_key":"p"}`, func(ctx context.Context, c *Client) error {
+			_, err := c.AttestationKey(ctx)
+			return err
+		}, request{"GET", "/api/v1/attestation-key", "", "", ""}},
 		{"export", `{}`, func(ctx context.Context, c *Client) error {
 			_, err := c.ExportKey(ctx, "k", wire.ExportKey{To: "r"})
 			return err

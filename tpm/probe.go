@@ -279,10 +279,12 @@ func (b *Backend) describe() {
 			}
 		}
 	}
+	if c, ok := b.can[backend.AES256CTRHMACSHA256]; ok && c.Custody == backend.CustodyDevice {
+		b.quirks = append(b.quirks, "AES-256-CTR-HMAC-SHA256 goes through the TPM byte for byte, a kilobyte with each command: it is for keys and other small data.")
+	}
 	b.info.Quirks = slices.Concat(b.quirks, []string{
 		"Keys are kept outside the TPM, encrypted by it: copies of the store keep them until they are erased too, and without this TPM, or after it is cleared, they are lost.",
 		"The TPM uses no key without the root: auth values are derived from it.",
-		"AES-256-CTR-HMAC-SHA256 goes through the TPM byte for byte, a kilobyte with each command: it is for keys and other small data.",
 		"RSA-OAEP is decoded in this process, after the TPM's private operation: TPMs take no arbitrary labels.",
 		"Imported keys come in clear as far as this process, which encrypts them to the TPM's storage parent.",
 		"Keys in sealed custody are opened in this process for use, by a key that the TPM gives out for each opening, and stay in its memory for the cache's time to live.",

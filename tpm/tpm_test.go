@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -337,5 +338,38 @@ func TestPolicyOf(t *testing.T) {
 	}
 	if _, ok := k.Public().(*ecdsa.PublicKey); !ok {
 		t.Errorf("public key %T", k.Public())
+	}
+}
+
+// TestLacking: what the TPM refuses is not offered in device custody, and in sealed custody where that is allowed.
+func TestLacking(t *testing.T) {
+	m := rig.SWTPM(t)
+	proxy := m.Proxy(t)
+	proxy.Intercept(func(command []byte) rig.TPMFault {
+		if tpm2.TPMCC(binary.BigEndian.Uint32(command[6:])) == tpm2.TPMCCEncryptDecrypt2 {
+			return rig.TPMFault{Answer: rig.TPMRefusal(uint32(tpm2.TPMRCCommandCode))}
+		}
+		return rig.TPMFault{}
+	})
+	b := open(t, proxy.URI, "without", nil)
+	if c, ok := b.Info().Can(backend.AES256CTRHMACSHA256); ok {
+		t.Errorf("the TPM refuses it, and it is offered: %+v", c)
+	}
+	if _, err := b.Generate(t.Context(), spec(backend.AES256CTRHMACSHA256, backend.PurposeEncryption)); !fault.Has(err, fault.Unsupported) {
+		t.Errorf("Generate: %v", err)
+	}
+	if c, ok := b.Info().Can(backend.ECDSAP256); !ok || c.Custody != backend.CustodyDevice {
+		t.Errorf("another algorithm: %+v", c)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	b = opened(t, proxy.URI, allowSealed)
+	if c, ok := b.Info().Can(backend.AES256CTRHMACSHA256); !ok || c.Custody != backend.CustodySealed {
+		t.Errorf("with sealed custody allowed: %+v", c)
+	}
+	ref := generate(t, b, spec(backend.AES256CTRHMACSHA256, backend.PurposeEncryption))
+	if ref.Spec.Custody != backend.CustodySealed {
+		t.Errorf("custody %q", ref.Spec.Custody)
 	}
 }

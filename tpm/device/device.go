@@ -276,6 +276,11 @@ func (d *Device) conclude(ctx context.Context, tx *Tx) (mended int) {
 	if tx.broken == nil {
 		d.finish(tx)
 	}
+	if tx.astray && tx.broken == nil {
+		if err := d.sweep(tx); err != nil && tx.broken == nil {
+			tx.broken = err
+		}
+	}
 	if tx.failed {
 		tx.broken = d.explain(tpm2.TPMRCFailure)
 	}
@@ -361,8 +366,7 @@ func (d *Device) trip(cause error) {
 	if !d.state.CompareAndSwap(up, down) {
 		return
 	}
-	var f *fault.Error
-	if !errors.As(cause, &f) {
+	if !fault.Has(cause, fault.BackendUnavailable) {
 		cause = unavailable("the TPM is not available at the moment", cause)
 	}
 	d.mu.Lock()

@@ -7,8 +7,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/keywright/keywright/fault"
 )
@@ -47,6 +49,12 @@ func (d *Device) leave(flush bool) {
 		if h := uint32(d.parent.handle.Handle); isTransient(h) {
 			tx.mustFlush(h)
 		}
+		d.parent = parent{}
+		if tx.astray && tx.broken == nil {
+			if err := d.sweep(tx); err != nil {
+				d.log.Warn("the TPM may keep objects", "cause", err)
+			}
+		}
 		tx.cancel()
 		cancel()
 	}
@@ -72,11 +80,10 @@ func (d *Device) establish(ctx context.Context) (err error) {
 		if err == nil {
 			return
 		}
-		var f *fault.Error
 		switch err = d.explain(err); {
 		case fault.Has(err, fault.Timeout):
 			err = unavailable("the TPM does not answer in time", errors.Join(ErrGone, err))
-		case !errors.As(err, &f):
+		case !fault.Has(err, fault.BackendUnavailable):
 			err = unavailable("the TPM cannot be used", err)
 		}
 	}()
@@ -128,25 +135,41 @@ func resets(rsp *tpm2.ReadClockResponse) uint64 {
 	return uint64(rsp.CurrentTime.ClockInfo.ResetCount)<<32 | uint64(rsp.CurrentTime.ClockInfo.RestartCount)
 }
 
-// sweep flushes what an earlier owner left loaded, this program before a crash first of all. Behind the kernel's resource manager every
-// opening has its own handles, and finds none.
+// sweep flushes everything that is not ours to keep: what an earlier owner left, this program before a crash first of all, and what a
+// flush did not find. Behind the kernel's resource manager every opening has its own handles, and finds none but its own.
 func (d *Device) sweep(tx *Tx) error {
-	for _, first := range []uint32{0x80000000, 0x02000000} { // transient objects, loaded sessions
-		handles, err := handles(tx, first)
-		if err != nil {
-			return err
+	for range 3 {
+		var listed []uint32
+		for _, first := range []uint32{0x80000000, 0x02000000} { // transient objects, loaded sessions
+			some, err := handles(txSender{tx}, first)
+			if err != nil {
+				return err
+			}
+			listed = append(listed, some...)
 		}
-		for _, h := range handles {
+		strange := slices.DeleteFunc(slices.Clone(listed), d.owns)
+		if len(strange) == 0 {
+			d.kept = slices.DeleteFunc(d.kept, func(k *kept) bool { return !slices.Contains(listed, uint32(k.object.Handle)) })
+			d.cores = slices.DeleteFunc(d.cores, func(c *core) bool { return !slices.Contains(listed, uint32(c.handle)) })
+			return nil
+		}
+		for _, h := range strange {
 			if err := tx.flush(h); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
+	return unavailable("the TPM keeps objects that were flushed", nil)
+}
+
+// owns reports whether a handle is one that stays loaded between transactions.
+func (d *Device) owns(h uint32) bool {
+	return h == uint32(d.parent.handle.Handle) || slices.ContainsFunc(d.kept, func(k *kept) bool { return uint32(k.object.Handle) == h }) ||
+		slices.ContainsFunc(d.cores, func(c *core) bool { return uint32(c.handle) == h })
 }
 
 // handles lists the handles of the type of first.
-func handles(tx *Tx, first uint32) ([]uint32, error) {
+func handles(tx transport.TPM, first uint32) ([]uint32, error) {
 	var all []uint32
 	for {
 		rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: first, PropertyCount: 254}.Execute(tx)
@@ -300,7 +323,13 @@ func (d *Device) EKName(ctx context.Context) (name []byte, err error) {
 // tx.reset says why.
 func (d *Device) present(tx *Tx) bool {
 	clock, err := tpm2.ReadClock{}.Execute(txSender{tx})
-	if err != nil || resets(clock) != d.resets {
+	if err != nil {
+		if tx.broken == nil {
+			tx.broken = unavailable("the TPM does not say whether it was reset", err)
+		}
+		return false
+	}
+	if resets(clock) != d.resets {
 		return false
 	}
 	rsp, err := tpm2.ReadPublic{ObjectHandle: d.parent.handle.Handle}.Execute(txSender{tx})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/softhsm-test/rig"
 	"github.com/keywright/keywright/tpm/device"
 )
@@ -61,7 +62,7 @@ func TestNothingLeft(t *testing.T) {
 	})
 	failure := errors.New("the function's own failure")
 	var left atomic.Int64
-	var succeeded, failed atomic.Int64
+	var succeeded, failed, starved atomic.Int64
 	left.Store(operations)
 	var running sync.WaitGroup
 	for w := range workers {
@@ -78,6 +79,9 @@ func TestNothingLeft(t *testing.T) {
 				cancel()
 				if err != nil {
 					failed.Add(1)
+					if fault.Has(err, fault.Overloaded) && (errors.Is(err, tpm2.TPMRCObjectMemory) || errors.Is(err, tpm2.TPMRCSessionMemory)) {
+						starved.Add(1)
+					}
 					time.Sleep(time.Millisecond)
 				} else {
 					succeeded.Add(1)
@@ -87,9 +91,12 @@ func TestNothingLeft(t *testing.T) {
 	}
 	running.Wait()
 	p.Intercept(nil)
-	t.Logf("%d succeeded, %d failed, %d faults injected, %d commands, %+v", succeeded.Load(), failed.Load(), injected.Load(), p.Commands(), d.Stats())
+	t.Logf("%d succeeded, %d failed, %d without room, %d faults injected, %d commands, %+v", succeeded.Load(), failed.Load(), starved.Load(), injected.Load(), p.Commands(), d.Stats())
 	if succeeded.Load() < operations/2 || injected.Load() < operations/100 {
 		t.Error("too few operations succeeded, or too few faults were injected, for the test to say anything")
+	}
+	if n := starved.Load(); n > injected.Load()/8 { // those that were made up
+		t.Errorf("%d operations found no room", n)
 	}
 	for end := time.Now().Add(5 * time.Second); d.Ping(t.Context()) != nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {

@@ -29,6 +29,7 @@ type Tx struct {
 	suspect bool     // the TPM does not know a handle that we think is loaded
 	reset   bool     // the TPM wants TPM2_Startup
 	failed  bool     // the TPM is in failure mode
+	astray  bool     // a flush did not find what it should have
 	tested  bool     // the TPM was made to test itself
 	broken  error    // the line failed, or nothing more may be sent
 	pending []byte   // the command whose response is outstanding
@@ -341,7 +342,8 @@ func (tx *Tx) exchange(command []byte) ([]byte, error) {
 	return nil, tx.broken
 }
 
-// flush flushes an object or session, whatever the context says. One that is not there any more is as good.
+// flush flushes an object or session. One that is not there any more is as good, but it makes what we know doubtful. One that could not
+// be flushed, because ctx has ended above all, is left to the end of the transaction: the caller may have forgotten it already.
 func (tx *Tx) flush(handle uint32) error {
 	command := binary.BigEndian.AppendUint16(make([]byte, 0, 14), tagNone)
 	command = binary.BigEndian.AppendUint32(command, 14)
@@ -349,12 +351,19 @@ func (tx *Tx) flush(handle uint32) error {
 	command = binary.BigEndian.AppendUint32(command, handle)
 	rsp, err := tx.send(command)
 	if err != nil {
+		tx.loaded = append(tx.loaded, handle)
 		return fmt.Errorf("flushing: %w", err)
 	}
-	if rc := tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])); rc != tpm2.TPMRCSuccess && !rc.Is(tpm2.TPMRCHandle) && !isReference(rc) {
+	switch rc := tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])); {
+	case rc == tpm2.TPMRCSuccess:
+		return nil
+	case rc.Is(tpm2.TPMRCHandle), isReference(rc):
+		tx.astray = true
+		return nil
+	default:
+		tx.loaded = append(tx.loaded, handle)
 		return fmt.Errorf("flushing: %w", rc)
 	}
-	return nil
 }
 
 // mustFlush is flush at the end: what it cannot do makes the line unusable, for nobody would know what is loaded.

@@ -1,0 +1,98 @@
+package pqc
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/secret"
+)
+
+// envelopeLabel begins the info of the key derivation. docs/formats/kem-envelope.md has the whole of it.
+const envelopeLabel = "keywright kem envelope v1"
+
+// EnvelopeOverhead is what Seal adds to a plaintext, in bytes.
+const EnvelopeOverhead = 16
+
+// EnvelopeKey is the AES-256-GCM key of one KEM envelope, with its nonce. It seals one message.
+type EnvelopeKey struct {
+	aead  cipher.AEAD
+	nonce [12]byte
+}
+
+// SealingKey encapsulates to the public key and derives the envelope's key. kem is the ciphertext for the envelope's header. The errors
+// are those of Encapsulate. Use the key for one message: it seals every message under the same nonce.
+func (p *PublicKey) SealingKey() (kem []byte, key *EnvelopeKey, err error) {
+	kem, shared, err := p.Encapsulate()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer shared.Wipe()
+	key, err = envelopeKey(p.alg, p.raw, kem, shared)
+	return kem, key, err
+}
+
+// OpeningKey recovers the key of the envelope that has kem in its header. The errors are those of Decapsulate; a changed kem of ML-KEM or
+// X-Wing gives a key that opens nothing.
+func (k *PrivateKey) OpeningKey(kem []byte) (*EnvelopeKey, error) {
+	shared, err := k.Decapsulate(kem)
+	if err != nil {
+		return nil, err
+	}
+	defer shared.Wipe()
+	return envelopeKey(k.alg, k.public.raw, kem, shared)
+}
+
+// OpeningKeyOf is OpeningKey for a shared secret that something else decapsulated. The caller wipes the secret.
+func (p *PublicKey) OpeningKeyOf(kem []byte, shared secret.Bytes) (*EnvelopeKey, error) {
+	if p.alg.info.Kind != KindKEM {
+		return nil, errNotKEM
+	}
+	if len(kem) != p.alg.info.CiphertextSize || len(shared) != p.alg.info.SharedKeySize {
+		return nil, errCiphertext
+	}
+	return envelopeKey(p.alg, p.raw, kem, shared)
+}
+
+// envelopeKey is HKDF-SHA256 (RFC 5869) over the shared secret. The info binds the algorithm, and by their hash the ciphertext and the public
+// key, so that a key is for this encapsulation alone whatever the KEM itself binds.
+func envelopeKey(a *Algorithm, public, kem []byte, shared secret.Bytes) (*EnvelopeKey, error) {
+	h := sha256.New()
+	h.Write(kem) // of a fixed size for the algorithm, so the two need no lengths
+	h.Write(public)
+	info := make([]byte, 0, len(envelopeLabel)+1+len(a.info.Name)+sha256.Size)
+	info = append(info, envelopeLabel...)
+	info = append(info, byte(len(a.info.Name)))
+	info = append(info, a.info.Name...)
+	info = h.Sum(info)
+	okm, err := hkdf.Key(sha256.New, shared, nil, string(info), 32+12)
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "the key could not be derived", err)
+	}
+	defer clear(okm)
+	block, err := aes.NewCipher(okm[:32])
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "the key could not be derived", err)
+	}
+	k := &EnvelopeKey{nonce: [12]byte(okm[32:])}
+	if k.aead, err = cipher.NewGCM(block); err != nil {
+		return nil, fault.Wrap(fault.Internal, "the key could not be derived", err)
+	}
+	return k, nil
+}
+
+// Seal appends ciphertext ‖ tag to dst: EnvelopeOverhead bytes more than plaintext, which it must not overlap.
+func (k *EnvelopeKey) Seal(dst, plaintext, aad []byte) []byte {
+	return k.aead.Seal(dst, k.nonce[:], plaintext, aad)
+}
+
+// Open appends the plaintext of a Seal result to dst. Every failure is the same fault.DecryptionFailed.
+func (k *EnvelopeKey) Open(dst, sealed, aad []byte) ([]byte, error) {
+	out, err := k.aead.Open(dst, k.nonce[:], sealed, aad)
+	if err != nil {
+		return nil, errCiphertext
+	}
+	return out, nil
+}

@@ -87,6 +87,10 @@ func meaningIn(in, name string) string {
 		return "of HKDF; SHA-256 when absent"
 	case "Error.message":
 		return "for people; may change"
+	case "Encapsulation.kem_ciphertext":
+		return "what carries the secret to the key's holder"
+	case "Sign.context", "SignItem.context", "Verify.context", "VerifyItem.context":
+		return "names and values, checked against the key's policy; not signed"
 	case "MAC.mac", "MACItem.mac":
 		return "the tag to check; for verify-mac only"
 	case "Slot.label", "AddSlot.label", "AddedSlot.label":
@@ -141,6 +145,8 @@ func meaningOf(name string) string {
 		return "refuse deletion while set"
 	case "derived_key":
 		return "the output of HKDF (RFC 5869)"
+	case "deterministic":
+		return "leave out the fresh randomness of ML-DSA and SLH-DSA"
 	case "detail":
 		return "what there is to add"
 	case "digest":
@@ -158,7 +164,7 @@ func meaningOf(name string) string {
 	case "failed":
 		return "positions of the items that failed"
 	case "format":
-		return "envelope when absent; raw is a bare RSA-OAEP ciphertext"
+		return "envelope when absent; raw is a bare RSA-OAEP ciphertext, hpke is enc and ciphertext of RFC 9180"
 	case "hash":
 		return "of RSA-OAEP; SHA-256 when absent"
 	case "hashes":
@@ -183,6 +189,8 @@ func meaningOf(name string) string {
 		return "up to 1,000 items, instead of the fields of one"
 	case "keeps_objects":
 		return "whether key material lives in the device"
+	case "kem_ciphertext":
+		return "what encapsulate gave"
 	case "key":
 		return "id or name of a key, where the path has none; the default key when absent"
 	case "key_file":
@@ -192,11 +200,11 @@ func meaningOf(name string) string {
 	case "key_state":
 		return "only when the version is compromised"
 	case "key_type", "purpose":
-		return "the one use of the key: encryption, wrapping, signing, mac or agreement"
+		return "the one use of the key: encryption, wrapping, signing, mac, agreement or encapsulation"
 	case "key_version":
 		return "number of the version; the primary one when absent"
 	case "label":
-		return "RSA-OAEP label, with format raw"
+		return "RSA-OAEP label with format raw, info with format hpke"
 	case "labels":
 		return "names and values for people and filters"
 	case "last_rotated_at", "rotated_at":
@@ -221,6 +229,8 @@ func meaningOf(name string) string {
 		return "decrypt, unwrap and verify only from this version on"
 	case "min_encrypt_version":
 		return "encrypt, wrap, sign and mac only from this version on"
+	case "mu":
+		return "message representative of ML-DSA, 64 bytes, instead of the message (FIPS 204 section 6.2)"
 	case "name":
 		return "unique name, which can be changed"
 	case "next_cursor":
@@ -269,12 +279,16 @@ func meaningOf(name string) string {
 		return "what it may do; among the creator's own"
 	case "security_bits":
 		return "classical strength (SP 800-57 part 1)"
+	case "shared_secret":
+		return "the secret itself: derive keys from it, do not use it twice"
 	case "shares":
 		return "shares of a Shamir slot; they may come one call at a time"
 	case "shares_missing":
 		return "how many more are needed"
 	case "signature":
 		return "the signature"
+	case "signature_context":
+		return "context string of ML-DSA, SLH-DSA and composites, up to 255 bytes: signed with the message"
 	case "size":
 		return "how many entries the log had"
 	case "standard":
@@ -348,7 +362,7 @@ func choices(in reflect.Type, name string) []string {
 		if in == reflect.TypeFor[wire.PublicKey]() {
 			return []string{"pem", "raw"}
 		}
-		return []string{"envelope", "raw"}
+		return []string{"envelope", "raw", "hpke"}
 	case "padding":
 		return []string{string(backend.PaddingPSS), string(backend.PaddingPKCS1v15)}
 	case "encoding":

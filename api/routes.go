@@ -229,6 +229,8 @@ func (s *Server) rows() []route {
 		operate("/keys/{key}/mac", "Compute a MAC", operation[wire.MAC, wire.MACResult](s.mac)),
 		operate("/keys/{key}/verify-mac", "Check a MAC", operation[wire.MAC, wire.Validity](s.verifyMAC)),
 		operate("/keys/{key}/derive", "Agree on a key with a peer", operation[wire.Derive, wire.DerivedKey](s.derive)),
+		operate("/keys/{key}/encapsulate", "Make a shared secret and what carries it to the key", operation[wire.Encapsulate, wire.Encapsulation](s.encapsulate)),
+		operate("/keys/{key}/decapsulate", "Recover a shared secret", operation[wire.Decapsulate, wire.SharedSecret](s.decapsulate)),
 		operate("/encrypt", "Encrypt with a key named in the body, or the default key", operation[wire.Encrypt, wire.Ciphertext](s.encrypt)),
 		operate("/decrypt", "Decrypt: the envelope names the key", operation[wire.Decrypt, wire.Plaintext](s.decryptWith)),
 		operate("/data-key", "Make a data key with a key named in the body, or the default key", operation[wire.DataKey, wire.DataKeyResult](s.dataKey)),

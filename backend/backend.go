@@ -132,8 +132,8 @@ type Signer interface {
 // SignOpts are the choices of a signature. The zero value fits Ed25519 and Ed448, and is the pure, hedged form of ML-DSA, SLH-DSA
 // and the composites.
 type SignOpts struct {
-	// Hash of RSA and ECDSA. With ML-DSA and SLH-DSA it makes the pre-hash variant (FIPS 204 section 5.4, FIPS 205 section 10.2):
-	// then the input is the digest. Composites hash by themselves and take none.
+	// Hash of RSA and ECDSA. With ML-DSA and SLH-DSA it makes the pre-hash variant (FIPS 204 section 5.4, FIPS 205 section 10.2): then
+	// the input of ML-DSA is the digest, that of SLH-DSA still the message. Composites hash by themselves and take none.
 	Hash    crypto.Hash
 	Padding Padding // RSA only: PaddingPKCS1v15 or PaddingPSS (salt as long as the hash, MGF1 with the same hash)
 	// Context is the context string of ML-DSA, SLH-DSA and the composites, up to 255 bytes of any value (FIPS 204 section 5.2).
@@ -177,6 +177,14 @@ type Agreer interface {
 type Decapsulator interface {
 	Key
 	Decapsulate(ctx context.Context, ciphertext []byte) (secret.Bytes, error)
+}
+
+// HPKEOpener opens HPKE ciphertexts in base mode (RFC 9180 section 6.1; HKDF-SHA256 and AES-256-GCM with the key's KEM). enc is as long as the
+// KEM's ciphertext. Every failure of the data is fault.DecryptionFailed. Handles of KEM keys have it where the backend can give the
+// key schedule its secret: X-Wing and the KEMs of RFC 9180 in sealed and software custody.
+type HPKEOpener interface {
+	Key
+	OpenHPKE(ctx context.Context, enc, info, aad, ciphertext []byte) (secret.Bytes, error)
 }
 
 // Wrapper wraps key material of 1 to 4096 bytes by AES-KWP (RFC 5649); another length is fault.BadSize. Every failure of the data

@@ -28,6 +28,8 @@ const (
 	verbMAC
 	verbVerifyMAC
 	verbDerive
+	verbEncapsulate
+	verbDecapsulate
 	verbExport
 	verbRandom
 	verbCreate
@@ -69,6 +71,8 @@ var actions = [verbCount]action{
 	verbMAC:              {"mac", auth.ScopeEncryptionWrite, backend.OpMAC, backend.PurposeMAC, false},
 	verbVerifyMAC:        {"verify-mac", auth.ScopeEncryptionWrite, backend.OpVerifyMAC, backend.PurposeMAC, false},
 	verbDerive:           {"derive", auth.ScopeEncryptionWrite, backend.OpDerive, backend.PurposeAgreement, false},
+	verbEncapsulate:      {"encapsulate", auth.ScopeEncryptionWrite, backend.OpEncapsulate, backend.PurposeEncapsulation, false},
+	verbDecapsulate:      {"decapsulate", auth.ScopeEncryptionWrite, backend.OpDecapsulate, backend.PurposeEncapsulation, false},
 	verbExport:           {"export", auth.ScopeKeysWrite, backend.OpExport, "", false},
 	verbRandom:           {"random", auth.ScopeEncryptionWrite, "", "", false},
 	verbCreate:           {"key.create", auth.ScopeKeysWrite, "", "", false},

@@ -99,15 +99,26 @@ type EncryptItem struct {
 	Plaintext []byte
 	AAD       []byte
 	Context   map[string]string
-	Label     []byte // RSA only, with Raw
+	Label     []byte // with FormatRaw and FormatHPKE
 }
 
-// EncryptOpts are the choices of RSA keys: Hash of OAEP (SHA-256 when zero). Raw gives a bare OAEP ciphertext (RFC 8017
-// section 7.1) instead of an envelope, and takes one in decrypt. The hash is not in the ciphertext: who encrypts with another
-// than SHA-256 names it again to decrypt. Rewrap, data-key, wrap and unwrap use SHA-256.
+// Format is the form of a ciphertext.
+type Format string
+
+const (
+	// FormatEnvelope is the service's own: docs/formats/envelope.md. It names key and version.
+	FormatEnvelope Format = ""
+	// FormatRaw is a bare RSA-OAEP ciphertext (RFC 8017 section 7.1) of an RSA key. It binds a label, and no aad or context.
+	FormatRaw Format = "raw"
+	// FormatHPKE is enc ‖ ciphertext of RFC 9180 section 6.1 in base mode, of a KEM key. It binds aad, and the label as info; no context.
+	FormatHPKE Format = "hpke"
+)
+
+// EncryptOpts are the choices of RSA and KEM keys. Hash is that of OAEP (SHA-256 when zero). It is not in the ciphertext: who encrypts
+// with another than SHA-256 names it again to decrypt. Rewrap, data-key, wrap and unwrap use SHA-256 and envelopes.
 type EncryptOpts struct {
-	Hash crypto.Hash
-	Raw  bool
+	Hash   crypto.Hash
+	Format Format
 }
 
 // CiphertextItem is one ciphertext to open.
@@ -143,25 +154,30 @@ type DataKey struct {
 	Err        ItemError
 }
 
-// SignItem is one message or digest (exactly one of them).
+// SignItem is one message, digest or message representative (exactly one of them).
 type SignItem struct {
 	Message []byte
 	Digest  []byte
+	Mu      []byte            // of ML-DSA: 64 bytes (FIPS 204 section 6.2)
 	Context map[string]string // checked against the policy, not signed
 }
 
 // SignOpts: Hash is the algorithm's default when zero; Padding is PSS when "" (RSA only); P1363 gives r ‖ s instead of DER
-// (ECDSA only).
+// (ECDSA only). ML-DSA and SLH-DSA sign the message itself when Hash is zero, else by their pre-hash variant; they and the
+// composites take a Context, the context string of the standard, which is signed; Deterministic is for signing with ML-DSA and SLH-DSA.
 type SignOpts struct {
-	Hash    crypto.Hash
-	Padding backend.Padding
-	P1363   bool
+	Hash          crypto.Hash
+	Padding       backend.Padding
+	P1363         bool
+	Context       []byte // at most 255 bytes
+	Deterministic bool
 }
 
 // VerifyItem is one signature to check.
 type VerifyItem struct {
 	Message   []byte
 	Digest    []byte
+	Mu        []byte
 	Signature []byte
 	Context   map[string]string
 }
@@ -188,6 +204,25 @@ type DeriveItem struct {
 	Hash    crypto.Hash // SHA-256 when zero
 	Length  int         // bytes, 16 to 255 × hash size, at most 1024; 0: 32
 	Context map[string]string
+}
+
+// EncapsulateItem asks for one shared secret.
+type EncapsulateItem struct {
+	Context map[string]string // checked against the policy, bound to nothing
+}
+
+// Encapsulation is a fresh shared secret and the ciphertext that carries it.
+type Encapsulation struct {
+	Ciphertext []byte
+	Secret     []byte // the front end wipes it after writing
+	Used       Used
+	Err        ItemError
+}
+
+// DecapsulateItem is one KEM ciphertext.
+type DecapsulateItem struct {
+	Ciphertext []byte
+	Context    map[string]string
 }
 
 // BackendStatus is a backend as GET /backends shows it.
@@ -229,6 +264,8 @@ type API interface {
 	MAC(ctx context.Context, c Caller, t Target, items []MACItem, single bool) ([]BytesResult, error)
 	VerifyMAC(ctx context.Context, c Caller, t Target, items []MACItem, single bool) ([]VerifyResult, error)
 	Derive(ctx context.Context, c Caller, t Target, items []DeriveItem, single bool) ([]BytesResult, error)
+	Encapsulate(ctx context.Context, c Caller, t Target, items []EncapsulateItem, single bool) ([]Encapsulation, error)
+	Decapsulate(ctx context.Context, c Caller, t Target, items []DecapsulateItem, single bool) ([]BytesResult, error)
 	Random(ctx context.Context, c Caller, backend string, n int) ([]byte, error)
 
 	Backends(ctx context.Context) []BackendStatus

@@ -204,7 +204,7 @@ func compositeAlgorithm(name, label string, t traditional) *Algorithm {
 
 func composites() []*Algorithm {
 	return []*Algorithm{
-		compositeAlgorithm(MLDSA65ECDSAP256, "COMPSIG-MLDSA65-ECDSA-P256-SHA512", tradP256{}),
+		compositeAlgorithm(MLDSA65P256, "COMPSIG-MLDSA65-ECDSA-P256-SHA512", tradP256{}),
 		compositeAlgorithm(MLDSA65Ed25519, "COMPSIG-MLDSA65-Ed25519-SHA512", tradEd25519{}),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/sha256"
 
 	"github.com/keywright/keywright/fault"
@@ -13,17 +14,17 @@ import (
 // envelopeLabel begins the info of the key derivation. docs/formats/kem-envelope.md has the whole of it.
 const envelopeLabel = "keywright kem envelope v1"
 
-// EnvelopeOverhead is what Seal adds to a plaintext, in bytes.
-const EnvelopeOverhead = 16
+// Sizes of what Seal adds to a plaintext, in bytes.
+const (
+	EnvelopeNonce = 12
+	EnvelopeTag   = 16
+)
 
-// EnvelopeKey is the AES-256-GCM key of one KEM envelope, with its nonce. It seals one message.
-type EnvelopeKey struct {
-	aead  cipher.AEAD
-	nonce [12]byte
-}
+// EnvelopeKey is the AES-256-GCM key of one KEM envelope.
+type EnvelopeKey struct{ aead cipher.AEAD }
 
 // SealingKey encapsulates to the public key and derives the envelope's key. kem is the ciphertext for the envelope's header. The errors
-// are those of Encapsulate. Use the key for one message: it seals every message under the same nonce.
+// are those of Encapsulate.
 func (p *PublicKey) SealingKey() (kem []byte, key *EnvelopeKey, err error) {
 	kem, shared, err := p.Encapsulate()
 	if err != nil {
@@ -67,30 +68,36 @@ func envelopeKey(a *Algorithm, public, kem []byte, shared secret.Bytes) (*Envelo
 	info = append(info, byte(len(a.info.Name)))
 	info = append(info, a.info.Name...)
 	info = h.Sum(info)
-	okm, err := hkdf.Key(sha256.New, shared, nil, string(info), 32+12)
+	okm, err := hkdf.Key(sha256.New, shared, nil, string(info), 32)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the key could not be derived", err)
 	}
 	defer clear(okm)
-	block, err := aes.NewCipher(okm[:32])
+	block, err := aes.NewCipher(okm)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the key could not be derived", err)
 	}
-	k := &EnvelopeKey{nonce: [12]byte(okm[32:])}
-	if k.aead, err = cipher.NewGCM(block); err != nil {
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the key could not be derived", err)
 	}
-	return k, nil
+	return &EnvelopeKey{aead}, nil
 }
 
-// Seal appends ciphertext ‖ tag to dst: EnvelopeOverhead bytes more than plaintext, which it must not overlap.
+// Seal appends nonce ‖ ciphertext ‖ tag to dst, EnvelopeNonce and EnvelopeTag bytes more than plaintext, which dst's free room must not
+// overlap. The nonce is random, although the key is fresh for every envelope, so that nothing depends on its being used once.
 func (k *EnvelopeKey) Seal(dst, plaintext, aad []byte) []byte {
-	return k.aead.Seal(dst, k.nonce[:], plaintext, aad)
+	var nonce [EnvelopeNonce]byte
+	rand.Read(nonce[:]) // never fails (crypto/rand, since Go 1.24)
+	return k.aead.Seal(append(dst, nonce[:]...), nonce[:], plaintext, aad)
 }
 
 // Open appends the plaintext of a Seal result to dst. Every failure is the same fault.DecryptionFailed.
 func (k *EnvelopeKey) Open(dst, sealed, aad []byte) ([]byte, error) {
-	out, err := k.aead.Open(dst, k.nonce[:], sealed, aad)
+	if len(sealed) < EnvelopeNonce+EnvelopeTag {
+		return nil, errCiphertext
+	}
+	out, err := k.aead.Open(dst, sealed[:EnvelopeNonce], sealed[EnvelopeNonce:], aad)
 	if err != nil {
 		return nil, errCiphertext
 	}

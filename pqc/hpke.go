@@ -1,10 +1,11 @@
 package pqc
 
 import (
-	"crypto/ecdh"
+	"crypto/cipher"
+	"crypto/hkdf"
 	"crypto/rand"
-
-	stdhpke "crypto/hpke"
+	"crypto/sha256"
+	"encoding/binary"
 
 	"github.com/cloudflare/circl/hpke"
 
@@ -83,55 +84,70 @@ func (h *HPKE) Open(with *PrivateKey, enc, info, aad, ciphertext []byte) (secret
 	if with.alg.info.Name != h.alg.info.Name {
 		return nil, errSuite
 	}
-	impl, err := with.acquire()
+	shared, err := with.Decapsulate(enc)
 	if err != nil {
 		return nil, err
 	}
-	defer with.release()
-	k, ok := impl.(*circlKEMPrivate)
-	if !ok {
-		return nil, errSuite
-	}
-	if len(enc) != h.alg.info.CiphertextSize || len(ciphertext) < HPKEOverhead {
+	defer shared.Wipe()
+	return h.OpenShared(shared, info, aad, ciphertext)
+}
+
+// OpenShared is Open for whoever has decapsulated enc already, in a device for example. The caller wipes shared, of SharedKeySize bytes.
+func (h *HPKE) OpenShared(shared secret.Bytes, info, aad, ciphertext []byte) (secret.Bytes, error) {
+	if len(shared) != h.alg.info.SharedKeySize || len(ciphertext) < HPKEOverhead {
 		return nil, errCiphertext
 	}
-	receiver, err := h.suite.NewReceiver(k.key, info)
+	aead, nonce, err := h.schedule(shared, info)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the message could not be decrypted", err)
 	}
-	opener, err := receiver.Setup(enc)
-	if err != nil {
-		return nil, errCiphertext
-	}
-	plaintext, err := opener.Open(ciphertext, aad)
+	plaintext, err := aead.Open(nil, nonce, ciphertext, aad)
 	if err != nil {
 		return nil, errCiphertext
 	}
 	return plaintext, nil
 }
 
-// OpenExchanger is Open for a private key that somebody else holds, such as a device, and that does nothing but the curve's agreement:
-// P-256, P-384, P-521 and X25519. fault.KeyMaterial for another curve than the suite's. Failures of the data and of the device cannot
-// be told apart here: an exchanger that has more to say keeps its error.
-func (h *HPKE) OpenExchanger(with ecdh.KeyExchanger, enc, info, aad, ciphertext []byte) (secret.Bytes, error) {
-	k, err := stdhpke.NewDHKEMPrivateKey(with)
-	if err != nil || k.KEM().ID() != uint16(h.id) {
-		return nil, errSuite
+// schedule is KeySchedule in base mode (RFC 9180 section 5.1), for the first message: its nonce is base_nonce (section 5.2).
+func (h *HPKE) schedule(shared secret.Bytes, info []byte) (cipher.AEAD, []byte, error) {
+	var suite [10]byte
+	copy(suite[:], "HPKE")
+	binary.BigEndian.PutUint16(suite[4:], uint16(h.id))
+	binary.BigEndian.PutUint16(suite[6:], uint16(hpke.KDF_HKDF_SHA256))
+	binary.BigEndian.PutUint16(suite[8:], uint16(h.aead))
+	extract := func(salt []byte, label string, ikm []byte) ([]byte, error) {
+		labeled := append(append(append([]byte("HPKE-v1"), suite[:]...), label...), ikm...)
+		return hkdf.Extract(sha256.New, labeled, salt)
 	}
-	if len(enc) != h.alg.info.CiphertextSize || len(ciphertext) < HPKEOverhead {
-		return nil, errCiphertext
-	}
-	aead := stdhpke.AES256GCM()
-	if h.aead == HPKEChaCha20Poly1305 {
-		aead = stdhpke.ChaCha20Poly1305()
-	}
-	r, err := stdhpke.NewRecipient(enc, k, stdhpke.HKDFSHA256(), aead, info)
+	pskID, err := extract(nil, "psk_id_hash", nil)
 	if err != nil {
-		return nil, errCiphertext
+		return nil, nil, err
 	}
-	plaintext, err := r.Open(aad, ciphertext)
+	infoHash, err := extract(nil, "info_hash", info)
 	if err != nil {
-		return nil, errCiphertext
+		return nil, nil, err
 	}
-	return plaintext, nil
+	// LabeledExtract(shared_secret, "secret", psk) with the default psk "", so nothing secret is in the labeled input.
+	prk, err := extract(shared, "secret", nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer clear(prk)
+	context := append(append([]byte{0}, pskID...), infoHash...) // mode_base
+	expand := func(label string, size int) ([]byte, error) {
+		labeled := binary.BigEndian.AppendUint16(nil, uint16(size))
+		labeled = append(append(append(append(labeled, "HPKE-v1"...), suite[:]...), label...), context...)
+		return hkdf.Expand(sha256.New, prk, string(labeled), size)
+	}
+	key, err := expand("key", 32) // Nk of both AEADs
+	if err != nil {
+		return nil, nil, err
+	}
+	defer clear(key)
+	nonce, err := expand("base_nonce", 12)
+	if err != nil {
+		return nil, nil, err
+	}
+	aead, err := hpke.AEAD(h.aead).New(key)
+	return aead, nonce, err
 }

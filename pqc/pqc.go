@@ -58,8 +58,8 @@ const (
 	SLHDSASHAKE256s = "SLH-DSA-SHAKE-256s"
 	SLHDSASHAKE256f = "SLH-DSA-SHAKE-256f"
 
-	MLDSA65ECDSAP256 = "ML-DSA-65-ECDSA-P256"
-	MLDSA65Ed25519   = "ML-DSA-65-Ed25519"
+	MLDSA65P256    = "MLDSA65-ECDSA-P256-SHA512"
+	MLDSA65Ed25519 = "MLDSA65-Ed25519-SHA512"
 )
 
 // Info describes an algorithm. Sizes are in bytes; those that an algorithm does not have are 0.

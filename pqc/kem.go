@@ -63,6 +63,8 @@ func (p *circlKEMPrivate) decapsulate(ciphertext []byte) ([]byte, error) {
 	return p.scheme.Decapsulate(p.key, ciphertext)
 }
 
+func (p *circlKEMPrivate) expanded() ([]byte, error) { return p.key.MarshalBinary() }
+
 // wipe can overwrite X-Wing's own fields. What ML-KEM and the curves hold lies behind pointers that circl does not give out: it is left
 // to the garbage collector, without anything that refers to it.
 func (p *circlKEMPrivate) wipe() {

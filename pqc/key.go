@@ -151,6 +151,24 @@ func (k *PrivateKey) Seed() secret.Bytes {
 	return bytes.Clone(k.seed)
 }
 
+// Expanded is the private key in the standard's expanded form: dk of FIPS 203 section 7.1, sk of FIPS 204 algorithm 24. The caller wipes it.
+// fault.Unsupported for algorithms that have none. Nothing here takes a key in this form: it is for comparing.
+func (k *PrivateKey) Expanded() (secret.Bytes, error) {
+	impl, err := k.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer k.release()
+	if x, ok := impl.(interface{ expanded() ([]byte, error) }); ok {
+		raw, err := x.expanded()
+		if err == nil && len(raw) > k.alg.info.SeedSize {
+			return raw, nil
+		}
+		clear(raw)
+	}
+	return nil, fault.New(fault.Unsupported, "this algorithm has no expanded private key")
+}
+
 // Decapsulate recovers the shared secret of a ciphertext; the caller wipes it. A ciphertext of the wrong size, and for the DH KEMs one
 // that is not a point to agree with, is fault.DecryptionFailed. A changed ciphertext of ML-KEM or X-Wing gives another secret and no error
 // (implicit rejection, FIPS 203 section 6.3), in the same time. fault.OperationNotAllowed for a signature key.

@@ -24,6 +24,7 @@ type mldsaSet[PK, SK any] struct {
 	fromSeed  func(*[mldsaSeed]byte) (*PK, *SK)
 	unmarshal func([]byte) (*PK, error)
 	encode    func(*PK) []byte
+	expand    func(*SK) []byte
 	signTo    func(sk *SK, message, context []byte, randomized bool, signature []byte) error
 	verifyFn  func(pk *PK, message, context, signature []byte) bool
 }
@@ -71,6 +72,8 @@ func (p *mldsaPrivate[PK, SK]) sign(message []byte, o *SignOptions) ([]byte, err
 	}
 	return sig, nil
 }
+
+func (p *mldsaPrivate[PK, SK]) expanded() ([]byte, error) { return p.set.expand(p.key), nil }
 
 // wipe overwrites both expanded forms: they are plain structures without pointers.
 func (p *mldsaPrivate[PK, SK]) wipe() {
@@ -166,18 +169,18 @@ func mldsas() []*Algorithm {
 	return []*Algorithm{
 		mldsaAlgorithm(MLDSA44, 2, mldsa44.PublicKeySize, &mldsaSet[mldsa44.PublicKey, mldsa44.PrivateKey]{
 			params: mldsa.MLDSA44(), numbers: mldsaNumbers44, sigSize: mldsa44.SignatureSize, fromSeed: mldsa44.NewKeyFromSeed,
-			unmarshal: unmarshalKey[mldsa44.PublicKey], encode: (*mldsa44.PublicKey).Bytes, signTo: mldsa44.SignTo, verifyFn: mldsa44.Verify}),
+			unmarshal: unmarshalKey[mldsa44.PublicKey], encode: (*mldsa44.PublicKey).Bytes, expand: (*mldsa44.PrivateKey).Bytes, signTo: mldsa44.SignTo, verifyFn: mldsa44.Verify}),
 		mldsaAlgorithm(MLDSA65, 3, mldsa65.PublicKeySize, mldsa65Set),
 		mldsaAlgorithm(MLDSA87, 5, mldsa87.PublicKeySize, &mldsaSet[mldsa87.PublicKey, mldsa87.PrivateKey]{
 			params: mldsa.MLDSA87(), numbers: mldsaNumbers87, sigSize: mldsa87.SignatureSize, fromSeed: mldsa87.NewKeyFromSeed,
-			unmarshal: unmarshalKey[mldsa87.PublicKey], encode: (*mldsa87.PublicKey).Bytes, signTo: mldsa87.SignTo, verifyFn: mldsa87.Verify}),
+			unmarshal: unmarshalKey[mldsa87.PublicKey], encode: (*mldsa87.PublicKey).Bytes, expand: (*mldsa87.PrivateKey).Bytes, signTo: mldsa87.SignTo, verifyFn: mldsa87.Verify}),
 	}
 }
 
 // mldsa65Set is also a component of the composites. Read-only.
 var mldsa65Set = &mldsaSet[mldsa65.PublicKey, mldsa65.PrivateKey]{
 	params: mldsa.MLDSA65(), numbers: mldsaNumbers65, sigSize: mldsa65.SignatureSize, fromSeed: mldsa65.NewKeyFromSeed,
-	unmarshal: unmarshalKey[mldsa65.PublicKey], encode: (*mldsa65.PublicKey).Bytes, signTo: mldsa65.SignTo, verifyFn: mldsa65.Verify}
+	unmarshal: unmarshalKey[mldsa65.PublicKey], encode: (*mldsa65.PublicKey).Bytes, expand: (*mldsa65.PrivateKey).Bytes, signTo: mldsa65.SignTo, verifyFn: mldsa65.Verify}
 
 // unmarshalKey is for types whose pointers are encoding.BinaryUnmarshalers.
 func unmarshalKey[K any, P interface {

@@ -179,14 +179,6 @@ type Decapsulator interface {
 	Decapsulate(ctx context.Context, ciphertext []byte) (secret.Bytes, error)
 }
 
-// HPKEOpener opens HPKE ciphertexts in base mode (RFC 9180 section 6.1; HKDF-SHA256 and AES-256-GCM with the key's KEM). enc is as long as the
-// KEM's ciphertext. Every failure of the data is fault.DecryptionFailed. Handles of KEM keys have it where the backend can give the
-// key schedule its secret: X-Wing and the KEMs of RFC 9180 in sealed and software custody.
-type HPKEOpener interface {
-	Key
-	OpenHPKE(ctx context.Context, enc, info, aad, ciphertext []byte) (secret.Bytes, error)
-}
-
 // Wrapper wraps key material of 1 to 4096 bytes by AES-KWP (RFC 5649); another length is fault.BadSize. Every failure of the data
 // given to Unwrap is fault.DecryptionFailed.
 type Wrapper interface {

@@ -79,15 +79,12 @@ func (u *use) openHPKE(ctx context.Context, b *batch, in *CiphertextItem) ([]byt
 	if len(in.Ciphertext) < n {
 		return nil, fault.New(fault.DecryptionFailed, "the ciphertext does not open")
 	}
-	key, err := u.load(ctx, b)
+	shared, err := u.decapsulate(ctx, b, in.Ciphertext[:n])
 	if err != nil {
 		return nil, err
 	}
-	o, ok := key.(backend.HPKEOpener)
-	if !ok {
-		return nil, unsupported()
-	}
-	return o.OpenHPKE(ctx, in.Ciphertext[:n], in.Label, in.AAD, in.Ciphertext[n:])
+	defer clear(shared)
+	return verify.OpenHPKE(b.record.info.Name, shared, in.Label, in.AAD, in.Ciphertext[n:])
 }
 
 // check refuses what the format cannot bind.

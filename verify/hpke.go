@@ -42,6 +42,16 @@ func SealHPKE(pub crypto.PublicKey, alg backend.Algorithm, info, aad, plaintext 
 	return append(enc, ct...), nil
 }
 
+// OpenHPKE opens what SealHPKE gave, with the secret that enc carried, after enc. Every failure of the data is fault.DecryptionFailed. The caller
+// wipes secret and plaintext.
+func OpenHPKE(alg backend.Algorithm, shared, info, aad, ciphertext []byte) ([]byte, error) {
+	suite, err := hpke(alg)
+	if err != nil {
+		return nil, err
+	}
+	return suite.OpenShared(shared, info, aad, ciphertext)
+}
+
 // SealKEM encapsulates to pub and gives the KEM ciphertext for an envelope's header and the key that seals its one message
 // (docs/formats/kem-envelope.md). The errors are those of Encapsulate.
 func SealKEM(pub crypto.PublicKey, alg backend.Algorithm) (kem []byte, key *pqc.EnvelopeKey, err error) {

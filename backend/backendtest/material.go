@@ -20,6 +20,7 @@ import (
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 )
 
 // testRSA are keys that protect nothing: making RSA keys costs seconds, and a suite needs known ones.
@@ -51,6 +52,7 @@ type material struct {
 	ed448  ed448.PrivateKey
 	dh     *ecdh.PrivateKey
 	x448   *x448.Key
+	pq     *pqc.PrivateKey
 	public []byte // SPKI, nil for symmetric keys
 }
 
@@ -95,6 +97,13 @@ func fresh(t testing.TB, a backend.AlgorithmInfo) material {
 		m.bytes = pkcs8OKP(t, oidX448, m.x448[:])
 		m.public = spkiOKP(t, oidX448, pub[:])
 		return m
+	case a.Name == backend.DHKEMX448:
+		return fresh(t, info(t, backend.X448))
+	case kemCurves[a.Name] != nil:
+		m.dh, err = kemCurves[a.Name].GenerateKey(rand.Reader)
+		key = m.dh
+	case pqFamilies[a.Family]:
+		return freshPQ(t, a)
 	case dhCurves[a.Name] != nil:
 		m.dh, err = dhCurves[a.Name].GenerateKey(rand.Reader)
 		key = m.dh
@@ -109,6 +118,41 @@ func fresh(t testing.TB, a backend.AlgorithmInfo) material {
 	}
 	m.public = spki(t, key.(interface{ Public() crypto.PublicKey }).Public())
 	return m
+}
+
+var pqFamilies = map[backend.Family]bool{
+	backend.FamilyKEM: true, backend.FamilyMLDSA: true, backend.FamilySLHDSA: true, backend.FamilyComposite: true,
+}
+
+// freshPQ makes a key of an algorithm that the standard library's encodings do not have. Package keyenc has judges of its own.
+func freshPQ(t testing.TB, a backend.AlgorithmInfo) material {
+	t.Helper()
+	alg, ok := pqc.Lookup(string(a.Name))
+	if !ok {
+		t.Fatalf("the suite has no keys of %s", a.Name)
+	}
+	seed, err := alg.GenerateSeed(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m material
+	if m.pq, err = alg.NewPrivateKey(seed); err != nil {
+		t.Fatal(err)
+	}
+	if m.bytes, err = keyenc.MarshalPKCS8(m.pq); err != nil {
+		t.Fatal(err)
+	}
+	m.public = spki(t, m.pq.Public())
+	return m
+}
+
+func info(t testing.TB, name backend.Algorithm) backend.AlgorithmInfo {
+	t.Helper()
+	a, ok := backend.Lookup(name)
+	if !ok {
+		t.Fatalf("%s is not in the table", name)
+	}
+	return a
 }
 
 func random(t testing.TB, n int) []byte {
@@ -182,6 +226,8 @@ func keySPKI(pub crypto.PublicKey) ([]byte, error) {
 		return asn1.Marshal(okpSPKI(oidEd448, k))
 	case keyenc.X448PublicKey:
 		return asn1.Marshal(okpSPKI(oidX448, k[:]))
+	case *pqc.PublicKey:
+		return keyenc.MarshalSPKI(k)
 	}
 	return x509.MarshalPKIXPublicKey(pub)
 }

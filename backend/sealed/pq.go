@@ -64,9 +64,9 @@ func (e *Engine) generatePQ(ctx context.Context, s backend.Spec, info backend.Al
 
 // sealSeed expands a seed for its public key and seals it.
 func (e *Engine) sealSeed(ctx context.Context, s backend.Spec, info backend.AlgorithmInfo, alg *pqc.Algorithm, seed secret.Bytes) (backend.Ref, error) {
-	key, err := alg.NewPrivateKey(seed)
+	key, err := e.expand(ctx, alg, seed)
 	if err != nil {
-		return backend.Ref{}, errImport
+		return backend.Ref{}, err
 	}
 	defer key.Wipe()
 	pub, err := pqPublic(info, key.PublicKey())
@@ -74,6 +74,19 @@ func (e *Engine) sealSeed(ctx context.Context, s backend.Spec, info backend.Algo
 		return backend.Ref{}, fault.Wrap(fault.Internal, "encoding a public key", err)
 	}
 	return e.seal(ctx, s, info, seed, pub)
+}
+
+// expand makes a private key of a seed; what takes long is done in the pool.
+func (e *Engine) expand(ctx context.Context, alg *pqc.Algorithm, seed secret.Bytes) (key *pqc.PrivateKey, err error) {
+	if alg.Info().Slow {
+		key, err = e.slow.NewPrivateKey(ctx, alg, seed)
+	} else {
+		key, err = alg.NewPrivateKey(seed)
+	}
+	if fault.Has(err, fault.BadImport) {
+		return nil, errImport
+	}
+	return key, err
 }
 
 // importPQ seals the seed of a PKCS#8 key.
@@ -251,17 +264,4 @@ func (k *decapsulatorKey) Decapsulate(ctx context.Context, ciphertext []byte) (s
 	}
 	defer k.end()
 	return k.key.Decapsulate(ciphertext)
-}
-
-// OpenHPKE is of X-Wing and the KEMs of RFC 9180; ML-KEM alone has no number in the registry of RFC 9180 that circl computes.
-func (k *decapsulatorKey) OpenHPKE(ctx context.Context, enc, info, aad, ciphertext []byte) (secret.Bytes, error) {
-	if err := k.begin(ctx); err != nil {
-		return nil, err
-	}
-	defer k.end()
-	suite, err := pqc.NewHPKE(k.key.Algorithm(), pqc.HPKEAES256GCM)
-	if err != nil {
-		return nil, errUnsupported
-	}
-	return suite.Open(k.key, enc, info, aad, ciphertext)
 }

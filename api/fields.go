@@ -131,6 +131,8 @@ func meaningOf(name string) string {
 		return "size of the data key, 16 to 64; 32 when absent"
 	case "capabilities":
 		return "one for each algorithm"
+	case "category":
+		return "NIST's post-quantum security category, 1 to 5"
 	case "checkpoint":
 		return "a signed checkpoint (C2SP tlog-checkpoint)"
 	case "ciphertext":
@@ -233,6 +235,8 @@ func meaningOf(name string) string {
 		return "message representative of ML-DSA, 64 bytes, instead of the message (FIPS 204 section 6.2)"
 	case "name":
 		return "unique name, which can be changed"
+	case "new_keys":
+		return "which algorithms the tenant takes for new keys"
 	case "next_cursor":
 		return "where the next page begins; empty on the last"
 	case "next_rotation_at":
@@ -261,6 +265,8 @@ func meaningOf(name string) string {
 		return "what an operator should know"
 	case "random":
 		return "the bytes"
+	case "readiness":
+		return "how the algorithm stands against a quantum computer"
 	case "request_id":
 		return "of the request"
 	case "required_context":
@@ -299,6 +305,8 @@ func meaningOf(name string) string {
 		return "when its state changed last"
 	case "status":
 		return "ok or locked"
+	case "successors":
+		return "post-quantum algorithms for the same purpose, the recommended one first"
 	case "tenant":
 		return "whose keys these are"
 	case "threshold":
@@ -365,6 +373,10 @@ func choices(in reflect.Type, name string) []string {
 		return []string{"envelope", "raw", "hpke"}
 	case "padding":
 		return []string{string(backend.PaddingPSS), string(backend.PaddingPKCS1v15)}
+	case "new_keys":
+		return []string{newKeysAny, string(keys.NewKeysPostQuantum), string(keys.NewKeysHybrid)}
+	case "readiness":
+		return []string{string(backend.ReadinessVulnerable), string(backend.ReadinessSymmetric), string(backend.ReadinessPostQuantum), string(backend.ReadinessHybrid)}
 	case "encoding":
 		return []string{"der", "p1363"}
 	case "kind":

@@ -43,6 +43,8 @@ const (
 	verbSetState
 	verbImportParameters
 	verbImport
+	verbSettings
+	verbSetSettings
 	verbDestroy // of Maintain alone, as those below
 	verbAbandon
 	verbPrune
@@ -86,6 +88,8 @@ var actions = [verbCount]action{
 	verbSetState:         {"key.state", auth.ScopeKeysWrite, "", "", false},
 	verbImportParameters: {"key.import-parameters", auth.ScopeKeysWrite, "", "", false},
 	verbImport:           {"key.import", auth.ScopeKeysWrite, "", "", false},
+	verbSettings:         {"settings.keys.get", auth.ScopeKeysRead, "", "", true},
+	verbSetSettings:      {"settings.keys.set", auth.ScopeSettingsWrite, "", "", false},
 	verbDestroy:          {"key.destroy", auth.ScopeKeysWrite, "", "", false},
 	verbAbandon:          {"key.abandon", auth.ScopeKeysWrite, "", "", false},
 	verbPrune:            {"idempotency.prune", auth.ScopeSettingsWrite, "", "", false},

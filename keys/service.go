@@ -268,6 +268,9 @@ type API interface {
 	Decapsulate(ctx context.Context, c Caller, t Target, items []DecapsulateItem, single bool) ([]BytesResult, error)
 	Random(ctx context.Context, c Caller, backend string, n int) ([]byte, error)
 
+	Settings(ctx context.Context, c Caller) (Settings, error)
+	SetSettings(ctx context.Context, c Caller, s Settings) (Settings, error)
+
 	Backends(ctx context.Context) []BackendStatus
 	Backend(ctx context.Context, name string) (BackendStatus, error)
 	// BackendName gives the configured name of a backend by its identity, or the identity when it is not open here.

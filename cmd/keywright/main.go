@@ -39,6 +39,7 @@ type commands struct {
 	APIKeys  apiKeysCmd  `cmd:"" name:"api-keys" help:"Create, list and revoke API keys." group:"Service"`
 	Audit    auditCmd    `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
 	Backends backendsCmd `cmd:"" help:"What the backends can do." group:"Service"`
+	Settings settingsCmd `cmd:"" help:"What the tenant has settled for itself." group:"Service"`
 	Root     rootCmd     `cmd:"" help:"The ways to open the root secret." group:"Service"`
 	Health   healthCmd   `cmd:"" help:"Whether the service is up; exit code 6 when it is not, or locked." group:"Service"`
 	Whoami   whoamiCmd   `cmd:"" help:"Who the service takes you for." group:"Service"`

@@ -88,8 +88,8 @@ func TestKnownAnswers(t *testing.T) {
 		if g.Deterministic && g.PreHash == "pure" && strings.HasSuffix(g.ParameterSet, "f") {
 			n := len(in.SK) / 4
 			choose(g.ParameterSet, len(in.Message)+len(in.Context), func() {
-				add(g.ParameterSet, "seed", []byte(in.SK[:3*n]), "public", digest(in.SK[2*n:]), "message", []byte(in.Message),
-					"context", []byte(in.Context), "signature", digest(want.Signature))
+				add(g.ParameterSet, "seed", []byte(in.SK[:3*n]), "key", []byte(in.SK[2*n:]), "message", []byte(in.Message),
+					"context", []byte(in.Context), "signature", []byte(want.Signature))
 			})
 		}
 	})

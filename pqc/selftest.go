@@ -25,7 +25,7 @@ func powerOn(rows []*Algorithm, names []string) (passed []*Algorithm, failed []F
 	for _, n := range names {
 		wanted[n] = true
 	}
-	// The tests of all together take half a second of one processor: they run on all there are.
+	// The tests of all together take a quarter of a second of one processor: they run on all there are.
 	var chosen []*Algorithm
 	for _, a := range rows {
 		if len(names) == 0 || wanted[a.info.Name] {

@@ -92,7 +92,7 @@ func breakOne(t *testing.T, name, how string) []*Algorithm {
 	i := slices.IndexFunc(rows, func(a *Algorithm) bool { return a.Name() == name })
 	good := rows[i]
 	tests := map[string]func(*Algorithm) error{MLKEM768: testMLKEM, XWing: testXWing, DHKEMX25519: testDHKEM, MLDSA65: testMLDSA,
-		SLHDSASHA2128f: testSLHDSA(true), SLHDSASHA2128s: testSLHDSA(false), MLDSA65P256: testComposite}
+		SLHDSASHA2128f: testSLHDSA, SLHDSASHA2128s: testSLHDSA, MLDSA65P256: testComposite}
 	rows[i] = newAlgorithm(good.info, broken{good.scheme, how}, tests[name])
 	return rows
 }

@@ -51,8 +51,8 @@ const (
 	SLHDSASHAKE192f  Algorithm = "SLH-DSA-SHAKE-192f"
 	SLHDSASHAKE256s  Algorithm = "SLH-DSA-SHAKE-256s"
 	SLHDSASHAKE256f  Algorithm = "SLH-DSA-SHAKE-256f"
-	MLDSA65P256      Algorithm = "ML-DSA-65-ECDSA-P256"
-	MLDSA65Ed25519   Algorithm = "ML-DSA-65-Ed25519"
+	MLDSA65P256      Algorithm = "MLDSA65-ECDSA-P256-SHA512"
+	MLDSA65Ed25519   Algorithm = "MLDSA65-Ed25519-SHA512"
 )
 
 // Purpose is the one use of a key (SP 800-57 part 1, section 5.2: a key has one).
@@ -121,8 +121,8 @@ type AlgorithmInfo struct {
 	Purposes     []Purpose   // the first is the default
 	KeyBits      int         // size of the secret or modulus or curve
 	KeySize      int         // bytes of raw symmetric material; 0 for asymmetric keys
-	NonceSize    int         // AEAD only, bytes
-	TagSize      int         // AEAD and HMAC, and of the AEAD in a KEM's envelopes, bytes
+	NonceSize    int         // AEAD, and of the AEAD in a KEM's envelopes, bytes
+	TagSize      int         // the same, and HMAC, bytes
 	Hash         crypto.Hash // the default hash of signatures, the hash of HMAC
 	Standard     string
 	PostQuantum  bool
@@ -160,7 +160,7 @@ func asym(name Algorithm, id uint16, f Family, bits, strength int, h crypto.Hash
 
 func kem(name Algorithm, id uint16, bits, strength, category int, standard string) AlgorithmInfo {
 	a := asym(name, id, FamilyKEM, bits, strength, 0, standard, PurposeEncapsulation)
-	a.TagSize, a.Category, a.PostQuantum = 16, category, category > 0
+	a.NonceSize, a.TagSize, a.Category, a.PostQuantum = 12, 16, category, category > 0
 	return a
 }
 

@@ -40,17 +40,16 @@ func (b *batch) encryptOpts(o *EncryptOpts) error {
 	return nil
 }
 
-// sealKEM makes an envelope whose header carries the KEM ciphertext. The nonce comes from the derivation, as the key does, so there is none
-// in the envelope.
+// sealKEM makes an envelope whose header carries the KEM ciphertext. Each has a key of its own.
 func (b *batch) sealKEM(u *use, h *envelope.Header, plaintext, aad []byte, context map[string]string) ([]byte, error) {
 	kem, key, err := verify.SealKEM(u.version.public, b.record.info.Name)
 	if err != nil {
 		return nil, err
 	}
 	h.KEM = kem
-	b.scratch = h.AppendAAD(b.scratch[:0], 0, aad, context)
-	body := len(plaintext) + b.record.info.TagSize
-	dst := h.AppendHeader(make([]byte, 0, h.Size(0, body)), 0, body)
+	nonce, body := b.record.info.NonceSize, len(plaintext)+b.record.info.TagSize
+	b.scratch = h.AppendAAD(b.scratch[:0], nonce, aad, context)
+	dst := h.AppendHeader(make([]byte, 0, h.Size(nonce, body)), nonce, body)
 	return key.Seal(dst, plaintext, b.scratch), nil
 }
 
@@ -69,8 +68,8 @@ func (b *batch) openKEM(ctx context.Context, u *use, e *envelope.Envelope, in *C
 	if err != nil {
 		return nil, err
 	}
-	b.scratch = e.AppendAAD(b.scratch[:0], 0, in.AAD, in.Context)
-	return key.Open(nil, e.Body, b.scratch)
+	b.scratch = e.AppendAAD(b.scratch[:0], b.record.info.NonceSize, in.AAD, in.Context)
+	return key.Open(nil, e.Sealed, b.scratch)
 }
 
 // openHPKE splits enc from the ciphertext and opens it with the version.

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"embed"
 	"encoding/asn1"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"testing"
@@ -52,8 +53,8 @@ type material struct {
 	ed448  ed448.PrivateKey
 	dh     *ecdh.PrivateKey
 	x448   *x448.Key
-	pq     *pqc.PrivateKey
-	public []byte // SPKI, nil for symmetric keys
+	pq     *pqc.PrivateKey // not of SLH-DSA
+	public []byte          // SPKI, nil for symmetric keys
 }
 
 var curves = map[backend.Algorithm]elliptic.Curve{
@@ -124,6 +125,34 @@ var pqFamilies = map[backend.Family]bool{
 	backend.FamilyKEM: true, backend.FamilyMLDSA: true, backend.FamilySLHDSA: true, backend.FamilyComposite: true,
 }
 
+// slow reports whether making or parsing a private key of the algorithm computes a tree of tenths of a second. The fast set of the lowest
+// category is not among them, and stands for all where the question is not the set itself.
+func slow(a backend.AlgorithmInfo) bool {
+	return a.Family == backend.FamilySLHDSA && a.Name != backend.SLHDSASHA2128f
+}
+
+// sameEncoding reports whether keys of the two algorithms have one object identifier, so that their encodings do not tell them apart: all
+// uses of one curve (RFC 5480 section 2.1.1, RFC 9180 section 7.1).
+func sameEncoding(a, b backend.AlgorithmInfo) bool {
+	curve := func(i backend.AlgorithmInfo) string {
+		switch {
+		case i.Family == backend.FamilyECDSA:
+			return fmt.Sprint("P", i.KeyBits)
+		case i.Family != backend.FamilyECDH && (i.Family != backend.FamilyKEM || i.PostQuantum):
+			return string(i.Name)
+		case i.KeyBits == 255 || i.KeyBits == 448:
+			return fmt.Sprint("X", i.KeyBits)
+		}
+		return fmt.Sprint("P", i.KeyBits)
+	}
+	return curve(a) == curve(b)
+}
+
+// testSLHDSA are keys that protect nothing, one of each set: their public keys cost seconds together.
+//
+//go:embed testdata/slh-dsa.json
+var testSLHDSA []byte
+
 // freshPQ makes a key of an algorithm that the standard library's encodings do not have. Package keyenc has judges of its own.
 func freshPQ(t testing.TB, a backend.AlgorithmInfo) material {
 	t.Helper()
@@ -131,11 +160,19 @@ func freshPQ(t testing.TB, a backend.AlgorithmInfo) material {
 	if !ok {
 		t.Fatalf("the suite has no keys of %s", a.Name)
 	}
+	var m material
+	if alg.Info().Slow {
+		var known map[backend.Algorithm]struct{ PKCS8, SPKI []byte }
+		if err := json.Unmarshal(testSLHDSA, &known); err != nil {
+			t.Fatal(err)
+		}
+		m.bytes, m.public = known[a.Name].PKCS8, known[a.Name].SPKI
+		return m
+	}
 	seed, err := alg.GenerateSeed(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var m material
 	if m.pq, err = alg.NewPrivateKey(seed); err != nil {
 		t.Fatal(err)
 	}

@@ -164,7 +164,9 @@ func tinkHandle(t *testing.T, k *PrivateKey, alg tinkcomposite.ClassicalAlgorith
 			t.Fatal(err)
 		}
 	}
-	bytesOf := func(b []byte) secretdata.Bytes { return secretdata.NewBytesFromData(b, insecuresecretdataaccess.Token{}) }
+	bytesOf := func(b []byte) secretdata.Bytes {
+		return secretdata.NewBytesFromData(b, insecuresecretdataaccess.Token{})
+	}
 	seed := k.Seed()
 	pqParams, err := tinkmldsa.NewParameters(tinkmldsa.MLDSA65, tinkmldsa.VariantNoPrefix)
 	must(err)

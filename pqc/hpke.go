@@ -31,18 +31,29 @@ type HPKE struct {
 
 // NewHPKE makes the suite of a KEM: X-Wing (number 0x647a) or one of the DH KEMs. Others are fault.BadAlgorithm.
 func NewHPKE(a *Algorithm, aead HPKEAEAD) (*HPKE, error) {
-	id, ok := map[string]hpke.KEM{
-		XWing:       hpke.KEM_XWING,
-		DHKEMP256:   hpke.KEM_P256_HKDF_SHA256,
-		DHKEMP384:   hpke.KEM_P384_HKDF_SHA384,
-		DHKEMP521:   hpke.KEM_P521_HKDF_SHA512,
-		DHKEMX25519: hpke.KEM_X25519_HKDF_SHA256,
-		DHKEMX448:   hpke.KEM_X448_HKDF_SHA512,
-	}[a.info.Name]
+	id, ok := hpkeKEM(a.info.Name)
 	if !ok || aead != HPKEAES256GCM && aead != HPKEChaCha20Poly1305 {
 		return nil, fault.New(fault.BadAlgorithm, "there is no HPKE suite of this KEM and AEAD")
 	}
 	return &HPKE{a, id, aead, hpke.NewSuite(id, hpke.KDF_HKDF_SHA256, hpke.AEAD(aead))}, nil
+}
+
+func hpkeKEM(name string) (id hpke.KEM, ok bool) {
+	switch name {
+	case XWing:
+		return hpke.KEM_XWING, true
+	case DHKEMP256:
+		return hpke.KEM_P256_HKDF_SHA256, true
+	case DHKEMP384:
+		return hpke.KEM_P384_HKDF_SHA384, true
+	case DHKEMP521:
+		return hpke.KEM_P521_HKDF_SHA512, true
+	case DHKEMX25519:
+		return hpke.KEM_X25519_HKDF_SHA256, true
+	case DHKEMX448:
+		return hpke.KEM_X448_HKDF_SHA512, true
+	}
+	return 0, false
 }
 
 // IDs are the numbers of KEM, KDF and AEAD (RFC 9180 section 7).

@@ -68,7 +68,11 @@ const HPKEOverhead = 16
 // than plaintext. info names the use and both sides know it, aad is authenticated; either may be nil. fault.KeyMaterial for a key of
 // another algorithm.
 func (h *HPKE) Seal(to *PublicKey, info, aad, plaintext []byte) (enc, ciphertext []byte, err error) {
-	k, ok := to.impl.(circlKEMPublic)
+	impl, err := to.expanded()
+	if err != nil {
+		return nil, nil, err
+	}
+	k, ok := impl.(circlKEMPublic)
 	if !ok || to.alg.info.Name != h.alg.info.Name {
 		return nil, nil, errSuite
 	}

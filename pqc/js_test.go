@@ -140,7 +140,7 @@ func TestJavaScriptKEM(t *testing.T) {
 			}
 		})
 		coins := bytes.Repeat([]byte{9}, map[bool]int{true: 64, false: 32}[name == XWing])
-		ct2, ss2, err := k.public.impl.(kemPublic).encapsulate(coins)
+		ct2, ss2, err := encapsulateWith(t, k.public, coins)
 		if err != nil {
 			t.Fatal(err)
 		}

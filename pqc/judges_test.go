@@ -30,7 +30,7 @@ func TestMLKEMJudge(t *testing.T) {
 		judgeKEM(t, k, dk.EncapsulationKey().Bytes(), dk.Decapsulate, dk.EncapsulationKey().Encapsulate)
 		coins := make([]byte, 32)
 		rand.Read(coins)
-		ct, ss, err := k.public.impl.(kemPublic).encapsulate(coins)
+		ct, ss, err := encapsulateWith(t, k.public, coins)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,11 +11,24 @@ import (
 	"github.com/keywright/keywright/secret"
 )
 
-// PublicKey is a public key in its standard's encoding, checked and expanded for use. Immutable.
+// PublicKey is a public key in its standard's encoding, checked, and expanded for use when it is first used. Immutable.
 type PublicKey struct {
-	alg  *Algorithm
-	raw  []byte
+	alg *Algorithm
+	raw []byte
+
+	once sync.Once // guards what follows
 	impl publicImpl
+	err  error
+}
+
+// expanded gives the key as its scheme has it. The keys of ML-DSA take up to 60 kB, which a private key that only signs need not keep.
+func (p *PublicKey) expanded() (publicImpl, error) {
+	p.once.Do(func() {
+		if p.impl, p.err = p.alg.scheme.public(p.raw); p.err != nil {
+			p.err = errPublic // without the cause: it has nothing to say but that
+		}
+	})
+	return p.impl, p.err
 }
 
 // ParsePublicKey reads an encoded public key: the size, and what the standard wants checked (the modulus check of FIPS 203 section
@@ -24,12 +37,11 @@ func (a *Algorithm) ParsePublicKey(raw []byte) (*PublicKey, error) {
 	if len(raw) != a.info.PublicKeySize {
 		return nil, errPublic
 	}
-	raw = bytes.Clone(raw)
-	impl, err := a.scheme.public(raw)
-	if err != nil {
-		return nil, errPublic // without the cause: it has nothing to say but that
+	p := &PublicKey{alg: a, raw: bytes.Clone(raw)}
+	if _, err := p.expanded(); err != nil {
+		return nil, err
 	}
-	return &PublicKey{alg: a, raw: raw, impl: impl}, nil
+	return p, nil
 }
 
 var errPublic = fault.New(fault.BadImport, "the public key is not one of this algorithm")
@@ -50,7 +62,11 @@ func (p *PublicKey) Equal(x crypto.PublicKey) bool {
 // The caller wipes the secret. fault.OperationNotAllowed for a signature algorithm; fault.BadImport for a key with which no secret can
 // be agreed (X25519 and X448 of low order, RFC 9180 section 7.1.4).
 func (p *PublicKey) Encapsulate() (ciphertext []byte, shared secret.Bytes, err error) {
-	k, ok := p.impl.(kemPublic)
+	impl, err := p.expanded()
+	if err != nil {
+		return nil, nil, err
+	}
+	k, ok := impl.(kemPublic)
 	if !ok {
 		return nil, nil, errNotKEM
 	}
@@ -64,7 +80,11 @@ func (p *PublicKey) Encapsulate() (ciphertext []byte, shared secret.Bytes, err e
 // Verify reports whether signature is one over message under the options. A signature that does not fit, whatever the reason, is
 // false and no error. Errors: fault.OperationNotAllowed for a KEM, and those of the options (see SignOptions). Deterministic is ignored.
 func (p *PublicKey) Verify(message, signature []byte, o SignOptions) (bool, error) {
-	k, ok := p.impl.(signPublic)
+	impl, err := p.expanded()
+	if err != nil {
+		return false, err
+	}
+	k, ok := impl.(signPublic)
 	if !ok {
 		return false, errNotSignature
 	}
@@ -123,13 +143,7 @@ func (a *Algorithm) newPrivate(seed, public []byte) (*PrivateKey, error) {
 		impl.wipe()
 		return nil, errSeed
 	}
-	pub, err := a.ParsePublicKey(raw)
-	if err != nil {
-		clear(own)
-		impl.wipe()
-		return nil, errSeed
-	}
-	return &PrivateKey{alg: a, public: pub, seed: own, impl: impl}, nil
+	return &PrivateKey{alg: a, public: &PublicKey{alg: a, raw: raw}, seed: own, impl: impl}, nil
 }
 
 // Algorithm is the row of the table that the key belongs to.

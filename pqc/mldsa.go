@@ -2,6 +2,7 @@ package pqc
 
 import (
 	"crypto/sha3"
+	"sync"
 
 	"filippo.io/mldsa"
 	"filippo.io/mldsa/mldsacrypto"
@@ -30,44 +31,58 @@ type mldsaSet[PK, SK any] struct {
 }
 
 type mldsaPrivate[PK, SK any] struct {
-	set   *mldsaSet[PK, SK]
-	key   *SK
-	mu    *mldsa.PrivateKey // the same key for message representatives
-	trOwn [64]byte
+	set  *mldsaSet[PK, SK]
+	key  *SK
+	seed [mldsaSeed]byte
+	tr   [64]byte
+
+	once sync.Once // guards what follows
+	mu   *mldsa.PrivateKey
+	err  error
+}
+
+// byMu is the same key for message representatives, expanded when it is first used.
+func (p *mldsaPrivate[PK, SK]) byMu() (*mldsa.PrivateKey, error) {
+	p.once.Do(func() { p.mu, p.err = mldsa.NewPrivateKey(p.set.params, p.seed[:]) })
+	return p.mu, p.err
 }
 
 func (s *mldsaSet[PK, SK]) private(seed, _ []byte) (privateImpl, []byte, error) {
-	fixed := [mldsaSeed]byte(seed)
-	defer clear(fixed[:])
-	pk, sk := s.fromSeed(&fixed)
-	mu, err := mldsa.NewPrivateKey(s.params, seed)
-	if err != nil {
-		return nil, nil, err
-	}
+	p := &mldsaPrivate[PK, SK]{set: s, seed: [mldsaSeed]byte(seed)}
+	var pk *PK
+	pk, p.key = s.fromSeed(&p.seed)
 	raw := s.encode(pk)
-	return &mldsaPrivate[PK, SK]{set: s, key: sk, mu: mu, trOwn: hashTR(raw)}, raw, nil
+	p.tr = hashTR(raw)
+	return p, raw, nil
 }
 
 func (p *mldsaPrivate[PK, SK]) sign(message []byte, o *SignOptions) ([]byte, error) {
 	if o.ExternalMu || o.PreHash != "" {
-		mu := message
-		if !o.ExternalMu {
-			mu = hashMu(p.trOwn[:], message, o)
-		}
-		var sig []byte
-		var err error
-		if o.Deterministic {
-			sig, err = p.mu.SignDeterministic(mu, mldsacrypto.MLDSAMu)
-		} else {
-			sig, err = p.mu.Sign(nil, mu, mldsacrypto.MLDSAMu)
-		}
-		if err != nil {
-			return nil, fault.Wrap(fault.Internal, "the signature could not be computed", err)
-		}
-		return sig, nil
+		return p.signMu(message, o)
 	}
 	sig := make([]byte, p.set.sigSize)
 	if err := p.set.signTo(p.key, message, o.Context, !o.Deterministic, sig); err != nil {
+		return nil, fault.Wrap(fault.Internal, "the signature could not be computed", err)
+	}
+	return sig, nil
+}
+
+func (p *mldsaPrivate[PK, SK]) signMu(message []byte, o *SignOptions) ([]byte, error) {
+	key, err := p.byMu()
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, "the signature could not be computed", err)
+	}
+	mu := message
+	if !o.ExternalMu {
+		mu = hashMu(p.tr[:], message, o)
+	}
+	var sig []byte
+	if o.Deterministic {
+		sig, err = key.SignDeterministic(mu, mldsacrypto.MLDSAMu)
+	} else {
+		sig, err = key.Sign(nil, mu, mldsacrypto.MLDSAMu)
+	}
+	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the signature could not be computed", err)
 	}
 	return sig, nil
@@ -79,7 +94,10 @@ func (p *mldsaPrivate[PK, SK]) expanded() ([]byte, error) { return p.set.expand(
 func (p *mldsaPrivate[PK, SK]) wipe() {
 	var zero SK
 	*p.key = zero
-	*p.mu = mldsa.PrivateKey{}
+	clear(p.seed[:])
+	if p.mu != nil {
+		*p.mu = mldsa.PrivateKey{}
+	}
 }
 
 type mldsaPublic[PK, SK any] struct {

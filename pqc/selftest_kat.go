@@ -114,7 +114,11 @@ func testXWing(a *Algorithm) error {
 		return err
 	}
 	defer k.Wipe()
-	kem, ok := k.public.impl.(kemPublic)
+	impl, err := k.public.expanded()
+	if err != nil {
+		return err
+	}
+	kem, ok := impl.(kemPublic)
 	if !ok {
 		return errKAT
 	}

@@ -192,3 +192,13 @@ func newKey(t testing.TB, name string) *PrivateKey {
 	}
 	return k
 }
+
+// encapsulateWith encapsulates with the randomness of a vector.
+func encapsulateWith(t testing.TB, p *PublicKey, coins []byte) (ct, ss []byte, err error) {
+	t.Helper()
+	impl, err := p.expanded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return impl.(kemPublic).encapsulate(coins)
+}

@@ -61,7 +61,7 @@ func TestWycheproofMLKEM(t *testing.T) {
 					t.Errorf("%s %d: %v", bits, c.ID, err)
 					continue
 				}
-				ct, ss, err := p.impl.(kemPublic).encapsulate(c.M)
+				ct, ss, err := encapsulateWith(t, p, c.M)
 				if err != nil || !bytes.Equal(ct, c.C) || !bytes.Equal(ss, c.K) {
 					t.Errorf("%s %d: %v", bits, c.ID, err)
 				}
@@ -106,7 +106,7 @@ func TestUnlucky(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ct, ss, err := k.public.impl.(kemPublic).encapsulate(unhex(t, m))
+		ct, ss, err := encapsulateWith(t, k.public, unhex(t, m))
 		if err != nil || !bytes.Equal(ss, unhex(t, v.k)) {
 			t.Errorf("%s: another secret: %v", name, err)
 		}

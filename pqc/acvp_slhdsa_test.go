@@ -17,12 +17,12 @@ func acvpOptions(g *acvpGroup, in *acvpCase) SignOptions {
 }
 
 // thinned says which of a parameter set's cases are left out. A signature of a small set takes up to a second, and ten times that under the
-// race detector: without it the small sets sign one case and the fast ones five of each kind, and with it the fast sets sign one.
+// race detector: without it the small sets sign one case and the fast ones three of each kind, and with it the fast sets sign one.
 func thinned(done map[string]int, g *acvpGroup, signing bool) bool {
 	small := strings.HasSuffix(g.ParameterSet, "s")
 	key, limit := g.ParameterSet, 1
 	if !raceDetector && !small {
-		key, limit = key+g.PreHash, 5
+		key, limit = key+g.PreHash, 3
 	}
 	if raceDetector && small && signing {
 		return true

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/secret"
 )
 
@@ -143,6 +144,14 @@ type SignOpts struct {
 	// ExternalMu says that the input is the 64-byte message representative of ML-DSA (FIPS 204 section 6.2); then Hash and Context
 	// are zero, for mu has them in it.
 	ExternalMu bool
+}
+
+// Classical gives fault.BadField when o makes a choice that only post-quantum signatures have; for whoever signs or verifies others.
+func (o SignOpts) Classical() error {
+	if o.Context != "" || o.Deterministic || o.ExternalMu {
+		return fault.New(fault.BadField, "context, deterministic and external mu are for post-quantum signatures")
+	}
+	return nil
 }
 
 // Decrypter opens RSA-OAEP ciphertexts (RFC 8017 section 7.1, MGF1 with the same hash: SHA-1, SHA-256, SHA-384 or SHA-512; another

@@ -78,7 +78,8 @@ type Options struct {
 	Refs int
 	// RefTTL is the longest time for which a checked Ref is believed; 0: 5 minutes.
 	RefTTL time.Duration
-	// Capacity, TTL and Rand are those of the engine for sealed custody (sealed.Options).
+	// Capacity, TTL and Rand are those of the engine for sealed custody (sealed.Options). Rand nil is the tokens' generator and the operating
+	// system's together.
 	Capacity int
 	TTL      time.Duration
 	Rand     io.Reader
@@ -156,7 +157,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	}
 	if b.form != 0 {
 		b.engine, err = sealed.New(engineSealer{b}, sealed.Options{Name: o.Name, Custody: backend.CustodySealed, Capacity: o.Capacity,
-			TTL: o.TTL, Rand: o.Rand, Now: o.Now, Registerer: o.Registerer})
+			TTL: o.TTL, Rand: b.generator(), Now: o.Now, Registerer: o.Registerer})
 		if err != nil {
 			return nil, err
 		}

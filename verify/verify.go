@@ -82,8 +82,8 @@ func checkInput(f backend.Family, input []byte, opts backend.SignOpts, p1363 boo
 	case backend.FamilyMLDSA, backend.FamilySLHDSA, backend.FamilyComposite:
 		return checkPQ(opts)
 	}
-	if opts.Context != "" || opts.Deterministic || opts.ExternalMu {
-		return fault.New(fault.BadField, "context, deterministic and external mu are for post-quantum signatures")
+	if err := opts.Classical(); err != nil {
+		return err
 	}
 	if f == backend.FamilyEdDSA {
 		if opts != (backend.SignOpts{}) {

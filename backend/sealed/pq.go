@@ -5,9 +5,6 @@ import (
 	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
-	"crypto/rand"
-	"crypto/subtle"
-	"io"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
@@ -31,30 +28,13 @@ func pqAlgorithm(name backend.Algorithm) (*pqc.Algorithm, bool) {
 	return a, ok && a.SelfTest() == nil
 }
 
-// mixed gives the engine's generator and the operating system's together, so that the result is unpredictable as long as one of them is
-// (the XOR of independent sources, SP 800-90C section 10.2 in its 2025 draft; FIPS 203 section 3.3 and FIPS 204 section 3.6.1 want an approved
-// generator of the seed's strength, which either is by itself).
-type mixed struct{ device io.Reader }
-
-func (m mixed) Read(p []byte) (int, error) {
-	if _, err := io.ReadFull(m.device, p); err != nil {
-		clear(p)
-		return 0, err
-	}
-	own := make([]byte, len(p))
-	rand.Read(own) // never fails (crypto/rand, since Go 1.24)
-	subtle.XORBytes(p, p, own)
-	clear(own)
-	return len(p), nil
-}
-
 // generatePQ makes a seed and seals it.
 func (e *Engine) generatePQ(ctx context.Context, s backend.Spec, info backend.AlgorithmInfo) (backend.Ref, error) {
 	alg, ok := pqAlgorithm(info.Name)
 	if !ok {
 		return backend.Ref{}, errUnsupported
 	}
-	seed, err := alg.GenerateSeed(mixed{e.rand})
+	seed, err := alg.GenerateSeed(e.rand)
 	defer seed.Wipe()
 	if err != nil {
 		return backend.Ref{}, fault.Wrap(fault.BackendUnavailable, "the random generator failed", err)

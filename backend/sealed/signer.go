@@ -45,7 +45,7 @@ func newSigner(e *Engine, ent *entry, m signing) backend.Key {
 // checkDigest: SHA-1 is for nobody's signatures (SP 800-131A section 3).
 func checkDigest(input []byte, opts backend.SignOpts) error {
 	h := opts.Hash
-	if err := checkClassical(opts); err != nil {
+	if err := opts.Classical(); err != nil {
 		return err
 	}
 	if !keyenc.SignatureHash(h) {
@@ -148,17 +148,7 @@ func checkMessage(opts backend.SignOpts) error {
 	if opts.Padding != "" {
 		return errPadding
 	}
-	return checkClassical(opts)
-}
-
-var errChoice = fault.New(fault.BadField, "context, deterministic and external mu are for post-quantum signatures")
-
-// checkClassical refuses what only post-quantum signatures have a choice of.
-func checkClassical(opts backend.SignOpts) error {
-	if opts.Context != "" || opts.Deterministic || opts.ExternalMu {
-		return errChoice
-	}
-	return nil
+	return opts.Classical()
 }
 
 type ed25519Material struct{ key ed25519.PrivateKey }

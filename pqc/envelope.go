@@ -57,17 +57,28 @@ func (p *PublicKey) OpeningKeyOf(kem []byte, shared secret.Bytes) (*EnvelopeKey,
 	return envelopeKey(p.alg, p.raw, kem, shared)
 }
 
-// envelopeKey is HKDF-SHA256 (RFC 5869) over the shared secret. The info binds the algorithm, and by their hash the ciphertext and the public
-// key, so that a key is for this encapsulation alone whatever the KEM itself binds.
+// envelopeKey is the key of an envelope.
 func envelopeKey(a *Algorithm, public, kem []byte, shared secret.Bytes) (*EnvelopeKey, error) {
+	return boundKey(envelopeLabel, a, public, kem, shared)
+}
+
+// appendInfo gives the info of a derivation: what it is for, the algorithm's name behind its length, and a hash of what it is bound to.
+func (a *Algorithm) appendInfo(label string, bound []byte) []byte {
+	info := make([]byte, 0, len(label)+1+len(a.info.Name)+len(bound))
+	info = append(info, label...)
+	info = append(info, byte(len(a.info.Name)))
+	info = append(info, a.info.Name...)
+	return append(info, bound...)
+}
+
+// boundKey is HKDF-SHA256 (RFC 5869) over the shared secret. The info binds the algorithm, and by their hash the ciphertext and the public
+// key, so that a key is for this encapsulation alone whatever the KEM itself binds.
+func boundKey(label string, a *Algorithm, public, kem []byte, shared secret.Bytes) (*EnvelopeKey, error) {
 	h := sha256.New()
 	h.Write(kem) // of a fixed size for the algorithm, so the two need no lengths
 	h.Write(public)
-	info := make([]byte, 0, len(envelopeLabel)+1+len(a.info.Name)+sha256.Size)
-	info = append(info, envelopeLabel...)
-	info = append(info, byte(len(a.info.Name)))
-	info = append(info, a.info.Name...)
-	info = h.Sum(info)
+	var bound [sha256.Size]byte
+	info := a.appendInfo(label, h.Sum(bound[:0]))
 	okm, err := hkdf.Key(sha256.New, shared, nil, string(info), 32)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the key could not be derived", err)

@@ -9,13 +9,13 @@ import (
 	"github.com/keywright/keywright/secret"
 )
 
+// MinKEMDEMSalt is the least salt of SealKEMDEMDeterministic, in bytes.
+const MinKEMDEMSalt = 32
+
 // Labels of the two derivations of the bare KEM-DEM form. docs/formats/qpher.md has the whole of it.
 const (
-	kemDEMLabel = "keywright kem-dem v1"
-	kemDEMDeterministic   = "keywright kem-dem deterministic v1"
-	MinKEMDEMSalt         = 32                          // bytes of the salt of SealKEMDEMDeterministic
-	kemDEMOverhead        = EnvelopeNonce + EnvelopeTag // beside the KEM ciphertext
-	kemDEMDeterministicIV = EnvelopeNonce               // bytes derived beside the coins
+	kemDEMLabel         = "keywright kem-dem v1"
+	kemDEMDeterministic = "keywright kem-dem deterministic v1"
 )
 
 // coinsSize is how many random bytes an encapsulation takes, 0 for what does not encapsulate.
@@ -82,7 +82,7 @@ func (p *PublicKey) SealKEMDEMDeterministic(plaintext, salt []byte) ([]byte, err
 	}
 	defer clear(prk)
 	pk := sha256.Sum256(p.raw)
-	okm, err := hkdf.Expand(sha256.New, prk, string(p.alg.appendInfo(kemDEMDeterministic, pk[:])), n+kemDEMDeterministicIV)
+	okm, err := hkdf.Expand(sha256.New, prk, string(p.alg.appendInfo(kemDEMDeterministic, pk[:])), n+EnvelopeNonce)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, "the key could not be derived", err)
 	}
@@ -100,7 +100,7 @@ func (p *PublicKey) sealKEMDEM(kem []byte, shared secret.Bytes, nonce, plaintext
 	if err != nil {
 		return nil, err
 	}
-	out := make([]byte, 0, len(kem)+kemDEMOverhead+len(plaintext))
+	out := make([]byte, 0, len(kem)+EnvelopeNonce+len(plaintext)+EnvelopeTag)
 	out = append(append(out, kem...), nonce...)
 	return key.aead.Seal(out, nonce, plaintext, nil), nil
 }
@@ -112,7 +112,7 @@ func (p *PublicKey) OpenKEMDEM(blob []byte, shared secret.Bytes) ([]byte, error)
 		return nil, errNotKEM
 	}
 	n := p.alg.info.CiphertextSize
-	if len(blob) < n+kemDEMOverhead || len(shared) != p.alg.info.SharedKeySize {
+	if len(blob) < n+EnvelopeNonce+EnvelopeTag || len(shared) != p.alg.info.SharedKeySize {
 		return nil, errCiphertext
 	}
 	key, err := boundKey(kemDEMLabel, p.alg, p.raw, blob[:n], shared)

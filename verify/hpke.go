@@ -71,6 +71,29 @@ func OpenKEM(pub crypto.PublicKey, alg backend.Algorithm, kem, shared []byte) (*
 	return k.OpeningKeyOf(kem, shared)
 }
 
+// SealKEMDEM encrypts to pub in the bare form KEM ciphertext ‖ nonce ‖ AES-256-GCM ciphertext ‖ tag (docs/formats/qpher.md). With a salt the
+// result is deterministic; one below 32 bytes is fault.BadSize. The other errors are those of Encapsulate.
+func SealKEMDEM(pub crypto.PublicKey, alg backend.Algorithm, plaintext, salt []byte) ([]byte, error) {
+	k, err := pqPublic(pub, alg)
+	if err != nil {
+		return nil, err
+	}
+	if salt == nil {
+		return k.SealKEMDEM(plaintext)
+	}
+	return k.SealKEMDEMDeterministic(plaintext, salt)
+}
+
+// OpenKEMDEM opens what SealKEMDEM gave with the secret that the private part of pub decapsulated. Every failure of the data is
+// fault.DecryptionFailed. The caller wipes secret and plaintext.
+func OpenKEMDEM(pub crypto.PublicKey, alg backend.Algorithm, shared, blob []byte) ([]byte, error) {
+	k, err := pqPublic(pub, alg)
+	if err != nil {
+		return nil, err
+	}
+	return k.OpenKEMDEM(blob, shared)
+}
+
 // KEMSize is the size of the KEM's ciphertext in bytes, 0 when alg is no KEM.
 func KEMSize(alg backend.Algorithm) int {
 	if a, ok := pqc.Lookup(string(alg)); ok {

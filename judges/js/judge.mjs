@@ -48,11 +48,20 @@ const u32 = (n) => { const b = Buffer.alloc(4); b.writeUInt32BE(n); return b; };
 const u16 = (n) => { const b = Buffer.alloc(2); b.writeUInt16BE(n); return b; };
 const sized = (b) => Buffer.concat([u32(b.length), b]);
 
-function envelopeKey(q, shared, kem, publicKey) {
-  const digest = createHash('sha256').update(kem).update(publicKey).digest();
+function bound(q, label, ...parts) {
+  const digest = createHash('sha256');
+  for (const p of parts) digest.update(p);
   const name = Buffer.from(q.algorithm);
-  const info = Buffer.concat([Buffer.from('keywright kem envelope v1'), Buffer.from([name.length]), name, digest]);
-  return Buffer.from(hkdfSync('sha256', shared, Buffer.alloc(0), info, 32));
+  return Buffer.concat([Buffer.from(label), Buffer.from([name.length]), name, digest.digest()]);
+}
+
+function envelopeKey(q, shared, kem, publicKey) {
+  return Buffer.from(hkdfSync('sha256', shared, Buffer.alloc(0), bound(q, 'keywright kem envelope v1', kem, publicKey), 32));
+}
+
+// The bare KEM-DEM form, after docs/formats/qpher.md.
+function demKey(q, shared, kem, publicKey) {
+  return Buffer.from(hkdfSync('sha256', shared, Buffer.alloc(0), bound(q, 'keywright kem-dem v1', kem, publicKey), 32));
 }
 
 function envelopeAAD(first, q) {
@@ -110,6 +119,29 @@ const answers = {
     gcm.setAAD(envelopeAAD(e.subarray(0, 30 + k), q));
     gcm.setAuthTag(body.subarray(-16));
     return { message: encode(Buffer.concat([gcm.update(body.subarray(0, -16)), gcm.final()])) };
+  },
+  // dem seals with the coins and the nonce of the question, or with those that plaintext and salt (in aad) give.
+  dem(q) {
+    const publicKey = decode(q.public), plaintext = decode(q.message);
+    let coins = decode(q.coins), nonce = decode(q.nonce);
+    if (q.aad) {
+      const salt = createHash('sha256').update(decode(q.aad)).digest(), n = q.algorithm === 'X-Wing' ? 64 : 32;
+      const okm = new Uint8Array(hkdfSync('sha256', plaintext, salt, bound(q, 'keywright kem-dem deterministic v1', publicKey), n + 12));
+      coins = okm.slice(0, n);
+      nonce = okm.slice(n);
+    }
+    const { cipherText: kem, sharedSecret } = algorithms[q.algorithm].encapsulate(publicKey, coins);
+    const gcm = createCipheriv('aes-256-gcm', demKey(q, sharedSecret, kem, publicKey), nonce);
+    return { ciphertext: encode(Buffer.concat([kem, nonce, gcm.update(plaintext), gcm.final(), gcm.getAuthTag()])) };
+  },
+  openDEM(q) {
+    const alg = algorithms[q.algorithm], e = decode(q.ciphertext);
+    const { secretKey, publicKey } = alg.keygen(decode(q.seed));
+    const k = q.algorithm === 'X-Wing' ? 1120 : { 'ML-KEM-512': 768, 'ML-KEM-768': 1088, 'ML-KEM-1024': 1568 }[q.algorithm];
+    const kem = e.slice(0, k);
+    const gcm = createDecipheriv('aes-256-gcm', demKey(q, alg.decapsulate(kem, secretKey), kem, publicKey), e.slice(k, k + 12));
+    gcm.setAuthTag(e.slice(-16));
+    return { message: encode(Buffer.concat([gcm.update(e.slice(k + 12, -16)), gcm.final()])) };
   },
 };
 

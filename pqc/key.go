@@ -165,6 +165,18 @@ func (k *PrivateKey) Seed() secret.Bytes {
 	return bytes.Clone(k.seed)
 }
 
+// Equal reports whether x is a *PrivateKey of the same algorithm and seed, in time that does not depend on the seeds. A wiped key equals none.
+func (k *PrivateKey) Equal(x crypto.PrivateKey) bool {
+	o, ok := x.(*PrivateKey)
+	if !ok || o == nil || k.alg.info.Name != o.alg.info.Name {
+		return false
+	}
+	a, b := k.Seed(), o.Seed()
+	defer a.Wipe()
+	defer b.Wipe()
+	return a != nil && subtle.ConstantTimeCompare(a, b) == 1
+}
+
 // Expanded is the private key in the standard's expanded form: dk of FIPS 203 section 7.1, sk of FIPS 204 algorithm 24. The caller wipes it.
 // fault.Unsupported for algorithms that have none. Nothing here takes a key in this form: it is for comparing.
 func (k *PrivateKey) Expanded() (secret.Bytes, error) {

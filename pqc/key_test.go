@@ -84,6 +84,13 @@ func TestKeys(t *testing.T) {
 		if err != nil || !again.PublicKey().Equal(k.PublicKey()) || again.Public() != crypto.PublicKey(again.PublicKey()) {
 			t.Errorf("%s: another key from the same seed: %v", i.Name, err)
 		}
+		if !again.Equal(k) || k.Equal(newKey(t, i.Name)) || k.Equal(nil) || k.Equal((*PrivateKey)(nil)) {
+			t.Errorf("%s: equal to everything or nothing", i.Name)
+		}
+		again.Wipe()
+		if again.Equal(k) || again.Equal(again) {
+			t.Errorf("%s: equal although wiped", i.Name)
+		}
 		opened, err := a.OpenPrivateKey(seed, k.PublicKey().Bytes())
 		if err != nil || !opened.PublicKey().Equal(k.PublicKey()) {
 			t.Errorf("%s: does not open: %v", i.Name, err)

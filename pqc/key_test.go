@@ -133,7 +133,7 @@ func TestKeysDoNotPrint(t *testing.T) {
 	k := newKey(t, MLKEM512)
 	var log strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("key", "key", k)
-	for _, s := range []string{fmt.Sprint(k), fmt.Sprintf("%#v", k), fmt.Sprintf("%s", k), fmt.Sprintf("%v", k.Seed()), log.String()} {
+	for _, s := range []string{fmt.Sprint(k), fmt.Sprintf("%#v", k), fmt.Sprintf("%q", k), fmt.Sprintf("%v", k.Seed()), log.String()} {
 		if !strings.Contains(s, "[redacted]") {
 			t.Errorf("printed: %.60s", s)
 		}
@@ -241,7 +241,7 @@ func TestImplicitRejection(t *testing.T) {
 			changed[rapid.IntRange(0, len(ct)-1).Draw(t, "at")] ^= byte(rapid.IntRange(1, 255).Draw(t, "by"))
 			got, err := k.Decapsulate(changed)
 			again, err2 := k.Decapsulate(changed)
-			if err != nil || err2 != nil || bytes.Equal(got, ss) && !(name == XWing && changed[len(ct)-1] != ct[len(ct)-1]) || !bytes.Equal(got, again) {
+			if err != nil || err2 != nil || bytes.Equal(got, ss) || !bytes.Equal(got, again) {
 				t.Errorf("%s: %v, %v", name, err, err2)
 			}
 		})

@@ -158,8 +158,8 @@ func rejectNTT(rho []byte, s, r byte) (a mldsaPoly) {
 	var buf [168]byte // SHAKE128's rate, a multiple of 3
 	for i := 0; i < mldsaN; {
 		h.Read(buf[:])
-		for b := 0; b < len(buf) && i < mldsaN; b += 3 {
-			v := uint32(buf[b]) | uint32(buf[b+1])<<8 | uint32(buf[b+2]&0x7f)<<16
+		for b := buf[:]; len(b) >= 3 && i < mldsaN; b = b[3:] {
+			v := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2]&0x7f)<<16
 			if v < mldsaQ {
 				a[i] = v
 				i++

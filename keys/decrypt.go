@@ -37,9 +37,12 @@ func (s *Service) Decrypt(ctx context.Context, c Caller, t Target, o EncryptOpts
 			if err != nil {
 				return Used{}, err
 			}
-			if o.Format == FormatRaw {
+			switch o.Format {
+			case FormatRaw:
 				out.Bytes, err = u.decryptOAEP(ctx, b, in.Ciphertext, backend.OAEPOpts{Hash: o.Hash, Label: in.Label})
-			} else {
+			case FormatKEMDEM:
+				out.Bytes, err = u.openKEMDEM(ctx, b, in.Ciphertext)
+			default:
 				out.Bytes, err = u.openHPKE(ctx, b, in)
 			}
 			return u.used(b), err

@@ -36,11 +36,16 @@ func (s *Service) Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts
 			if err := o.check(in.AAD, in.Label, in.Context); err != nil {
 				return Used{}, err
 			}
+			if err := o.checkSalt(in.Salt); err != nil {
+				return Used{}, err
+			}
 			switch o.Format {
 			case FormatRaw:
 				out.Bytes, err = verify.EncryptOAEP(u.version.public, o.Hash, in.Label, in.Plaintext)
 			case FormatHPKE:
 				out.Bytes, err = verify.SealHPKE(u.version.public, b.record.info.Name, in.Label, in.AAD, in.Plaintext)
+			case FormatKEMDEM:
+				out.Bytes, err = verify.SealKEMDEM(u.version.public, b.record.info.Name, in.Plaintext, in.Salt)
 			default:
 				out.Bytes, err = b.seal(ctx, u, o.Hash, in.Plaintext, in.AAD, in.Context)
 			}

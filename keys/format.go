@@ -32,6 +32,8 @@ func (b *batch) encryptOpts(o *EncryptOpts) error {
 	switch {
 	case o.Format == FormatEnvelope:
 		return nil
+	case info.Family == backend.FamilyKEM && o.Format == FormatKEMDEM:
+		return nil
 	case info.Family != backend.FamilyKEM || o.Format != FormatHPKE:
 		return fault.New(fault.BadField, "the key does not have this format")
 	case !verify.HasHPKE(info.Name):
@@ -90,6 +92,8 @@ func (o *EncryptOpts) check(aad, label []byte, context map[string]string) error 
 		return fault.New(fault.BadField, "a label goes with the formats raw and hpke only")
 	case o.Format == FormatRaw && (len(aad) > 0 || len(context) > 0):
 		return fault.New(fault.BadField, "a raw ciphertext binds a label, and no aad or context")
+	case o.Format == FormatKEMDEM && (len(aad) > 0 || len(label) > 0 || len(context) > 0):
+		return fault.New(fault.BadField, "a bare KEM-DEM ciphertext binds no aad, label or context")
 	case o.Format == FormatHPKE && len(context) > 0:
 		return fault.New(fault.BadField, "an HPKE ciphertext binds aad and label, and no context")
 	}

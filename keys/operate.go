@@ -244,6 +244,9 @@ func (b *batch) resolve(ctx context.Context, q *request, enveloped uuid.UUID) (e
 		return err
 	}
 	q.entry.Key = b.record.key.ID
+	if a := b.target.Algorithm; a != "" && a != b.record.info.Name {
+		return keyNotFound()
+	}
 	return nil
 }
 

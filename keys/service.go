@@ -82,9 +82,11 @@ type ItemError = error
 
 // Target says which key and version an operation is on. Key is an id or a name; "" is the tenant's default key (or, for
 // decrypt, rewrap and unwrap of envelopes, the key that the envelope names). Version 0 is the primary version, or the envelope's.
+// A key that is not of Algorithm, when that is set, is as if it were not there: for front ends that know keys by their algorithm.
 type Target struct {
-	Key     string
-	Version uint32
+	Key       string
+	Version   uint32
+	Algorithm backend.Algorithm
 }
 
 // Used says which key version did the work. Compromised is set when its state is, and every reply must show it.
@@ -100,6 +102,7 @@ type EncryptItem struct {
 	AAD       []byte
 	Context   map[string]string
 	Label     []byte // with FormatRaw and FormatHPKE
+	Salt      []byte // with FormatKEMDEM; not nil: at least 32 bytes, and the same plaintext and salt give the same ciphertext
 }
 
 // Format is the form of a ciphertext.
@@ -112,6 +115,8 @@ const (
 	FormatRaw Format = "raw"
 	// FormatHPKE is enc ‖ ciphertext of RFC 9180 section 6.1 in base mode, of a KEM key. It binds aad, and the label as info; no context.
 	FormatHPKE Format = "hpke"
+	// FormatKEMDEM is KEM ciphertext ‖ nonce ‖ AES-256-GCM ciphertext ‖ tag of a KEM key: docs/formats/qpher.md. It binds nothing.
+	FormatKEMDEM Format = "kem-dem"
 )
 
 // EncryptOpts are the choices of RSA and KEM keys. Hash is that of OAEP (SHA-256 when zero). It is not in the ciphertext: who encrypts
@@ -244,6 +249,9 @@ type API interface {
 	Delete(ctx context.Context, c Caller, key string, waiting time.Duration) (*Key, error)
 	CancelDeletion(ctx context.Context, c Caller, key string) (*Key, error)
 	Rotate(ctx context.Context, c Caller, key string) (*Key, error)
+	// RotateRetiring and Retire are for front ends where a key has at most one version in use.
+	RotateRetiring(ctx context.Context, c Caller, r RotateRequest) (k *Key, old uint32, err error)
+	Retire(ctx context.Context, c Caller, t Target) (*Version, error)
 	Versions(ctx context.Context, c Caller, key string, from uint32, limit int) ([]*Version, error)
 	Version(ctx context.Context, c Caller, key string, version uint32) (*Version, error) // 0: primary
 	SetVersionState(ctx context.Context, c Caller, key string, version uint32, to State) (*Version, error)
@@ -259,6 +267,8 @@ type API interface {
 	DataKeys(ctx context.Context, c Caller, t Target, items []DataKeyRequest, single bool) ([]DataKey, error)
 	Wrap(ctx context.Context, c Caller, t Target, items []EncryptItem, single bool) ([]BytesResult, error)
 	Unwrap(ctx context.Context, c Caller, t Target, items []CiphertextItem, single bool) ([]BytesResult, error)
+	WrapKEMDEM(ctx context.Context, c Caller, t Target, items []EncryptItem, single bool) ([]BytesResult, error)
+	UnwrapKEMDEM(ctx context.Context, c Caller, t Target, items []CiphertextItem, single bool) ([]BytesResult, error)
 	Sign(ctx context.Context, c Caller, t Target, o SignOpts, items []SignItem, single bool) ([]BytesResult, error)
 	Verify(ctx context.Context, c Caller, t Target, o SignOpts, items []VerifyItem, single bool) ([]VerifyResult, error)
 	MAC(ctx context.Context, c Caller, t Target, items []MACItem, single bool) ([]BytesResult, error)

@@ -112,7 +112,7 @@ func kems() []*Algorithm {
 		mlkem(MLKEM512, mlkem512.Scheme(), 1),
 		mlkem(MLKEM768, mlkem768.Scheme(), 3),
 		mlkem(MLKEM1024, mlkem1024.Scheme(), 5),
-		// The code is that of draft version 05; later versions up to 10 changed words and not one byte (test vectors are the same).
+		// circl names version 05 of the draft, whose test vectors the versions up to 10 kept.
 		newAlgorithm(kemInfo(XWing, x, "draft-connolly-cfrg-xwing-kem-10", 3), circlKEM{x, derive, anySeed{}.fixSeed}, testXWing),
 		dhkem(DHKEMP256, hpke.KEM_P256_HKDF_SHA256, scalarOf(ecdh.P256(), 0xff)),
 		dhkem(DHKEMP384, hpke.KEM_P384_HKDF_SHA384, scalarOf(ecdh.P384(), 0xff)),

@@ -46,7 +46,7 @@ test:
 # Once with the race detector; what leaves out part of its vectors under it, because it is slow there, once more without.
 unit:
 	$(GO) test -race -timeout 10m ./...
-	$(GO) test -timeout 10m ./verify ./backend/...
+	$(GO) test -timeout 10m ./verify ./backend/... ./pqc
 
 # The real binary under load, killed without warning $(KILLS) times; every acknowledged effect must be there afterwards.
 crash: build

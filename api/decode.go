@@ -47,6 +47,8 @@ func decodeOptions(c *call) json.Options {
 		boundedItems[wire.VerifyItem](nil),
 		boundedItems[wire.MACItem](nil),
 		boundedItems[wire.DeriveItem](nil),
+		boundedItems[wire.EncapsulateItem](nil),
+		boundedItems[wire.DecapsulateItem](nil),
 	)))
 }
 

@@ -14,10 +14,10 @@ func encryptOpts(hashName, format string) (o keys.EncryptOpts, err error) {
 	}
 	switch format {
 	case "", "envelope":
-	case "raw":
-		o.Raw = true
+	case string(keys.FormatRaw), string(keys.FormatHPKE):
+		o.Format = keys.Format(format)
 	default:
-		return o, fault.New(fault.BadField, "the field format must be envelope or raw")
+		return o, fault.New(fault.BadField, "the field format must be envelope, raw or hpke")
 	}
 	return o, nil
 }

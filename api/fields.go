@@ -100,6 +100,10 @@ func meaningIn(in, name string) string {
 		return "of HKDF; SHA-256 when absent"
 	case "Error.message":
 		return "for people; may change"
+	case "Encapsulation.kem_ciphertext":
+		return "what carries the secret to the key's holder"
+	case "Sign.context", "SignItem.context", "Verify.context", "VerifyItem.context":
+		return "names and values, checked against the key's policy; not signed"
 	case "MAC.mac", "MACItem.mac":
 		return "the tag to check; for verify-mac only"
 	case "Slot.label", "AddSlot.label", "AddedSlot.label":
@@ -228,6 +232,8 @@ func meaningOf(name string) string {
 		return "size of the data key, 16 to 64; 32 when absent"
 	case "capabilities":
 		return "one for each algorithm"
+	case "category":
+		return "NIST's post-quantum security category, 1 to 5"
 	case "checkpoint":
 		return "a signed checkpoint (C2SP tlog-checkpoint)"
 	case "ciphertext":
@@ -244,6 +250,8 @@ func meaningOf(name string) string {
 		return "refuse deletion while set"
 	case "derived_key":
 		return "the output of HKDF (RFC 5869)"
+	case "deterministic":
+		return "leave out the fresh randomness of ML-DSA and SLH-DSA"
 	case "detail":
 		return "what there is to add"
 	case "digest":
@@ -261,7 +269,7 @@ func meaningOf(name string) string {
 	case "failed":
 		return "positions of the items that failed"
 	case "format":
-		return "envelope when absent; raw is a bare RSA-OAEP ciphertext"
+		return "envelope when absent; raw is a bare RSA-OAEP ciphertext, hpke is enc and ciphertext of RFC 9180"
 	case "hash":
 		return "of RSA-OAEP; SHA-256 when absent"
 	case "hashes":
@@ -286,6 +294,8 @@ func meaningOf(name string) string {
 		return "up to 1,000 items, instead of the fields of one"
 	case "keeps_objects":
 		return "whether key material lives in the device"
+	case "kem_ciphertext":
+		return "what encapsulate gave"
 	case "key":
 		return "id or name of a key, where the path has none; the default key when absent"
 	case "key_file":
@@ -295,11 +305,11 @@ func meaningOf(name string) string {
 	case "key_state":
 		return "only when the version is compromised"
 	case "key_type", "purpose":
-		return "the one use of the key: encryption, wrapping, signing, mac or agreement"
+		return "the one use of the key: encryption, wrapping, signing, mac, agreement or encapsulation"
 	case "key_version":
 		return "number of the version; the primary one when absent"
 	case "label":
-		return "RSA-OAEP label, with format raw"
+		return "RSA-OAEP label with format raw, info with format hpke"
 	case "labels":
 		return "names and values for people and filters"
 	case "last_rotated_at", "rotated_at":
@@ -324,8 +334,12 @@ func meaningOf(name string) string {
 		return "decrypt, unwrap and verify only from this version on"
 	case "min_encrypt_version":
 		return "encrypt, wrap, sign and mac only from this version on"
+	case "mu":
+		return "message representative of ML-DSA, 64 bytes, instead of the message (FIPS 204 section 6.2)"
 	case "name":
 		return "unique name, which can be changed"
+	case "new_keys":
+		return "which algorithms the tenant takes for new keys"
 	case "next_cursor":
 		return "where the next page begins; empty on the last"
 	case "next_rotation_at":
@@ -354,6 +368,8 @@ func meaningOf(name string) string {
 		return "what an operator should know"
 	case "random":
 		return "the bytes"
+	case "readiness":
+		return "how the algorithm stands against a quantum computer"
 	case "request_id":
 		return "of the request"
 	case "required_context":
@@ -372,12 +388,16 @@ func meaningOf(name string) string {
 		return "what it may do; among the creator's own"
 	case "security_bits":
 		return "classical strength (SP 800-57 part 1)"
+	case "shared_secret":
+		return "the secret itself: derive keys from it, do not use it twice"
 	case "shares":
 		return "shares of a Shamir slot; they may come one call at a time"
 	case "shares_missing":
 		return "how many more are needed"
 	case "signature":
 		return "the signature"
+	case "signature_context":
+		return "context string of ML-DSA, SLH-DSA and composites, up to 255 bytes: signed with the message"
 	case "size":
 		return "how many entries the log had"
 	case "standard":
@@ -388,6 +408,8 @@ func meaningOf(name string) string {
 		return "when its state changed last"
 	case "status":
 		return "ok or locked"
+	case "successors":
+		return "post-quantum algorithms for the same purpose, the recommended one first"
 	case "tenant":
 		return "whose keys these are"
 	case "threshold":
@@ -457,9 +479,13 @@ func choices(in reflect.Type, name string) []string {
 		if in == reflect.TypeFor[wire.Attestation]() || in == reflect.TypeFor[wire.Evidence]() {
 			return []string{attest.Format}
 		}
-		return []string{"envelope", "raw"}
+		return []string{"envelope", "raw", "hpke"}
 	case "padding":
 		return []string{string(backend.PaddingPSS), string(backend.PaddingPKCS1v15)}
+	case "new_keys":
+		return []string{newKeysAny, string(keys.NewKeysPostQuantum), string(keys.NewKeysHybrid)}
+	case "readiness":
+		return []string{string(backend.ReadinessVulnerable), string(backend.ReadinessSymmetric), string(backend.ReadinessPostQuantum), string(backend.ReadinessHybrid)}
 	case "encoding":
 		return []string{"der", "p1363"}
 	case "assurance":

@@ -116,6 +116,7 @@ func tags() [][2]string {
 		{"operations", "What keys do. Every operation takes the fields of one item, or items with up to 1,000 of them; each item of a batch has its own result or error."},
 		{"backends", "The devices, with what each can do, as probed."},
 		{"api-keys", "The credentials of the tenant."},
+		{"settings", "What a tenant has settled for itself."},
 		{"audit", "The append-only log, with its checkpoints and proofs (RFC 6962, C2SP tlog-checkpoint)."},
 		{"root", "The ways to open the root secret."},
 		{"service", "State and documentation of the service. These need no credential."},

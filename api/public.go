@@ -130,7 +130,7 @@ func jwk(k *keys.Key, v *keys.Version) ([]byte, error) {
 	switch k.Purpose {
 	case backend.PurposeSigning:
 		j.Use = "sig"
-	case backend.PurposeEncryption, backend.PurposeAgreement:
+	case backend.PurposeEncryption, backend.PurposeAgreement, backend.PurposeEncapsulation:
 		j.Use = "enc"
 	}
 	text, err := json.Marshal(j, json.Deterministic(true))

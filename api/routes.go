@@ -202,6 +202,11 @@ func (s *Server) rows() []route {
 			param{"algorithm", "string", "an algorithm's name"},
 			param{"state", "string", "a state"},
 			param{"label", "string", "name, or name=value"})...),
+		read("/keys/inventory", kr, "keys", "List keys with their readiness for quantum computers", handle(s.inventory), page(
+			param{"name_prefix", "string", "names that begin so"},
+			param{"algorithm", "string", "an algorithm's name"},
+			param{"state", "string", "a state"},
+			param{"label", "string", "name, or name=value"})...),
 		read("/keys/import-parameters", kw, "keys", "What is needed to wrap a key for import", handle(s.importParameters),
 			param{"backend", "string", "a backend's name; the default one when absent"}),
 		write(post, "/keys/import", kw, "keys", "Bring a key made elsewhere", handle(s.importKey)).creates(),
@@ -231,6 +236,8 @@ func (s *Server) rows() []route {
 		operate("/keys/{key}/mac", "Compute a MAC", operation[wire.MAC, wire.MACResult](s.mac)),
 		operate("/keys/{key}/verify-mac", "Check a MAC", operation[wire.MAC, wire.Validity](s.verifyMAC)),
 		operate("/keys/{key}/derive", "Agree on a key with a peer", operation[wire.Derive, wire.DerivedKey](s.derive)),
+		operate("/keys/{key}/encapsulate", "Make a shared secret and what carries it to the key", operation[wire.Encapsulate, wire.Encapsulation](s.encapsulate)),
+		operate("/keys/{key}/decapsulate", "Recover a shared secret", operation[wire.Decapsulate, wire.SharedSecret](s.decapsulate)),
 		operate("/encrypt", "Encrypt with a key named in the body, or the default key", operation[wire.Encrypt, wire.Ciphertext](s.encrypt)),
 		operate("/decrypt", "Decrypt: the envelope names the key", operation[wire.Decrypt, wire.Plaintext](s.decryptWith)),
 		operate("/data-key", "Make a data key with a key named in the body, or the default key", operation[wire.DataKey, wire.DataKeyResult](s.dataKey)),
@@ -245,6 +252,9 @@ func (s *Server) rows() []route {
 		read("/api-keys", sw, "api-keys", "List API keys", handle(s.listAPIKeys), page()...),
 		revoke,
 		read("/me", "", "api-keys", "Who is calling", handle(s.me)),
+
+		read("/settings/keys", kr, "settings", "Which algorithms the tenant takes for new keys", handle(s.keySettings)),
+		write(http.MethodPut, "/settings/keys", sw, "settings", "Settle which algorithms the tenant takes for new keys", handle(s.setKeySettings)),
 
 		read("/audit", ar, "audit", "Search the audit log, newest first", handle(s.searchAudit), page(
 			param{"key", "string", "a key's id"},

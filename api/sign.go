@@ -10,7 +10,8 @@ import (
 	"github.com/keywright/keywright/keys"
 )
 
-func signOpts(hashName, padding, encoding string) (o keys.SignOpts, err error) {
+func signOpts(hashName, padding, encoding string, context []byte) (o keys.SignOpts, err error) {
+	o.Context = context
 	if o.Hash, err = hash(hashName); err != nil {
 		return o, err
 	}
@@ -33,22 +34,38 @@ func signOpts(hashName, padding, encoding string) (o keys.SignOpts, err error) {
 	return o, nil
 }
 
+// subjects names what can be signed, where it is missing.
+const subjects = "message (or digest or mu, but one alone)"
+
+// one reports whether exactly one of the fields is there.
+func one(fields ...[]byte) bool {
+	n := 0
+	for _, f := range fields {
+		if f != nil {
+			n++
+		}
+	}
+	return n == 1
+}
+
 func (s *Server) sign(ctx context.Context, c *call, r *wire.Sign) (appender, error) {
 	t, err := c.target(r.Target)
 	if err != nil {
 		return nil, err
 	}
-	o, err := signOpts(r.Hash, r.Padding, r.Encoding)
+	o, err := signOpts(r.Hash, r.Padding, r.Encoding, r.SignatureContext)
 	if err != nil {
 		return nil, err
 	}
+	o.Deterministic = r.Deterministic
 	w := &r.SignItem
-	list, single, err := gather(nil, r.Items, w, w.Message != nil || w.Digest != nil || w.Context != nil,
+	given := w.Message != nil || w.Digest != nil || w.Mu != nil || w.Context != nil
+	list, single, err := gather(nil, r.Items, w, given,
 		func(w *wire.SignItem) (keys.SignItem, string) {
-			if (w.Message == nil) == (w.Digest == nil) {
-				return keys.SignItem{}, "message (or digest, but not both)"
+			if !one(w.Message, w.Digest, w.Mu) {
+				return keys.SignItem{}, subjects
 			}
-			return keys.SignItem{Message: w.Message, Digest: w.Digest, Context: w.Context}, ""
+			return keys.SignItem{Message: w.Message, Digest: w.Digest, Mu: w.Mu, Context: w.Context}, ""
 		})
 	if err != nil {
 		return nil, err
@@ -62,21 +79,21 @@ func (s *Server) verify(ctx context.Context, c *call, r *wire.Verify) (appender,
 	if err != nil {
 		return nil, err
 	}
-	o, err := signOpts(r.Hash, r.Padding, r.Encoding)
+	o, err := signOpts(r.Hash, r.Padding, r.Encoding, r.SignatureContext)
 	if err != nil {
 		return nil, err
 	}
 	w := &r.VerifyItem
-	given := w.Message != nil || w.Digest != nil || w.Signature != nil || w.Context != nil
+	given := w.Message != nil || w.Digest != nil || w.Mu != nil || w.Signature != nil || w.Context != nil
 	list, single, err := gather(nil, r.Items, w, given,
 		func(w *wire.VerifyItem) (keys.VerifyItem, string) {
-			if (w.Message == nil) == (w.Digest == nil) {
-				return keys.VerifyItem{}, "message (or digest, but not both)"
+			if !one(w.Message, w.Digest, w.Mu) {
+				return keys.VerifyItem{}, subjects
 			}
 			if w.Signature == nil {
 				return keys.VerifyItem{}, "signature"
 			}
-			return keys.VerifyItem{Message: w.Message, Digest: w.Digest, Signature: w.Signature, Context: w.Context}, ""
+			return keys.VerifyItem{Message: w.Message, Digest: w.Digest, Mu: w.Mu, Signature: w.Signature, Context: w.Context}, ""
 		})
 	if err != nil {
 		return nil, err

@@ -33,6 +33,32 @@ const (
 	ECDHP521            Algorithm = "ECDH-P521"
 	X25519              Algorithm = "X25519"
 	X448                Algorithm = "X448"
+	MLKEM512            Algorithm = "ML-KEM-512"
+	MLKEM768            Algorithm = "ML-KEM-768"
+	MLKEM1024           Algorithm = "ML-KEM-1024"
+	XWing               Algorithm = "X-Wing"
+	DHKEMP256           Algorithm = "DHKEM-P256"
+	DHKEMP384           Algorithm = "DHKEM-P384"
+	DHKEMP521           Algorithm = "DHKEM-P521"
+	DHKEMX25519         Algorithm = "DHKEM-X25519"
+	DHKEMX448           Algorithm = "DHKEM-X448"
+	MLDSA44             Algorithm = "ML-DSA-44"
+	MLDSA65             Algorithm = "ML-DSA-65"
+	MLDSA87             Algorithm = "ML-DSA-87"
+	SLHDSASHA2128s      Algorithm = "SLH-DSA-SHA2-128s"
+	SLHDSASHA2128f      Algorithm = "SLH-DSA-SHA2-128f"
+	SLHDSASHA2192s      Algorithm = "SLH-DSA-SHA2-192s"
+	SLHDSASHA2192f      Algorithm = "SLH-DSA-SHA2-192f"
+	SLHDSASHA2256s      Algorithm = "SLH-DSA-SHA2-256s"
+	SLHDSASHA2256f      Algorithm = "SLH-DSA-SHA2-256f"
+	SLHDSASHAKE128s     Algorithm = "SLH-DSA-SHAKE-128s"
+	SLHDSASHAKE128f     Algorithm = "SLH-DSA-SHAKE-128f"
+	SLHDSASHAKE192s     Algorithm = "SLH-DSA-SHAKE-192s"
+	SLHDSASHAKE192f     Algorithm = "SLH-DSA-SHAKE-192f"
+	SLHDSASHAKE256s     Algorithm = "SLH-DSA-SHAKE-256s"
+	SLHDSASHAKE256f     Algorithm = "SLH-DSA-SHAKE-256f"
+	MLDSA65P256         Algorithm = "MLDSA65-ECDSA-P256-SHA512"
+	MLDSA65Ed25519      Algorithm = "MLDSA65-Ed25519-SHA512"
 )
 
 // Purpose is the one use of a key (SP 800-57 part 1, section 5.2: a key has one).
@@ -44,25 +70,29 @@ const (
 	PurposeSigning    Purpose = "signing"
 	PurposeMAC        Purpose = "mac"
 	PurposeAgreement  Purpose = "agreement"
+	// PurposeEncapsulation is key establishment by a KEM (SP 800-227), and encryption and wrapping under what it establishes.
+	PurposeEncapsulation Purpose = "encapsulation"
 )
 
 // Operation is something a key does for a caller: the words of policies, metrics and the audit log.
 type Operation string
 
 const (
-	OpEncrypt   Operation = "encrypt"
-	OpDecrypt   Operation = "decrypt"
-	OpRewrap    Operation = "rewrap"
-	OpDataKey   Operation = "data-key"
-	OpWrap      Operation = "wrap"
-	OpUnwrap    Operation = "unwrap"
-	OpSign      Operation = "sign"
-	OpVerify    Operation = "verify"
-	OpMAC       Operation = "mac"
-	OpVerifyMAC Operation = "verify-mac"
-	OpDerive    Operation = "derive"
-	OpExport    Operation = "export"
-	OpAttest    Operation = "attest"
+	OpEncrypt     Operation = "encrypt"
+	OpDecrypt     Operation = "decrypt"
+	OpRewrap      Operation = "rewrap"
+	OpDataKey     Operation = "data-key"
+	OpWrap        Operation = "wrap"
+	OpUnwrap      Operation = "unwrap"
+	OpSign        Operation = "sign"
+	OpVerify      Operation = "verify"
+	OpMAC         Operation = "mac"
+	OpVerifyMAC   Operation = "verify-mac"
+	OpDerive      Operation = "derive"
+	OpEncapsulate Operation = "encapsulate"
+	OpDecapsulate Operation = "decapsulate"
+	OpExport      Operation = "export"
+	OpAttest      Operation = "attest"
 )
 
 // Padding names an RSA signature scheme.
@@ -77,13 +107,17 @@ const (
 type Family string
 
 const (
-	FamilyAEAD  Family = "aead"
-	FamilyKWP   Family = "kwp"
-	FamilyHMAC  Family = "hmac"
-	FamilyRSA   Family = "rsa"
-	FamilyECDSA Family = "ecdsa"
-	FamilyEdDSA Family = "eddsa"
-	FamilyECDH  Family = "ecdh" // NIST curves, X25519 and X448
+	FamilyAEAD      Family = "aead"
+	FamilyKWP       Family = "kwp"
+	FamilyHMAC      Family = "hmac"
+	FamilyRSA       Family = "rsa"
+	FamilyECDSA     Family = "ecdsa"
+	FamilyEdDSA     Family = "eddsa"
+	FamilyECDH      Family = "ecdh" // NIST curves, X25519 and X448
+	FamilyKEM       Family = "kem"  // ML-KEM, X-Wing, and the KEMs of RFC 9180
+	FamilyMLDSA     Family = "ml-dsa"
+	FamilySLHDSA    Family = "slh-dsa"
+	FamilyComposite Family = "composite" // ML-DSA together with a classical signature: both must hold
 )
 
 // AlgorithmInfo is one row of the table.
@@ -94,12 +128,13 @@ type AlgorithmInfo struct {
 	Purposes     []Purpose   // the first is the default
 	KeyBits      int         // size of the secret or modulus or curve
 	KeySize      int         // bytes of raw symmetric material; 0 for asymmetric keys
-	NonceSize    int         // AEAD only, bytes
-	TagSize      int         // AEAD and HMAC, bytes
+	NonceSize    int         // AEAD, and of the AEAD in a KEM's envelopes, bytes
+	TagSize      int         // the same, and HMAC, bytes
 	Hash         crypto.Hash // the default hash of signatures, the hash of HMAC
 	Standard     string
 	PostQuantum  bool
 	SecurityBits int // classical strength, SP 800-57 part 1 table 2
+	Category     int // NIST's post-quantum security category, 1 to 5; 0: none
 }
 
 // Symmetric reports whether the key has no public part.
@@ -130,6 +165,18 @@ func asym(name Algorithm, id uint16, f Family, bits, strength int, h crypto.Hash
 	return AlgorithmInfo{Name: name, ID: id, Family: f, Purposes: p, KeyBits: bits, Hash: h, Standard: standard, SecurityBits: strength}
 }
 
+func kem(name Algorithm, id uint16, bits, strength, category int, standard string) AlgorithmInfo {
+	a := asym(name, id, FamilyKEM, bits, strength, 0, standard, PurposeEncapsulation)
+	a.NonceSize, a.TagSize, a.Category, a.PostQuantum = 12, 16, category, category > 0
+	return a
+}
+
+func pqSign(name Algorithm, id uint16, f Family, strength, category int, standard string) AlgorithmInfo {
+	a := asym(name, id, f, 0, strength, 0, standard, PurposeSigning)
+	a.Category, a.PostQuantum = category, true
+	return a
+}
+
 // table is read-only. The order is that of the documentation.
 var table = []AlgorithmInfo{
 	enc(AES128GCM, 0x0001, 16, 128, "SP 800-38D"),
@@ -156,6 +203,32 @@ var table = []AlgorithmInfo{
 	asym(ECDHP521, 0x0062, FamilyECDH, 521, 256, 0, "SP 800-56A", PurposeAgreement),
 	asym(X25519, 0x0063, FamilyECDH, 255, 128, 0, "RFC 7748", PurposeAgreement),
 	asym(X448, 0x0064, FamilyECDH, 448, 224, 0, "RFC 7748", PurposeAgreement),
+	kem(MLKEM512, 0x0100, 512, 128, 1, "FIPS 203"),
+	kem(MLKEM768, 0x0101, 768, 192, 3, "FIPS 203"),
+	kem(MLKEM1024, 0x0102, 1024, 256, 5, "FIPS 203"),
+	kem(XWing, 0x0110, 768, 192, 3, "draft-connolly-cfrg-xwing-kem"),
+	kem(DHKEMP256, 0x0120, 256, 128, 0, "RFC 9180"),
+	kem(DHKEMP384, 0x0121, 384, 192, 0, "RFC 9180"),
+	kem(DHKEMP521, 0x0122, 521, 256, 0, "RFC 9180"),
+	kem(DHKEMX25519, 0x0123, 255, 128, 0, "RFC 9180"),
+	kem(DHKEMX448, 0x0124, 448, 224, 0, "RFC 9180"),
+	pqSign(MLDSA44, 0x0200, FamilyMLDSA, 128, 2, "FIPS 204"),
+	pqSign(MLDSA65, 0x0201, FamilyMLDSA, 192, 3, "FIPS 204"),
+	pqSign(MLDSA87, 0x0202, FamilyMLDSA, 256, 5, "FIPS 204"),
+	pqSign(SLHDSASHA2128s, 0x0210, FamilySLHDSA, 128, 1, "FIPS 205"),
+	pqSign(SLHDSASHA2128f, 0x0211, FamilySLHDSA, 128, 1, "FIPS 205"),
+	pqSign(SLHDSASHA2192s, 0x0212, FamilySLHDSA, 192, 3, "FIPS 205"),
+	pqSign(SLHDSASHA2192f, 0x0213, FamilySLHDSA, 192, 3, "FIPS 205"),
+	pqSign(SLHDSASHA2256s, 0x0214, FamilySLHDSA, 256, 5, "FIPS 205"),
+	pqSign(SLHDSASHA2256f, 0x0215, FamilySLHDSA, 256, 5, "FIPS 205"),
+	pqSign(SLHDSASHAKE128s, 0x0216, FamilySLHDSA, 128, 1, "FIPS 205"),
+	pqSign(SLHDSASHAKE128f, 0x0217, FamilySLHDSA, 128, 1, "FIPS 205"),
+	pqSign(SLHDSASHAKE192s, 0x0218, FamilySLHDSA, 192, 3, "FIPS 205"),
+	pqSign(SLHDSASHAKE192f, 0x0219, FamilySLHDSA, 192, 3, "FIPS 205"),
+	pqSign(SLHDSASHAKE256s, 0x021a, FamilySLHDSA, 256, 5, "FIPS 205"),
+	pqSign(SLHDSASHAKE256f, 0x021b, FamilySLHDSA, 256, 5, "FIPS 205"),
+	pqSign(MLDSA65P256, 0x0230, FamilyComposite, 192, 3, "draft-ietf-lamps-pq-composite-sigs"),
+	pqSign(MLDSA65Ed25519, 0x0231, FamilyComposite, 192, 3, "draft-ietf-lamps-pq-composite-sigs"),
 }
 
 // Algorithms gives a copy of the table.
@@ -194,6 +267,8 @@ func OperationsOf(a AlgorithmInfo, p Purpose) []Operation {
 		return []Operation{OpMAC, OpVerifyMAC}
 	case PurposeAgreement:
 		return []Operation{OpDerive}
+	case PurposeEncapsulation:
+		return []Operation{OpEncapsulate, OpDecapsulate, OpEncrypt, OpDecrypt, OpRewrap, OpDataKey, OpWrap, OpUnwrap}
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/secret"
 )
 
@@ -105,11 +106,12 @@ type Ref struct {
 
 // Key is a loaded key version. What it can do beyond this is found by asserting one of the capability interfaces below;
 // a handle implements exactly those of its purpose in the backend's capability list for its algorithm: AEAD and Decrypter for
-// PurposeEncryption, Wrapper for PurposeWrapping, Signer, MACer, Agreer for theirs. Safe for concurrent use.
+// PurposeEncryption, Wrapper for PurposeWrapping, Signer, MACer, Agreer, Decapsulator for theirs. Safe for concurrent use.
 // After its Close a handle answers fault.BackendUnavailable or goes on working until the backend closes; it never panics.
 type Key interface {
 	// Public is the public key, nil for symmetric keys: *rsa.PublicKey, *ecdsa.PublicKey, ed25519.PublicKey,
-	// *ecdh.PublicKey (X25519 and the ECDH curves), or circl's ed448.PublicKey and keyenc.X448PublicKey.
+	// *ecdh.PublicKey (X25519 and the ECDH curves), circl's ed448.PublicKey, keyenc.X448PublicKey, pqc.PublicKey for ML-KEM, X-Wing,
+	// ML-DSA, SLH-DSA and composites; the KEMs of RFC 9180 have the keys of their curves.
 	Public() crypto.PublicKey
 	// Close ends the use of this handle. A second Close does nothing.
 	Close() error
@@ -125,7 +127,7 @@ type AEAD interface {
 }
 
 // Signer signs. Input is the digest by opts.Hash for RSA and ECDSA (its size must be the hash's), the message itself for
-// Ed25519 and Ed448 (opts.Hash zero). ECDSA signatures are r ‖ s (IEEE P1363), both of the field's size. The hashes are SHA-256,
+// Ed25519, Ed448, ML-DSA, SLH-DSA and composites (opts.Hash zero). ECDSA signatures are r ‖ s (IEEE P1363), both of the field's size. The hashes are SHA-256,
 // SHA-384 and SHA-512. Another hash, or a padding that the algorithm does not have, is fault.BadField; an input that is not as
 // long as its hash is fault.BadSize.
 type Signer interface {
@@ -133,10 +135,28 @@ type Signer interface {
 	Sign(ctx context.Context, input []byte, opts SignOpts) ([]byte, error)
 }
 
-// SignOpts are the choices of a signature. The zero value fits Ed25519 and Ed448.
+// SignOpts are the choices of a signature. The zero value fits Ed25519 and Ed448, and is the pure, hedged form of ML-DSA, SLH-DSA
+// and the composites.
 type SignOpts struct {
+	// Hash of RSA and ECDSA. With ML-DSA and SLH-DSA it makes the pre-hash variant (FIPS 204 section 5.4, FIPS 205 section 10.2): then
+	// the input of ML-DSA is the digest, that of SLH-DSA still the message. Composites hash by themselves and take none.
 	Hash    crypto.Hash
 	Padding Padding // RSA only: PaddingPKCS1v15 or PaddingPSS (salt as long as the hash, MGF1 with the same hash)
+	// Context is the context string of ML-DSA, SLH-DSA and the composites, up to 255 bytes of any value (FIPS 204 section 5.2).
+	Context string
+	// Deterministic leaves out the fresh randomness of ML-DSA and SLH-DSA (FIPS 204 section 3.4, FIPS 205 section 9.2).
+	Deterministic bool
+	// ExternalMu says that the input is the 64-byte message representative of ML-DSA (FIPS 204 section 6.2); then Hash and Context
+	// are zero, for mu has them in it.
+	ExternalMu bool
+}
+
+// Classical gives fault.BadField when o makes a choice that only post-quantum signatures have; for whoever signs or verifies others.
+func (o SignOpts) Classical() error {
+	if o.Context != "" || o.Deterministic || o.ExternalMu {
+		return fault.New(fault.BadField, "context, deterministic and external mu are for post-quantum signatures")
+	}
+	return nil
 }
 
 // Item is one of several inputs to the same operation with the same key.
@@ -198,6 +218,14 @@ type MACer interface {
 type Agreer interface {
 	Key
 	Agree(ctx context.Context, peer []byte) (secret.Bytes, error)
+}
+
+// Decapsulator recovers the shared secret of a KEM ciphertext (32 bytes for ML-KEM and X-Wing, the KDF's size for the KEMs of RFC 9180). A
+// ciphertext of the wrong size is fault.DecryptionFailed. An ML-KEM or X-Wing ciphertext that was changed gives another secret and
+// no error (implicit rejection, FIPS 203 section 6.3). Encapsulation needs the public key alone: see package verify.
+type Decapsulator interface {
+	Key
+	Decapsulate(ctx context.Context, ciphertext []byte) (secret.Bytes, error)
 }
 
 // Wrapper wraps key material of 1 to 4096 bytes by AES-KWP (RFC 5649); another length is fault.BadSize. Every failure of the data

@@ -18,18 +18,23 @@ type BatchOptions struct {
 	Format     string
 	Padding    string
 	Encoding   string
+	// SignatureContext and Deterministic are for ML-DSA, SLH-DSA and composites.
+	SignatureContext []byte
+	Deterministic    bool
 }
 
 // batch is the request of every operation with items. The single requests cannot serve: an item's required field would go
 // out empty beside the items.
 type batch[I any] struct {
-	Key        string `json:"key,omitempty"`
-	KeyVersion uint32 `json:"key_version,omitempty"`
-	Hash       string `json:"hash,omitempty"`
-	Format     string `json:"format,omitempty"`
-	Padding    string `json:"padding,omitempty"`
-	Encoding   string `json:"encoding,omitempty"`
-	Items      []I    `json:"items"`
+	Key              string `json:"key,omitempty"`
+	KeyVersion       uint32 `json:"key_version,omitempty"`
+	Hash             string `json:"hash,omitempty"`
+	Format           string `json:"format,omitempty"`
+	Padding          string `json:"padding,omitempty"`
+	Encoding         string `json:"encoding,omitempty"`
+	SignatureContext []byte `json:"signature_context,omitempty"`
+	Deterministic    bool   `json:"deterministic,omitempty"`
+	Items            []I    `json:"items"`
 }
 
 // operation carries out an operation on the named key, or on the route without one. body is called with the key's name
@@ -45,7 +50,8 @@ func operation[T any](ctx context.Context, c *Client, name, key string, keyless 
 }
 
 func many[I, R any](ctx context.Context, c *Client, name string, keyless bool, r repeat, o BatchOptions, items []I) ([]R, error) {
-	b := batch[I]{KeyVersion: o.KeyVersion, Hash: o.Hash, Format: o.Format, Padding: o.Padding, Encoding: o.Encoding, Items: items}
+	b := batch[I]{KeyVersion: o.KeyVersion, Hash: o.Hash, Format: o.Format, Padding: o.Padding, Encoding: o.Encoding,
+		SignatureContext: o.SignatureContext, Deterministic: o.Deterministic, Items: items}
 	answer, err := operation[wire.Batch[R]](ctx, c, name, o.Key, keyless, r, b)
 	if err != nil {
 		return nil, err

@@ -144,6 +144,9 @@ func (k *signerKey) Sign(ctx context.Context, input []byte, opts backend.SignOpt
 
 // acceptable checks input and choices. SHA-1 is for nobody's signatures (SP 800-131A section 3).
 func (k *signerKey) acceptable(input []byte, opts backend.SignOpts) error {
+	if err := opts.Classical(); err != nil {
+		return err
+	}
 	if k.e.info.Family == backend.FamilyEdDSA {
 		// RFC 8032, the pure variants: the message itself.
 		if opts.Hash != 0 {

@@ -99,7 +99,8 @@ type Options struct {
 	Refs int
 	// RefTTL is the longest time for which a checked Ref is believed; 0: 5 minutes.
 	RefTTL time.Duration
-	// Capacity, TTL and Rand are those of the engine for sealed custody (sealed.Options).
+	// Capacity, TTL and Rand are those of the engine for sealed custody (sealed.Options). Rand nil is the tokens' generator and the operating
+	// system's together.
 	Capacity int
 	TTL      time.Duration
 	Rand     io.Reader

@@ -6,8 +6,11 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
+	"io"
+	"time"
 
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/backend/sealed"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/hsm/token"
 	"github.com/keywright/keywright/keyenc"
@@ -201,6 +204,28 @@ func (b *Backend) sealerFailed(err error) error {
 		return fault.Wrap(fault.BackendUnavailable, "the token has lost the service's sealing key", err)
 	}
 	return err
+}
+
+// generator is what the engine draws key material from.
+func (b *Backend) generator() io.Reader {
+	if b.o.Rand != nil {
+		return b.o.Rand
+	}
+	return sealed.Mixed(deviceRandom{b})
+}
+
+// deviceRandom reads the tokens' generator. The reader that the engine wants has no context, so the time is bounded here.
+type deviceRandom struct{ b *Backend }
+
+const randomTimeout = 10 * time.Second
+
+func (r deviceRandom) Read(p []byte) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), randomTimeout)
+	defer cancel()
+	if err := r.b.Random(ctx, p); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // Random fills p from the generator of a token.

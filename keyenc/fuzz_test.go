@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 )
 
 // FuzzParseSPKI: what is taken has one encoding, and its other forms give the same key.
@@ -18,6 +19,7 @@ func FuzzParseSPKI(f *testing.F) {
 		f.Add(der)
 	}
 	f.Add(unbase64(f, rfc8410Public))
+	addPQ(f, func(k *pqc.PrivateKey) ([]byte, error) { return keyenc.MarshalSPKI(k.PublicKey()) })
 	f.Fuzz(func(t *testing.T, der []byte) {
 		pub, err := keyenc.ParseSPKI(der)
 		if err != nil {
@@ -64,6 +66,7 @@ func FuzzParseJWK(f *testing.F) {
 	for _, s := range []string{rfcEC, rfcRSA, rfcEd25519} {
 		f.Add([]byte(s))
 	}
+	addPQ(f, func(k *pqc.PrivateKey) ([]byte, error) { return keyenc.MarshalJWK(k.PublicKey()) })
 	f.Fuzz(func(t *testing.T, text []byte) {
 		pub, err := keyenc.ParseJWK(text)
 		if err != nil {
@@ -90,6 +93,7 @@ func FuzzParsePKCS8(f *testing.F) {
 	}
 	f.Add(unbase64(f, rfc8410Private))
 	f.Add(unbase64(f, rfc8410Attributes))
+	addPQ(f, func(k *pqc.PrivateKey) ([]byte, error) { return keyenc.MarshalPKCS8(k) })
 	f.Fuzz(func(t *testing.T, der []byte) {
 		priv, err := keyenc.ParsePKCS8(der)
 		if err != nil {

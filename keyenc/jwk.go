@@ -14,9 +14,12 @@ import (
 	"github.com/cloudflare/circl/dh/x448"
 	"github.com/cloudflare/circl/sign/ed448"
 	"github.com/go-json-experiment/json"
+
+	"github.com/keywright/keywright/pqc"
 )
 
-// JWK is a public key as RFC 7517 writes it, with the members of RFC 7518 section 6 (EC, RSA) and RFC 8037 section 2 (OKP).
+// JWK is a public key as RFC 7517 writes it, with the members of RFC 7518 section 6 (EC, RSA) RFC 8037 section 2
+// (OKP) and draft-ietf-cose-dilithium-11 section 3 (AKP).
 // PublicJWK fills those of the key; the common ones (section 4 of RFC 7517) are the caller's.
 type JWK struct {
 	KeyType   string   `json:"kty"`
@@ -29,6 +32,7 @@ type JWK struct {
 	Y         string   `json:"y,omitempty"`
 	N         string   `json:"n,omitempty"`
 	E         string   `json:"e,omitempty"`
+	Pub       string   `json:"pub,omitempty"`
 }
 
 // secretMembers is what a private or symmetric JWK has beside the members of a public one. A parser of public keys refuses
@@ -43,6 +47,8 @@ type secretMembers struct {
 	QI  any `json:"qi"`
 	Oth any `json:"oth"`
 	K   any `json:"k"`
+
+	Priv any `json:"priv"`
 }
 
 // b64 is strict: no padding (RFC 7515 section 2), no loose bits at the end.
@@ -82,9 +88,17 @@ func PublicJWK(pub crypto.PublicKey) (JWK, error) {
 			return JWK{}, ErrUnsupported
 		}
 		return ecJWK(k.Curve.Params().Name, point), nil
+	case *pqc.PublicKey:
+		if name := k.Algorithm().Name(); akp(name) {
+			return JWK{KeyType: "AKP", Algorithm: name, Pub: b64.EncodeToString(k.Bytes())}, nil
+		}
 	}
 	return JWK{}, ErrUnsupported
 }
+
+// akp reports whether the algorithm has a JWK of the type AKP, in which "alg" names it: ML-DSA (draft-ietf-cose-dilithium-11 section 3).
+// The drafts for the others are not as far.
+func akp(name string) bool { return name == pqc.MLDSA44 || name == pqc.MLDSA65 || name == pqc.MLDSA87 }
 
 func okp(curve string, key []byte, size int) (JWK, error) {
 	if len(key) != size {
@@ -114,7 +128,7 @@ func ParseJWK(text []byte) (crypto.PublicKey, error) {
 	if err := json.Unmarshal(text, &m); err != nil {
 		return nil, ErrMalformed
 	}
-	for _, v := range []any{m.D, m.P, m.Q, m.DP, m.DQ, m.QI, m.Oth, m.K} {
+	for _, v := range []any{m.D, m.P, m.Q, m.DP, m.DQ, m.QI, m.Oth, m.K, m.Priv} {
 		if v != nil {
 			return nil, ErrUnsupported
 		}
@@ -140,6 +154,16 @@ func (j JWK) PublicKey() (crypto.PublicKey, error) {
 			return nil, ErrMalformed
 		}
 		return okpPublic(j.Curve, x)
+	case "AKP":
+		alg, ok := pqc.Lookup(j.Algorithm)
+		if !ok || !akp(j.Algorithm) {
+			return nil, ErrUnsupported
+		}
+		raw, err := b64.DecodeString(j.Pub)
+		if err != nil {
+			return nil, ErrMalformed
+		}
+		return pqPublic(alg, raw)
 	}
 	return nil, ErrUnsupported
 }

@@ -7,8 +7,8 @@
 // never carry a value. Every function is safe for concurrent use.
 //
 // Key types: *rsa.PublicKey, *ecdsa.PublicKey (P-256, P-384, P-521), ed25519.PublicKey, circl's ed448.PublicKey,
-// *ecdh.PublicKey (X25519 and, for writing only, the P curves) and X448PublicKey, and the private keys that belong to
-// them. ECDH keys on the P curves have the same object identifier as ECDSA keys (RFC 5480 section 2.1.1), so parsers give
+// *ecdh.PublicKey (X25519 and, for writing only, the P curves), X448PublicKey and *pqc.PublicKey (ML-KEM, X-Wing, ML-DSA, SLH-DSA and
+// composites; not the KEMs of RFC 9180, whose keys are those of their curves), and the private keys that belong to them. ECDH keys on the P curves have the same object identifier as ECDSA keys (RFC 5480 section 2.1.1), so parsers give
 // *ecdsa.PublicKey or *ecdsa.PrivateKey for both, and the caller who knows better converts.
 package keyenc
 
@@ -22,6 +22,8 @@ import (
 
 	"github.com/cloudflare/circl/dh/x448"
 	"github.com/cloudflare/circl/sign/ed448"
+
+	"github.com/keywright/keywright/pqc"
 )
 
 // The errors of this package. They carry no values of the input.
@@ -103,6 +105,8 @@ func PublicOf(priv crypto.PrivateKey) (crypto.PublicKey, error) {
 		return k.PublicKey(), nil
 	case *X448PrivateKey:
 		return k.Public(), nil
+	case *pqc.PrivateKey:
+		return k.PublicKey(), nil
 	}
 	return nil, ErrUnsupported
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/cloudflare/circl/sign/ed448"
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keywright/keywright/pqc"
 )
 
 // pkcs8Overhead is more than everything around the private key octets of any supported key, so that buffers are made once
@@ -30,7 +32,8 @@ var (
 
 // MarshalPKCS8 gives the PKCS#8 DER of a private key: version 1 of RFC 5958 section 2 without attributes, for the curves of
 // RFC 8410 section 7 without the public key, for the P curves with the public key inside (RFC 5915 section 3). The caller
-// wipes the result.
+// wipes the result. Post-quantum keys are written by their seed: RFC 9935 and RFC 9881 section 6, RFC 9909 section 6 (which adds the root), and
+// the drafts of X-Wing and composite ML-DSA.
 func MarshalPKCS8(priv crypto.PrivateKey) ([]byte, error) {
 	switch k := priv.(type) {
 	case *rsa.PrivateKey:
@@ -80,6 +83,8 @@ func MarshalPKCS8(priv crypto.PrivateKey) ([]byte, error) {
 		}
 	case *X448PrivateKey:
 		return marshalSeed(oidX448, k[:])
+	case *pqc.PrivateKey:
+		return marshalPQ(k)
 	}
 	return nil, ErrUnsupported
 }
@@ -114,7 +119,10 @@ func marshalEC(curve asn1.ObjectIdentifier, scalar, point []byte) ([]byte, error
 
 // ParsePKCS8 reads a private key in PKCS#8 DER (RFC 5208, RFC 5958) that fills der exactly. Attributes are read over. Where
 // a public key stands beside the private one it must be its own. Gives *rsa.PrivateKey (two primes, checked and
-// precomputed), *ecdsa.PrivateKey, ed25519.PrivateKey, ed448.PrivateKey, *ecdh.PrivateKey (X25519) or *X448PrivateKey.
+// precomputed), *ecdsa.PrivateKey, ed25519.PrivateKey, ed448.PrivateKey, *ecdh.PrivateKey (X25519), *X448PrivateKey or *pqc.PrivateKey.
+//
+// Of ML-KEM and ML-DSA it reads the forms that have a seed; one that has the expanded key beside it must have the seed's own. The
+// expanded form alone is ErrNoSeed. SLH-DSA's root is computed and compared, which takes a tenth of a second for the small parameter sets.
 func ParsePKCS8(der []byte) (crypto.PrivateKey, error) {
 	var outer, alg, key cryptobyte.String
 	var oid asn1.ObjectIdentifier
@@ -178,6 +186,9 @@ func ParsePKCS8(der []byte) (crypto.PrivateKey, error) {
 		k := X448PrivateKey(seed)
 		own := k.Public().(X448PublicKey)
 		return ifOwn(&k, public, own[:])
+	}
+	if e, pq := pqByOID(oid); e != nil {
+		return parsePQ(e, pq, key, public)
 	}
 	return nil, ErrUnsupported
 }

@@ -10,10 +10,13 @@ import (
 	"crypto/x509"
 
 	"github.com/cloudflare/circl/sign/ed448"
+
+	"github.com/keywright/keywright/pqc"
 )
 
 // MarshalRaw gives the bare public key: the uncompressed point (SEC 1 section 2.3.3; 65, 97 or 133 bytes) of a P curve, the
-// bytes of RFC 8032 and RFC 7748 of the others (32, 57 or 56), and PKCS#1 DER (RFC 8017 appendix A.1.1) for RSA.
+// bytes of RFC 8032 and RFC 7748 of the others (32, 57 or 56), PKCS#1 DER (RFC 8017 appendix A.1.1) for RSA, and
+// the encoding of its standard for a post-quantum key.
 func MarshalRaw(pub crypto.PublicKey) ([]byte, error) {
 	switch k := pub.(type) {
 	case *rsa.PublicKey:
@@ -42,6 +45,8 @@ func MarshalRaw(pub crypto.PublicKey) ([]byte, error) {
 		}
 	case X448PublicKey:
 		return bytes.Clone(k[:]), nil
+	case *pqc.PublicKey:
+		return k.Bytes(), nil
 	}
 	return nil, ErrUnsupported
 }

@@ -16,6 +16,8 @@ import (
 	"github.com/cloudflare/circl/sign/ed448"
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/keywright/keywright/pqc"
 )
 
 // Object identifiers of RFC 8410 section 3, RFC 3279 section 2.3.1 and RFC 5480 section 2.1.1.
@@ -33,7 +35,8 @@ var (
 
 const pemPublic = "PUBLIC KEY"
 
-// MarshalSPKI gives the DER SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7, RFC 8410 section 4) of a public key.
+// MarshalSPKI gives the DER SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7, RFC 8410 section 4, RFC 9935,
+// RFC 9881 and RFC 9909) of a public key.
 func MarshalSPKI(pub crypto.PublicKey) ([]byte, error) {
 	switch k := pub.(type) {
 	case *rsa.PublicKey:
@@ -60,6 +63,10 @@ func MarshalSPKI(pub crypto.PublicKey) ([]byte, error) {
 		return marshalRFC8410(oidEd448, k)
 	case X448PublicKey:
 		return marshalRFC8410(oidX448, k[:])
+	case *pqc.PublicKey:
+		if e := pqByName(k.Algorithm().Name()); e != nil {
+			return marshalRFC8410(e.oid, k.Bytes())
+		}
 	}
 	return nil, ErrUnsupported
 }
@@ -122,7 +129,14 @@ func parseSPKI(der []byte) (crypto.PublicKey, error) {
 		return X448PublicKey(key), nil
 	case oid.Equal(oidRSA), oid.Equal(oidEC), oid.Equal(oidEd25519), oid.Equal(oidX25519):
 	default:
-		return nil, ErrUnsupported
+		e, pq := pqByOID(oid)
+		if e == nil {
+			return nil, ErrUnsupported
+		}
+		if !alg.Empty() { // RFC 9935, RFC 9881 and RFC 9909, section 3 or 4: parameters are absent
+			return nil, ErrMalformed
+		}
+		return pqPublic(pq, key)
 	}
 	pub, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {

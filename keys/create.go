@@ -26,7 +26,7 @@ func (s *Service) Create(ctx context.Context, c Caller, r CreateRequest) (*Key, 
 		if r.Origin == OriginPublicOnly {
 			return nil, fault.New(fault.BadField, "a public-only key is made by import")
 		}
-		k, v, err := s.draft(q.tenant(), r)
+		k, v, err := s.draft(ctx, q.tenant(), r)
 		if err != nil {
 			return nil, err
 		}
@@ -42,7 +42,7 @@ func (s *Service) Create(ctx context.Context, c Caller, r CreateRequest) (*Key, 
 func (s *Service) stamp() time.Time { return s.now().UTC().Truncate(time.Microsecond) }
 
 // draft checks a request for a new key and makes its record and that of its first version, without material.
-func (s *Service) draft(tenant uuid.UUID, r CreateRequest) (*Key, *Version, error) {
+func (s *Service) draft(ctx context.Context, tenant uuid.UUID, r CreateRequest) (*Key, *Version, error) {
 	if r.Name == "" || r.Algorithm == "" {
 		return nil, nil, fault.New(fault.MissingField, "name and algorithm are required")
 	}
@@ -84,6 +84,9 @@ func (s *Service) draft(tenant uuid.UUID, r CreateRequest) (*Key, *Version, erro
 			return nil, nil, fault.New(fault.BadField, "a public-only key has no backend and no custody")
 		}
 		return k, v, nil
+	}
+	if err := s.admit(ctx, tenant, info); err != nil {
+		return nil, nil, err
 	}
 	if err := s.place(k, v, r.Backend, r.Custody); err != nil {
 		return nil, nil, err

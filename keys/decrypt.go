@@ -12,36 +12,40 @@ import (
 // maxCiphertext bounds what is taken for a ciphertext: the largest plaintext and room for every header.
 const maxCiphertext = MaxPlaintext + 1<<16
 
-// Decrypt opens each item with the version that its envelope names; without t.Key the envelope names the key too. With o.Raw the
-// items are bare RSA-OAEP ciphertexts of the version that t names, or the primary one. The items of one call are of one key. Every
+// Decrypt opens each item with the version that its envelope names; without t.Key the envelope names the key too. With another format
+// the items are ciphertexts of the version that t names, or the primary one. The items of one call are of one key. Every
 // ciphertext that does not open is the same fault.DecryptionFailed. Whoever gets the plaintexts wipes them after use.
 func (s *Service) Decrypt(ctx context.Context, c Caller, t Target, o EncryptOpts, items []CiphertextItem, single bool) ([]BytesResult, error) {
 	return operate(ctx, s, c, verbDecrypt, t, items, single, kind[CiphertextItem, BytesResult]{
 		context:  func(i *CiphertextItem) map[string]string { return i.Context },
 		envelope: func(i *CiphertextItem) []byte { return i.Ciphertext },
-		raw:      o.Raw,
+		raw:      o.Format != FormatEnvelope,
 		prepare:  func(b *batch) error { return b.prepareOpen(&o, items) },
 		do: func(ctx context.Context, b *batch, in *CiphertextItem, out *BytesResult) (Used, error) {
 			if err := checkCiphertext(in); err != nil {
 				return Used{}, err
 			}
-			if o.Raw {
-				if len(in.AAD) > 0 || len(in.Context) > 0 {
-					return Used{}, fault.New(fault.BadField, "a raw ciphertext binds a label, and no aad or context")
-				}
-				u, err := b.use(ctx, 0, backend.OpDecrypt)
-				if err != nil {
-					return Used{}, err
-				}
+			if err := o.check(in.AAD, in.Label, in.Context); err != nil {
+				return Used{}, err
+			}
+			if o.Format == FormatEnvelope {
+				pt, used, err := b.open(ctx, backend.OpDecrypt, o.Hash, in)
+				out.Bytes = pt
+				return used, err
+			}
+			u, err := b.use(ctx, 0, backend.OpDecrypt)
+			if err != nil {
+				return Used{}, err
+			}
+			switch o.Format {
+			case FormatRaw:
 				out.Bytes, err = u.decryptOAEP(ctx, b, in.Ciphertext, backend.OAEPOpts{Hash: o.Hash, Label: in.Label})
-				return u.used(b), err
+			case FormatKEMDEM:
+				out.Bytes, err = u.openKEMDEM(ctx, b, in.Ciphertext)
+			default:
+				out.Bytes, err = u.openHPKE(ctx, b, in)
 			}
-			if len(in.Label) > 0 {
-				return Used{}, labelOfEnvelope()
-			}
-			pt, used, err := b.open(ctx, backend.OpDecrypt, o.Hash, in)
-			out.Bytes = pt
-			return used, err
+			return u.used(b), err
 		},
 		many: &many[CiphertextItem, BytesResult]{
 			fits: isAEAD,
@@ -49,8 +53,8 @@ func (s *Service) Decrypt(ctx context.Context, c Caller, t Target, o EncryptOpts
 				if err := checkCiphertext(in); err != nil {
 					return nil, backend.Item{}, err
 				}
-				if len(in.Label) > 0 {
-					return nil, backend.Item{}, labelOfEnvelope()
+				if err := o.check(in.AAD, in.Label, in.Context); err != nil {
+					return nil, backend.Item{}, err
 				}
 				u, e, err := b.enclosed(ctx, backend.OpDecrypt, in)
 				if err != nil {
@@ -150,7 +154,7 @@ func checkCiphertext(in *CiphertextItem) error {
 
 // prepareOpen settles the hash and makes one buffer for all plaintexts of a batch.
 func (b *batch) prepareOpen(o *EncryptOpts, items []CiphertextItem) error {
-	if err := b.oaepOpts(o); err != nil {
+	if err := b.encryptOpts(o); err != nil {
 		return err
 	}
 	if b.record.info.Family != backend.FamilyAEAD {
@@ -178,7 +182,7 @@ func (b *batch) enclosed(ctx context.Context, op backend.Operation, in *Cipherte
 		return nil, e, err
 	}
 	info := &b.record.info
-	if e.KeyID != b.record.key.ID || e.Algorithm != info.ID || len(e.KEM) > 0 || len(e.Nonce) != info.NonceSize {
+	if e.KeyID != b.record.key.ID || e.Algorithm != info.ID || (len(e.KEM) > 0) != (info.Family == backend.FamilyKEM) || len(e.Nonce) != info.NonceSize {
 		return nil, e, notOfThisKey()
 	}
 	if n := b.target.Version; n != 0 && n != e.KeyVersion && b.verb != verbRewrap {
@@ -199,6 +203,10 @@ func (b *batch) open(ctx context.Context, op backend.Operation, hash crypto.Hash
 	if info.Family == backend.FamilyRSA {
 		b.scratch = e.AppendAAD(b.scratch[:0], 0, in.AAD, in.Context)
 		pt, err := u.decryptOAEP(ctx, b, e.Body, backend.OAEPOpts{Hash: hash, Label: b.scratch})
+		return pt, used, err
+	}
+	if info.Family == backend.FamilyKEM {
+		pt, err := b.openKEM(ctx, u, &e, in)
 		return pt, used, err
 	}
 	key, err := u.load(ctx, b)

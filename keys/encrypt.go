@@ -8,7 +8,6 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/envelope"
 	"github.com/keywright/keywright/fault"
-	"github.com/keywright/keywright/keyenc"
 	"github.com/keywright/keywright/verify"
 )
 
@@ -20,8 +19,7 @@ const (
 	dataKeySize = 32
 )
 
-// Encrypt encrypts each item under the primary version of the key, or the one that t names. The results are envelopes, or with o.Raw bare
-// RSA-OAEP ciphertexts. RSA keys encrypt by their public part, without their backend. The hash of an RSA envelope is not in it: who
+// Encrypt encrypts each item under the primary version of the key, or the one that t names. The results are envelopes, or what o.Format says. RSA keys encrypt by their public part, without their backend. The hash of an RSA envelope is not in it: who
 // chooses another than SHA-256 names it again to Decrypt.
 func (s *Service) Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts, items []EncryptItem, single bool) ([]BytesResult, error) {
 	return operate(ctx, s, c, verbEncrypt, t, items, single, kind[EncryptItem, BytesResult]{
@@ -35,17 +33,22 @@ func (s *Service) Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts
 			if err != nil {
 				return Used{}, err
 			}
-			if o.Raw {
-				if len(in.AAD) > 0 || len(in.Context) > 0 {
-					return Used{}, fault.New(fault.BadField, "a raw ciphertext binds a label, and no aad or context")
-				}
+			if err := o.check(in.AAD, in.Label, in.Context); err != nil {
+				return Used{}, err
+			}
+			if err := o.checkSalt(in.Salt); err != nil {
+				return Used{}, err
+			}
+			switch o.Format {
+			case FormatRaw:
 				out.Bytes, err = verify.EncryptOAEP(u.version.public, o.Hash, in.Label, in.Plaintext)
-				return u.used(b), err
+			case FormatHPKE:
+				out.Bytes, err = verify.SealHPKE(u.version.public, b.record.info.Name, in.Label, in.AAD, in.Plaintext)
+			case FormatKEMDEM:
+				out.Bytes, err = verify.SealKEMDEM(u.version.public, b.record.info.Name, in.Plaintext, in.Salt)
+			default:
+				out.Bytes, err = b.seal(ctx, u, o.Hash, in.Plaintext, in.AAD, in.Context)
 			}
-			if len(in.Label) > 0 {
-				return Used{}, labelOfEnvelope()
-			}
-			out.Bytes, err = b.seal(ctx, u, o.Hash, in.Plaintext, in.AAD, in.Context)
 			return u.used(b), err
 		},
 		many: &many[EncryptItem, BytesResult]{
@@ -54,8 +57,11 @@ func (s *Service) Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts
 				if err := checkPlaintext(in); err != nil {
 					return nil, backend.Item{}, err
 				}
-				if len(in.Label) > 0 {
-					return nil, backend.Item{}, labelOfEnvelope()
+				if err := o.check(in.AAD, in.Label, in.Context); err != nil {
+					return nil, backend.Item{}, err
+				}
+				if err := o.checkSalt(in.Salt); err != nil {
+					return nil, backend.Item{}, err
 				}
 				u, err := b.use(ctx, 0, backend.OpEncrypt)
 				if err != nil {
@@ -87,10 +93,6 @@ func checkPlaintext(in *EncryptItem) error {
 		return fault.New(fault.BadSize, "a plaintext is at most 1 MiB, its aad and label at most 64 KiB")
 	}
 	return nil
-}
-
-func labelOfEnvelope() error {
-	return fault.New(fault.BadField, "a label goes with the format raw only")
 }
 
 // Wrap wraps key material: an AES-KWP key gives bare RFC 5649 output, other keys an envelope.
@@ -149,7 +151,7 @@ func (s *Service) DataKeys(ctx context.Context, c Caller, t Target, items []Data
 
 // prepareSeal settles the hash and makes one buffer for all results of a batch.
 func (b *batch) prepareSeal(o *EncryptOpts, items []EncryptItem) error {
-	if err := b.oaepOpts(o); err != nil {
+	if err := b.encryptOpts(o); err != nil {
 		return err
 	}
 	if b.record.info.Family != backend.FamilyAEAD {
@@ -167,23 +169,6 @@ func (b *batch) prepareSeal(o *EncryptOpts, items []EncryptItem) error {
 	return nil
 }
 
-// oaepOpts checks the choices that only RSA keys have, and gives the hash its default.
-func (b *batch) oaepOpts(o *EncryptOpts) error {
-	if b.record.info.Family != backend.FamilyRSA {
-		if *o != (EncryptOpts{}) {
-			return fault.New(fault.BadField, "only RSA keys have a choice of hash and format")
-		}
-		return nil
-	}
-	if o.Hash == 0 {
-		o.Hash = crypto.SHA256
-	}
-	if !keyenc.OAEPHash(o.Hash) {
-		return fault.New(fault.BadField, "the hash of RSA-OAEP is SHA-1, SHA-256, SHA-384 or SHA-512")
-	}
-	return nil
-}
-
 // seal makes an envelope of the version. Header, nonce, ciphertext and tag are written into one buffer.
 func (b *batch) seal(ctx context.Context, u *use, hash crypto.Hash, plaintext, aad []byte, context map[string]string) ([]byte, error) {
 	info := &b.record.info
@@ -196,6 +181,9 @@ func (b *batch) seal(ctx context.Context, u *use, hash crypto.Hash, plaintext, a
 			return nil, err
 		}
 		return append(h.AppendHeader(make([]byte, 0, h.Size(0, len(ct))), 0, len(ct)), ct...), nil
+	}
+	if info.Family == backend.FamilyKEM {
+		return b.sealKEM(u, &h, plaintext, aad, context)
 	}
 	key, err := u.load(ctx, b)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 )
 
 // maxImport bounds wrapped material and public keys: the PKCS#8 of RSA-4096 is below 2.5 kB.
@@ -62,7 +63,7 @@ func (q *request) importPublic(ctx context.Context, n *nextVersion, r ImportRequ
 		return nil, fault.New(fault.BadField, "a public key makes a public-only key")
 	}
 	r.Create.Origin = OriginPublicOnly
-	k, v, err := q.s.draft(q.tenant(), r.Create)
+	k, v, err := q.s.draft(ctx, q.tenant(), r.Create)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +93,8 @@ func checkPublic(info *backend.AlgorithmInfo, der []byte) error {
 		ok = info.Name == backend.Ed25519
 	case ed448.PublicKey:
 		ok = info.Name == backend.Ed448
+	case *pqc.PublicKey:
+		ok = k.Algorithm().Name() == string(info.Name)
 	}
 	if !ok {
 		return fault.New(fault.BadImport, "the public key is not one of the named algorithm, or has no use alone")
@@ -135,7 +138,7 @@ func (q *request) importWrapped(ctx context.Context, n *nextVersion, r ImportReq
 		return nil, fault.New(fault.BadField, "wrapped material makes an imported key")
 	}
 	r.Create.Origin = OriginImported
-	k, v, err := q.s.draft(q.tenant(), r.Create)
+	k, v, err := q.s.draft(ctx, q.tenant(), r.Create)
 	if err != nil {
 		return nil, err
 	}

@@ -125,7 +125,7 @@ func TestImportTokens(t *testing.T) {
 	wantCode(t, try(e.c, p.Token, blob[:len(blob)-1]), fault.BadImport, "a cut blob")
 	// Another key than a wrapping key cannot be used as one.
 	own := e.create("rsa", backend.RSA3072, func(r *keys.CreateRequest) { r.Purpose = backend.PurposeEncryption })
-	_, err = e.Decrypt(ctx, e.c, keys.Target{Key: own.ID.String()}, keys.EncryptOpts{Raw: true}, []keys.CiphertextItem{{Ciphertext: blob[:384]}}, true)
+	_, err = e.Decrypt(ctx, e.c, keys.Target{Key: own.ID.String()}, keys.EncryptOpts{Format: keys.FormatRaw}, []keys.CiphertextItem{{Ciphertext: blob[:384]}}, true)
 	wantCode(t, err, fault.DecryptionFailed, "the wrapped part with another key")
 	// The wrapping key is nobody's to see or use.
 	raw := e.lastInternal("~import/" + e.soft.Info().ID)
@@ -135,7 +135,7 @@ func TestImportTokens(t *testing.T) {
 	wantCode(t, err, fault.KeyNotFound, "an internal key by name")
 	_, err = e.Rotate(ctx, e.c, raw.ID.String())
 	wantCode(t, err, fault.KeyNotFound, "rotating an internal key")
-	_, err = e.Decrypt(ctx, e.c, keys.Target{Key: raw.ID.String()}, keys.EncryptOpts{Raw: true}, []keys.CiphertextItem{{Ciphertext: blob[:384]}}, true)
+	_, err = e.Decrypt(ctx, e.c, keys.Target{Key: raw.ID.String()}, keys.EncryptOpts{Format: keys.FormatRaw}, []keys.CiphertextItem{{Ciphertext: blob[:384]}}, true)
 	wantCode(t, err, fault.KeyNotFound, "decrypting with an internal key")
 	// It is renewed, and its tokens expire.
 	e.clock.advance(23 * time.Hour)
@@ -306,7 +306,7 @@ func TestPublicOnly(t *testing.T) {
 	}
 	_, err = e.decrypt(keys.Target{}, r.Bytes)
 	wantCode(t, err, fault.OperationNotAllowed, "decrypting without a private part")
-	raw, err := e.Encrypt(ctx, e.c, keys.Target{Key: "enc"}, keys.EncryptOpts{Raw: true, Hash: crypto.SHA512}, []keys.EncryptItem{{Plaintext: []byte("raw"), Label: []byte("l")}}, true)
+	raw, err := e.Encrypt(ctx, e.c, keys.Target{Key: "enc"}, keys.EncryptOpts{Format: keys.FormatRaw, Hash: crypto.SHA512}, []keys.EncryptItem{{Plaintext: []byte("raw"), Label: []byte("l")}}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,6 +33,10 @@ func (r *VerifyResult) set(u Used, err error) { r.Used, r.Err = u, err }
 func (r *VerifyResult) failure() error        { return r.Err }
 func (r *VerifyResult) wipe()                 { *r = VerifyResult{} }
 
+func (r *Encapsulation) set(u Used, err error) { r.Used, r.Err = u, err }
+func (r *Encapsulation) failure() error        { return r.Err }
+func (r *Encapsulation) wipe()                 { clear(r.Secret); *r = Encapsulation{} }
+
 // kind is how one operation differs from the others.
 type kind[I, O any] struct {
 	// context gives the caller's context of an item.
@@ -263,6 +267,9 @@ func (b *batch) resolve(ctx context.Context, q *request, enveloped uuid.UUID) (e
 		return err
 	}
 	q.entry.Key = b.record.key.ID
+	if a := b.target.Algorithm; a != "" && a != b.record.info.Name {
+		return keyNotFound()
+	}
 	return nil
 }
 

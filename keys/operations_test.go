@@ -322,9 +322,9 @@ func TestBinding(t *testing.T) {
 			}
 		}
 	}
-	_, err := e.Encrypt(ctx, e.c, keys.Target{Key: "aead"}, keys.EncryptOpts{Raw: true}, make([]keys.EncryptItem, 1), true)
+	_, err := e.Encrypt(ctx, e.c, keys.Target{Key: "aead"}, keys.EncryptOpts{Format: keys.FormatRaw}, make([]keys.EncryptItem, 1), true)
 	wantCode(t, err, fault.BadField, "a raw ciphertext of AES")
-	_, err = e.Encrypt(ctx, e.c, keys.Target{Key: "rsa"}, keys.EncryptOpts{Raw: true}, []keys.EncryptItem{{AAD: []byte("a")}}, true)
+	_, err = e.Encrypt(ctx, e.c, keys.Target{Key: "rsa"}, keys.EncryptOpts{Format: keys.FormatRaw}, []keys.EncryptItem{{AAD: []byte("a")}}, true)
 	wantCode(t, err, fault.BadField, "a raw ciphertext with aad")
 	_, err = e.Encrypt(ctx, e.c, keys.Target{Key: "rsa"}, keys.EncryptOpts{}, []keys.EncryptItem{{Plaintext: make([]byte, 200)}}, true)
 	wantCode(t, err, fault.BadSize, "too long for RSA")

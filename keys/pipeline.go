@@ -28,6 +28,8 @@ const (
 	verbMAC
 	verbVerifyMAC
 	verbDerive
+	verbEncapsulate
+	verbDecapsulate
 	verbExport
 	verbAttest
 	verbAttestationKey
@@ -43,6 +45,8 @@ const (
 	verbSetState
 	verbImportParameters
 	verbImport
+	verbSettings
+	verbSetSettings
 	verbDestroy // of Maintain alone, as those below
 	verbAbandon
 	verbPrune
@@ -71,6 +75,8 @@ var actions = [verbCount]action{
 	verbMAC:              {"mac", auth.ScopeEncryptionWrite, backend.OpMAC, backend.PurposeMAC, false},
 	verbVerifyMAC:        {"verify-mac", auth.ScopeEncryptionWrite, backend.OpVerifyMAC, backend.PurposeMAC, false},
 	verbDerive:           {"derive", auth.ScopeEncryptionWrite, backend.OpDerive, backend.PurposeAgreement, false},
+	verbEncapsulate:      {"encapsulate", auth.ScopeEncryptionWrite, backend.OpEncapsulate, backend.PurposeEncapsulation, false},
+	verbDecapsulate:      {"decapsulate", auth.ScopeEncryptionWrite, backend.OpDecapsulate, backend.PurposeEncapsulation, false},
 	verbExport:           {"export", auth.ScopeKeysWrite, backend.OpExport, "", false},
 	verbAttest:           {"attest", auth.ScopeKeysRead, backend.OpAttest, "", false},
 	verbAttestationKey:   {"attestation-key", auth.ScopeKeysRead, "", "", true},
@@ -86,6 +92,8 @@ var actions = [verbCount]action{
 	verbSetState:         {"key.state", auth.ScopeKeysWrite, "", "", false},
 	verbImportParameters: {"key.import-parameters", auth.ScopeKeysWrite, "", "", false},
 	verbImport:           {"key.import", auth.ScopeKeysWrite, "", "", false},
+	verbSettings:         {"settings.keys.get", auth.ScopeKeysRead, "", "", true},
+	verbSetSettings:      {"settings.keys.set", auth.ScopeSettingsWrite, "", "", false},
 	verbDestroy:          {"key.destroy", auth.ScopeKeysWrite, "", "", false},
 	verbAbandon:          {"key.abandon", auth.ScopeKeysWrite, "", "", false},
 	verbPrune:            {"idempotency.prune", auth.ScopeSettingsWrite, "", "", false},

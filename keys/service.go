@@ -82,9 +82,11 @@ type ItemError = error
 
 // Target says which key and version an operation is on. Key is an id or a name; "" is the tenant's default key (or, for
 // decrypt, rewrap and unwrap of envelopes, the key that the envelope names). Version 0 is the primary version, or the envelope's.
+// A key that is not of Algorithm, when that is set, is as if it were not there: for front ends that know keys by their algorithm.
 type Target struct {
-	Key     string
-	Version uint32
+	Key       string
+	Version   uint32
+	Algorithm backend.Algorithm
 }
 
 // Used says which key version did the work. Compromised is set when its state is, and every reply must show it.
@@ -99,15 +101,29 @@ type EncryptItem struct {
 	Plaintext []byte
 	AAD       []byte
 	Context   map[string]string
-	Label     []byte // RSA only, with Raw
+	Label     []byte // with FormatRaw and FormatHPKE
+	Salt      []byte // with FormatKEMDEM; not nil: at least 32 bytes, and the same plaintext and salt give the same ciphertext
 }
 
-// EncryptOpts are the choices of RSA keys: Hash of OAEP (SHA-256 when zero). Raw gives a bare OAEP ciphertext (RFC 8017
-// section 7.1) instead of an envelope, and takes one in decrypt. The hash is not in the ciphertext: who encrypts with another
-// than SHA-256 names it again to decrypt. Rewrap, data-key, wrap and unwrap use SHA-256.
+// Format is the form of a ciphertext.
+type Format string
+
+const (
+	// FormatEnvelope is the service's own: docs/formats/envelope.md. It names key and version.
+	FormatEnvelope Format = ""
+	// FormatRaw is a bare RSA-OAEP ciphertext (RFC 8017 section 7.1) of an RSA key. It binds a label, and no aad or context.
+	FormatRaw Format = "raw"
+	// FormatHPKE is enc ‖ ciphertext of RFC 9180 section 6.1 in base mode, of a KEM key. It binds aad, and the label as info; no context.
+	FormatHPKE Format = "hpke"
+	// FormatKEMDEM is KEM ciphertext ‖ nonce ‖ AES-256-GCM ciphertext ‖ tag of a KEM key: docs/formats/qpher.md. It binds nothing.
+	FormatKEMDEM Format = "kem-dem"
+)
+
+// EncryptOpts are the choices of RSA and KEM keys. Hash is that of OAEP (SHA-256 when zero). It is not in the ciphertext: who encrypts
+// with another than SHA-256 names it again to decrypt. Rewrap, data-key, wrap and unwrap use SHA-256 and envelopes.
 type EncryptOpts struct {
-	Hash crypto.Hash
-	Raw  bool
+	Hash   crypto.Hash
+	Format Format
 }
 
 // CiphertextItem is one ciphertext to open.
@@ -143,25 +159,30 @@ type DataKey struct {
 	Err        ItemError
 }
 
-// SignItem is one message or digest (exactly one of them).
+// SignItem is one message, digest or message representative (exactly one of them).
 type SignItem struct {
 	Message []byte
 	Digest  []byte
+	Mu      []byte            // of ML-DSA: 64 bytes (FIPS 204 section 6.2)
 	Context map[string]string // checked against the policy, not signed
 }
 
 // SignOpts: Hash is the algorithm's default when zero; Padding is PSS when "" (RSA only); P1363 gives r ‖ s instead of DER
-// (ECDSA only).
+// (ECDSA only). ML-DSA and SLH-DSA sign the message itself when Hash is zero, else by their pre-hash variant; they and the
+// composites take a Context, the context string of the standard, which is signed; Deterministic is for signing with ML-DSA and SLH-DSA.
 type SignOpts struct {
-	Hash    crypto.Hash
-	Padding backend.Padding
-	P1363   bool
+	Hash          crypto.Hash
+	Padding       backend.Padding
+	P1363         bool
+	Context       []byte // at most 255 bytes
+	Deterministic bool
 }
 
 // VerifyItem is one signature to check.
 type VerifyItem struct {
 	Message   []byte
 	Digest    []byte
+	Mu        []byte
 	Signature []byte
 	Context   map[string]string
 }
@@ -190,6 +211,25 @@ type DeriveItem struct {
 	Context map[string]string
 }
 
+// EncapsulateItem asks for one shared secret.
+type EncapsulateItem struct {
+	Context map[string]string // checked against the policy, bound to nothing
+}
+
+// Encapsulation is a fresh shared secret and the ciphertext that carries it.
+type Encapsulation struct {
+	Ciphertext []byte
+	Secret     []byte // the front end wipes it after writing
+	Used       Used
+	Err        ItemError
+}
+
+// DecapsulateItem is one KEM ciphertext.
+type DecapsulateItem struct {
+	Ciphertext []byte
+	Context    map[string]string
+}
+
 // BackendStatus is a backend as GET /backends shows it.
 type BackendStatus struct {
 	Info    backend.Info
@@ -210,6 +250,9 @@ type API interface {
 	Delete(ctx context.Context, c Caller, key string, waiting time.Duration) (*Key, error)
 	CancelDeletion(ctx context.Context, c Caller, key string) (*Key, error)
 	Rotate(ctx context.Context, c Caller, key string) (*Key, error)
+	// RotateRetiring and Retire are for front ends where a key has at most one version in use.
+	RotateRetiring(ctx context.Context, c Caller, r RotateRequest) (k *Key, old uint32, err error)
+	Retire(ctx context.Context, c Caller, t Target) (*Version, error)
 	Versions(ctx context.Context, c Caller, key string, from uint32, limit int) ([]*Version, error)
 	Version(ctx context.Context, c Caller, key string, version uint32) (*Version, error) // 0: primary
 	SetVersionState(ctx context.Context, c Caller, key string, version uint32, to State) (*Version, error)
@@ -229,12 +272,19 @@ type API interface {
 	DataKeys(ctx context.Context, c Caller, t Target, items []DataKeyRequest, single bool) ([]DataKey, error)
 	Wrap(ctx context.Context, c Caller, t Target, items []EncryptItem, single bool) ([]BytesResult, error)
 	Unwrap(ctx context.Context, c Caller, t Target, items []CiphertextItem, single bool) ([]BytesResult, error)
+	WrapKEMDEM(ctx context.Context, c Caller, t Target, items []EncryptItem, single bool) ([]BytesResult, error)
+	UnwrapKEMDEM(ctx context.Context, c Caller, t Target, items []CiphertextItem, single bool) ([]BytesResult, error)
 	Sign(ctx context.Context, c Caller, t Target, o SignOpts, items []SignItem, single bool) ([]BytesResult, error)
 	Verify(ctx context.Context, c Caller, t Target, o SignOpts, items []VerifyItem, single bool) ([]VerifyResult, error)
 	MAC(ctx context.Context, c Caller, t Target, items []MACItem, single bool) ([]BytesResult, error)
 	VerifyMAC(ctx context.Context, c Caller, t Target, items []MACItem, single bool) ([]VerifyResult, error)
 	Derive(ctx context.Context, c Caller, t Target, items []DeriveItem, single bool) ([]BytesResult, error)
+	Encapsulate(ctx context.Context, c Caller, t Target, items []EncapsulateItem, single bool) ([]Encapsulation, error)
+	Decapsulate(ctx context.Context, c Caller, t Target, items []DecapsulateItem, single bool) ([]BytesResult, error)
 	Random(ctx context.Context, c Caller, backend string, n int) ([]byte, error)
+
+	Settings(ctx context.Context, c Caller) (Settings, error)
+	SetSettings(ctx context.Context, c Caller, s Settings) (Settings, error)
 
 	Backends(ctx context.Context) []BackendStatus
 	Backend(ctx context.Context, name string) (BackendStatus, error)

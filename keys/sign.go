@@ -34,7 +34,9 @@ func (s *Service) Sign(ctx context.Context, c Caller, t Target, o SignOpts, item
 		},
 		do: func(ctx context.Context, b *batch, in *SignItem, out *BytesResult) (Used, error) {
 			var digest [maxDigest]byte
-			input, err := signInput(&digest, opts.Hash, in.Message, in.Digest)
+			opts := opts
+			opts.ExternalMu = in.Mu != nil
+			input, err := signInput(&digest, &b.record.info, opts, in.Message, in.Digest, in.Mu)
 			if err != nil {
 				return Used{}, err
 			}
@@ -58,10 +60,12 @@ func (s *Service) Sign(ctx context.Context, c Caller, t Target, o SignOpts, item
 			return u.used(b), err
 		},
 		many: &many[SignItem, BytesResult]{
-			fits: anyKey,
+			fits: func(b *batch) bool { return !b.record.info.PostQuantum }, // whose items may each choose
 			ask: func(ctx context.Context, b *batch, in *SignItem) (*use, backend.Item, error) {
 				var digest [maxDigest]byte
-				input, err := signInput(&digest, opts.Hash, in.Message, in.Digest)
+				opts := opts
+				opts.ExternalMu = in.Mu != nil
+				input, err := signInput(&digest, &b.record.info, opts, in.Message, in.Digest, in.Mu)
 				if err != nil {
 					return nil, backend.Item{}, err
 				}
@@ -100,7 +104,9 @@ func (s *Service) Verify(ctx context.Context, c Caller, t Target, o SignOpts, it
 		},
 		do: func(ctx context.Context, b *batch, in *VerifyItem, out *VerifyResult) (Used, error) {
 			var digest [maxDigest]byte
-			input, err := signInput(&digest, opts.Hash, in.Message, in.Digest)
+			opts := opts
+			opts.ExternalMu = in.Mu != nil
+			input, err := signInput(&digest, &b.record.info, opts, in.Message, in.Digest, in.Mu)
 			if err != nil {
 				return Used{}, err
 			}
@@ -114,54 +120,90 @@ func (s *Service) Verify(ctx context.Context, c Caller, t Target, o SignOpts, it
 	})
 }
 
-const maxDigest = sha512.Size
+const (
+	maxDigest         = sha512.Size
+	maxSigningContext = 255 // FIPS 204 section 5.2
+	muSize            = 64  // FIPS 204 section 6.2
+)
 
 func fieldSize(info *backend.AlgorithmInfo) int { return (info.KeyBits + 7) / 8 }
 
 // signOpts checks the choices of a signature against the algorithm and fills in its defaults. SHA-1 is refused: SP 800-131A
 // section 3.
 func signOpts(info *backend.AlgorithmInfo, o SignOpts) (backend.SignOpts, error) {
-	if o.P1363 && info.Family != backend.FamilyECDSA {
-		return backend.SignOpts{}, fault.New(fault.BadField, "only ECDSA signatures have the P1363 encoding")
+	var none backend.SignOpts
+	f := info.Family
+	prehash := f == backend.FamilyMLDSA || f == backend.FamilySLHDSA
+	if o.P1363 && f != backend.FamilyECDSA {
+		return none, fault.New(fault.BadField, "only ECDSA signatures have the P1363 encoding")
 	}
-	if info.Family != backend.FamilyRSA && o.Padding != "" {
-		return backend.SignOpts{}, fault.New(fault.BadField, "only RSA signatures have a padding")
+	if f != backend.FamilyRSA && o.Padding != "" {
+		return none, fault.New(fault.BadField, "only RSA signatures have a padding")
 	}
-	if info.Family == backend.FamilyEdDSA {
+	if len(o.Context) > 0 && !prehash && f != backend.FamilyComposite {
+		return none, fault.New(fault.BadField, "only ML-DSA, SLH-DSA and composite signatures have a context of their own")
+	}
+	if len(o.Context) > maxSigningContext {
+		return none, fault.New(fault.BadSize, "the context of a signature is at most 255 bytes")
+	}
+	if o.Deterministic && !prehash {
+		return none, fault.New(fault.BadField, "only ML-DSA and SLH-DSA have a choice of deterministic signatures")
+	}
+	opts := backend.SignOpts{Hash: o.Hash, Padding: o.Padding, Context: string(o.Context), Deterministic: o.Deterministic}
+	if f == backend.FamilyEdDSA || f == backend.FamilyComposite {
 		if o.Hash != 0 {
-			return backend.SignOpts{}, fault.New(fault.BadField, "Ed25519 and Ed448 sign the message itself, without a choice of hash")
+			return none, fault.New(fault.BadField, "the algorithm signs the message itself, without a choice of hash")
 		}
-		return backend.SignOpts{}, nil
+		return opts, nil
 	}
-	opts := backend.SignOpts{Hash: o.Hash, Padding: o.Padding}
 	if opts.Hash == 0 {
-		opts.Hash = info.Hash
+		opts.Hash = info.Hash // none for those that can do without
+	}
+	if opts.Hash == 0 {
+		return opts, nil
 	}
 	if !keyenc.SignatureHash(opts.Hash) {
-		return backend.SignOpts{}, fault.New(fault.BadField, "the hash of a signature is SHA-256, SHA-384 or SHA-512")
+		return none, fault.New(fault.BadField, "the hash of a signature is SHA-256, SHA-384 or SHA-512")
 	}
-	if info.Family == backend.FamilyRSA {
+	if f == backend.FamilyRSA {
 		switch opts.Padding {
 		case "":
 			opts.Padding = backend.PaddingPSS
 		case backend.PaddingPSS, backend.PaddingPKCS1v15:
 		default:
-			return backend.SignOpts{}, fault.New(fault.BadField, "the padding of an RSA signature is pss or pkcs1v15")
+			return none, fault.New(fault.BadField, "the padding of an RSA signature is pss or pkcs1v15")
 		}
 	}
 	return opts, nil
 }
 
-// signInput gives what is signed: the message itself for Ed25519 and Ed448 (no hash), else a digest, hashed here into space or by the
-// caller.
-func signInput(space *[maxDigest]byte, h crypto.Hash, message, digest []byte) ([]byte, error) {
+// signInput gives what is signed: the message itself where no hash goes before, else a digest, hashed here into space or by the
+// caller; or the message representative of ML-DSA, which only the caller can have made.
+func signInput(space *[maxDigest]byte, info *backend.AlgorithmInfo, o backend.SignOpts, message, digest, mu []byte) ([]byte, error) {
+	given := 0
+	for _, b := range [...][]byte{message, digest, mu} {
+		if b != nil {
+			given++
+		}
+	}
+	h := o.Hash
 	switch {
-	case (message == nil) == (digest == nil):
-		return nil, fault.New(fault.MissingField, "exactly one of message and digest is needed")
+	case given != 1:
+		return nil, fault.New(fault.MissingField, "exactly one of message, digest and mu is needed")
 	case len(message) > MaxPlaintext:
 		return nil, fault.New(fault.BadSize, "a message is at most 1 MiB")
+	case mu != nil && (info.Family != backend.FamilyMLDSA || h != 0 || o.Context != ""):
+		return nil, fault.New(fault.BadField, "only ML-DSA takes mu, without hash and context: they are in it")
+	case mu != nil && len(mu) != muSize:
+		return nil, fault.New(fault.BadSize, "mu is 64 bytes")
+	case mu != nil:
+		return mu, nil
 	case digest != nil && h == 0:
-		return nil, fault.New(fault.BadField, "Ed25519 and Ed448 sign the message itself, not a digest")
+		return nil, fault.New(fault.BadField, "the algorithm signs the message itself, not a digest, unless a hash is named that it has a pre-hash variant for")
+	case info.Family == backend.FamilySLHDSA && digest != nil:
+		return nil, fault.New(fault.BadField, "SLH-DSA takes the message, also for its pre-hash variant")
+	case info.Family == backend.FamilySLHDSA:
+		return message, nil
 	case digest != nil && len(digest) != h.Size():
 		return nil, fault.New(fault.BadSize, "the digest is not as long as its hash")
 	case digest != nil:

@@ -38,6 +38,10 @@ func bit(op backend.Operation) opset {
 		return 1 << 11
 	case backend.OpAttest:
 		return 1 << 12
+	case backend.OpEncapsulate:
+		return 1 << 13
+	case backend.OpDecapsulate:
+		return 1 << 14
 	}
 	return 0
 }
@@ -55,10 +59,10 @@ func (s opset) has(op backend.Operation) bool { return s&bit(op) != 0 }
 // The two sides of cryptography, in the words of SP 800-57 part 1 section 5.2: to apply protection, and to process what is
 // protected already. Rewrap processes with the version that the envelope names and applies with the new one: of the former it
 // asks for this side alone, which the service checks as decrypt.
-func everything() opset { return 1<<13 - 1 }
+func everything() opset { return 1<<15 - 1 }
 
 func processing() opset {
-	return setOf(backend.OpDecrypt, backend.OpUnwrap, backend.OpVerify, backend.OpVerifyMAC, backend.OpAttest)
+	return setOf(backend.OpDecrypt, backend.OpUnwrap, backend.OpVerify, backend.OpVerifyMAC, backend.OpDecapsulate, backend.OpAttest)
 }
 
 // rule is one row of the life of a key version.

@@ -40,6 +40,9 @@ type Store interface {
 	// state creating since more than an hour: up to limit, oldest first. Only an active key has a rotation time.
 	KeysDue(ctx context.Context, now time.Time, limit int) ([]*Key, error)
 
+	// TenantSettings gives what the tenant has settled, the zero value when it has settled nothing.
+	TenantSettings(ctx context.Context, tenant uuid.UUID) (Settings, error)
+
 	// InsertKey adds a key and its first version. Fails with fault.NameTaken, or fault.Conflict when the id exists.
 	InsertKey(k *Key, v *Version) audit.Change
 	// UpdateKey replaces the mutable fields of the record if the stored revision is k.Revision, and adds one to it; else
@@ -54,4 +57,6 @@ type Store interface {
 	AddUses(key uuid.UUID, n, limit int64) audit.Change
 	// SetDefaultKey makes the key the tenant's default for the purpose; uuid.Nil takes the default away.
 	SetDefaultKey(tenant uuid.UUID, p backend.Purpose, key uuid.UUID) audit.Change
+	// SetTenantSettings replaces what the tenant has settled.
+	SetTenantSettings(tenant uuid.UUID, s Settings) audit.Change
 }

@@ -137,18 +137,23 @@ func (s *Service) SetVersionState(ctx context.Context, c Caller, key string, ver
 		if !transition(from, v.PriorState, to) {
 			return nil, fault.New(fault.BadTransition, "the state of a key version cannot change in this way")
 		}
-		now := s.stamp()
-		v.PriorState, v.State, v.StateAt = from, to, now
-		// The key's revision moves with every state, so that a rotation that read the old one loses and looks again.
-		k.UpdatedAt = now
-		if v.Version == k.PrimaryVersion {
-			k.State = to
-		}
-		q.change(k.ID, s.store.UpdateVersion(v), s.store.UpdateKey(k))
-		out := v.shown(k)
-		out.Revision++
-		return out, nil
+		return q.setState(k, v, to), nil
 	}, nil)
+}
+
+// setState prepares the change of a state and gives the version as it is then.
+func (q *request) setState(k *Key, v *Version, to State) *Version {
+	now := q.s.stamp()
+	v.PriorState, v.State, v.StateAt = overlay(k, v.State), to, now
+	// The key's revision moves with every state, so that a rotation that read the old one loses and looks again.
+	k.UpdatedAt = now
+	if v.Version == k.PrimaryVersion {
+		k.State = to
+	}
+	q.change(k.ID, q.s.store.UpdateVersion(v), q.s.store.UpdateKey(k))
+	out := v.shown(k)
+	out.Revision++
+	return out
 }
 
 // Delete schedules the end of a key after 7 to 30 days (0: 30). Until then nothing can be done with it but CancelDeletion.

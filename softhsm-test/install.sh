@@ -22,6 +22,9 @@ need swtpm swtpm
 need swtpm_setup swtpm-tools
 need tpm2_getcap tpm2-tools # a judge of TPMs that shares no code with the service
 need fuser psmisc
+# The judge of the post-quantum algorithms, which is in JavaScript.
+need node nodejs
+need npm npm
 need_library() { compgen -G "/usr/lib/*/$1" >/dev/null || packages+=("$2"); }
 need_library softhsm/libsofthsm2.so libsofthsm2
 need_library libsoftokn3.so libnss3
@@ -36,4 +39,9 @@ if [ ${#packages[@]} -gt 0 ]; then
   [ "$(id -u)" -eq 0 ] || sudo=sudo
   $sudo apt-get update -qq
   DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${packages[@]}"
+fi
+
+js=$(dirname "$0")/../judges/js
+if [ ! "$js/node_modules/.package-lock.json" -nt "$js/package-lock.json" ]; then
+  npm ci --prefix "$js" --no-audit --no-fund --ignore-scripts --loglevel=error
 fi

@@ -28,6 +28,8 @@ import (
 // are the strict DER of SEC 1 section C.5, or with p1363 r ‖ s, both exactly as long as the field: 64, 96 or 132 bytes. Ed25519 and
 // Ed448 are checked by RFC 8032 sections 5.1.7 and 5.2.7 with an empty context.
 //
+// ML-DSA, SLH-DSA and composites take the message, the digest of HashML-DSA or its mu, as backend.SignOpts says.
+//
 // A signature that does not fit is false and no error. Errors: fault.BadAlgorithm when alg does not sign; fault.BadField for a
 // hash or padding that alg does not have; fault.BadSize when input is not as long as the hash; fault.KeyMaterial when pub is not a
 // key of alg.
@@ -38,6 +40,10 @@ func Signature(pub crypto.PublicKey, alg backend.Algorithm, input []byte, opts b
 	}
 	if err := checkInput(info.Family, input, opts, p1363); err != nil {
 		return false, err
+	}
+	switch info.Family {
+	case backend.FamilyMLDSA, backend.FamilySLHDSA, backend.FamilyComposite:
+		return pqSignature(pub, &info, input, opts, sig)
 	}
 	switch k := pub.(type) {
 	case *rsa.PublicKey:
@@ -64,13 +70,20 @@ func Signature(pub crypto.PublicKey, alg backend.Algorithm, input []byte, opts b
 		}
 		return ed448.Verify(k, input, sig, ""), nil
 	}
-	return false, fault.New(fault.KeyMaterial, "the public key is not one of this algorithm")
+	return false, errNotOfAlgorithm
 }
 
 // checkInput refuses what the caller chose wrongly, before any key is looked at.
 func checkInput(f backend.Family, input []byte, opts backend.SignOpts, p1363 bool) error {
 	if p1363 && f != backend.FamilyECDSA {
 		return fault.New(fault.BadField, "only ECDSA signatures have the P1363 encoding")
+	}
+	switch f {
+	case backend.FamilyMLDSA, backend.FamilySLHDSA, backend.FamilyComposite:
+		return checkPQ(opts)
+	}
+	if err := opts.Classical(); err != nil {
+		return err
 	}
 	if f == backend.FamilyEdDSA {
 		if opts != (backend.SignOpts{}) {

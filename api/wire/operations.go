@@ -18,7 +18,7 @@ type EncryptItem struct {
 	Plaintext []byte            `json:"plaintext"`
 	AAD       []byte            `json:"aad,omitempty"`
 	Context   map[string]string `json:"context,omitempty"`
-	Label     []byte            `json:"label,omitempty"` // RSA-OAEP label, with format raw
+	Label     []byte            `json:"label,omitempty"` // RSA-OAEP label with format raw, HPKE info with format hpke
 }
 
 // Encrypt is POST /keys/{key}/encrypt and POST /encrypt. Format "raw" gives a bare RSA-OAEP ciphertext.
@@ -26,7 +26,7 @@ type Encrypt struct {
 	Target
 	EncryptItem
 	Hash   string        `json:"hash,omitempty"`   // RSA-OAEP: SHA-1, SHA-256 (default), SHA-384, SHA-512
-	Format string        `json:"format,omitempty"` // envelope (default) or raw
+	Format string        `json:"format,omitempty"` // envelope (default), raw (RSA) or hpke (KEM)
 	Items  []EncryptItem `json:"items,omitempty"`
 }
 
@@ -119,10 +119,11 @@ type Unwrap struct {
 	Items []UnwrapItem `json:"items,omitempty"`
 }
 
-// SignItem is a message, which may be empty but not nil, or its digest by hash.
+// SignItem is a message, which may be empty but not nil, or its digest by hash, or the message representative of ML-DSA.
 type SignItem struct {
 	Message []byte            `json:"message,omitzero"`
 	Digest  []byte            `json:"digest,omitzero"`
+	Mu      []byte            `json:"mu,omitzero"`
 	Context map[string]string `json:"context,omitempty"`
 }
 
@@ -130,10 +131,12 @@ type SignItem struct {
 type Sign struct {
 	Target
 	SignItem
-	Hash     string     `json:"hash,omitempty"`     // SHA-256, SHA-384, SHA-512 (SHA-1 is refused)
-	Padding  string     `json:"padding,omitempty"`  // RSA: pss (default), pkcs1v15
-	Encoding string     `json:"encoding,omitempty"` // ECDSA: der (default), p1363
-	Items    []SignItem `json:"items,omitempty"`
+	Hash             string     `json:"hash,omitempty"`              // SHA-256, SHA-384, SHA-512 (SHA-1 is refused)
+	Padding          string     `json:"padding,omitempty"`           // RSA: pss (default), pkcs1v15
+	Encoding         string     `json:"encoding,omitempty"`          // ECDSA: der (default), p1363
+	SignatureContext []byte     `json:"signature_context,omitempty"` // ML-DSA, SLH-DSA, composite: signed with the message
+	Deterministic    bool       `json:"deterministic,omitempty"`     // ML-DSA, SLH-DSA
+	Items            []SignItem `json:"items,omitempty"`
 }
 
 // Signature is its result.
@@ -147,6 +150,7 @@ type Signature struct {
 type VerifyItem struct {
 	Message   []byte            `json:"message,omitzero"`
 	Digest    []byte            `json:"digest,omitzero"`
+	Mu        []byte            `json:"mu,omitzero"`
 	Signature []byte            `json:"signature"`
 	Context   map[string]string `json:"context,omitempty"`
 }
@@ -155,10 +159,11 @@ type VerifyItem struct {
 type Verify struct {
 	Target
 	VerifyItem
-	Hash     string       `json:"hash,omitempty"`
-	Padding  string       `json:"padding,omitempty"`
-	Encoding string       `json:"encoding,omitempty"`
-	Items    []VerifyItem `json:"items,omitempty"`
+	Hash             string       `json:"hash,omitempty"`
+	Padding          string       `json:"padding,omitempty"`
+	Encoding         string       `json:"encoding,omitempty"`
+	SignatureContext []byte       `json:"signature_context,omitempty"`
+	Items            []VerifyItem `json:"items,omitempty"`
 }
 
 // Validity is the result of verify and verify-mac. A wrong signature is valid: false, not an error.
@@ -204,6 +209,46 @@ type Derive struct {
 	Target
 	DeriveItem
 	Items []DeriveItem `json:"items,omitempty"`
+}
+
+// EncapsulateItem asks for one shared secret; context is checked against the key's policy.
+type EncapsulateItem struct {
+	Context map[string]string `json:"context,omitempty"`
+}
+
+// Encapsulate is POST /keys/{key}/encapsulate.
+type Encapsulate struct {
+	Target
+	EncapsulateItem
+	Items []EncapsulateItem `json:"items,omitempty"`
+}
+
+// Encapsulation is its result: a fresh shared secret, and what carries it to the key's holder.
+type Encapsulation struct {
+	KEMCiphertext []byte `json:"kem_ciphertext,omitempty"`
+	SharedSecret  []byte `json:"shared_secret,omitempty"`
+	Used
+	Error *Error `json:"error,omitempty"`
+}
+
+// DecapsulateItem is one KEM ciphertext.
+type DecapsulateItem struct {
+	KEMCiphertext []byte            `json:"kem_ciphertext"`
+	Context       map[string]string `json:"context,omitempty"`
+}
+
+// Decapsulate is POST /keys/{key}/decapsulate.
+type Decapsulate struct {
+	Target
+	DecapsulateItem
+	Items []DecapsulateItem `json:"items,omitempty"`
+}
+
+// SharedSecret is its result.
+type SharedSecret struct {
+	SharedSecret []byte `json:"shared_secret,omitempty"`
+	Used
+	Error *Error `json:"error,omitempty"`
 }
 
 // DerivedKey is its result.

@@ -75,9 +75,7 @@ func refusePeers(t *testing.T, k kind, key backend.Agreer) {
 	}
 	good := fresh(t, k.Info).public
 	for _, other := range backend.Algorithms() {
-		// A P curve's SPKI does not say whether it is for signatures (RFC 5480 section 2.1.1): those of the same curve are good.
-		sameCurve := curves[other.Name] != nil && other.KeyBits == k.Info.KeyBits
-		if !other.Symmetric() && other.Name != k.Algorithm && !sameCurve {
+		if !other.Symmetric() && !sameEncoding(k.Info, other) { // whatever a point is for, one of the same curve is good
 			refuse("a key of "+string(other.Name), fresh(t, other).public)
 		}
 	}

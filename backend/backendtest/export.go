@@ -19,6 +19,8 @@ import (
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 )
 
 // rsaAESWrap is CKM_RSA_AES_KEY_WRAP (PKCS#11 2.40 section 2.1.21) by the suite's own hands.
@@ -101,6 +103,15 @@ func checkSameKey(t testing.TB, m material, got []byte) {
 	switch {
 	case m.public == nil:
 		same = bytes.Equal(got, m.bytes)
+	case m.pq != nil:
+		key, err := keyenc.ParsePKCS8(got)
+		if err != nil {
+			t.Fatalf("exported PKCS#8: %v", err)
+		}
+		k, ok := key.(*pqc.PrivateKey)
+		same = ok && k.Algorithm() == m.pq.Algorithm() && bytes.Equal(k.Seed(), m.pq.Seed())
+	case m.ec == nil && m.dh == nil && m.rsa == nil && m.ed == nil && m.ed448 == nil && m.x448 == nil:
+		same = bytes.Equal(got, m.bytes) // SLH-DSA has one encoding
 	case m.ed448 != nil || m.x448 != nil:
 		same = bytes.Equal(privateOKP(t, got), privateOKP(t, m.bytes))
 	default:
@@ -150,11 +161,18 @@ func publicOf(t testing.TB, k kind, pkcs8 []byte) []byte {
 	switch k.Algorithm {
 	case backend.Ed448:
 		return spkiOKP(t, oidEd448, ed448.NewKeyFromSeed(privateOKP(t, pkcs8)).Public().(ed448.PublicKey))
-	case backend.X448:
+	case backend.X448, backend.DHKEMX448:
 		var pub, sec x448.Key
 		copy(sec[:], privateOKP(t, pkcs8))
 		x448.KeyGen(&pub, &sec)
 		return spkiOKP(t, oidX448, pub[:])
+	}
+	if pqFamilies[k.Info.Family] && k.Info.PostQuantum {
+		key, err := keyenc.ParsePKCS8(pkcs8)
+		if err != nil {
+			t.Fatalf("exported PKCS#8: %v", err)
+		}
+		return spki(t, key.(*pqc.PrivateKey).Public())
 	}
 	key, err := x509.ParsePKCS8PrivateKey(pkcs8)
 	if err != nil {

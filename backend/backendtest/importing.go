@@ -112,8 +112,7 @@ func (s *suite) refuseImport(t *testing.T, imp backend.Importer, k kind, m mater
 	refuse("a public key", m.public)
 	refuse("garbage", random(t, n))
 	for _, other := range backend.Algorithms() {
-		sameCurve := k.Info.KeyBits == other.KeyBits && isP(k.Algorithm) && isP(other.Name) // the encoding does not say which
-		if other.Name != k.Algorithm && !sameCurve {
+		if !slow(other) && !sameEncoding(k.Info, other) {
 			refuse("a key of "+string(other.Name), fresh(t, other).bytes)
 		}
 	}
@@ -134,7 +133,7 @@ func (s *suite) refuseImport(t *testing.T, imp backend.Importer, k kind, m mater
 }
 
 func isP(a backend.Algorithm) bool {
-	return curves[a] != nil || (dhCurves[a] != nil && a != backend.X25519)
+	return curves[a] != nil || (dhCurves[a] != nil && a != backend.X25519) || (kemCurves[a] != nil && a != backend.DHKEMX25519)
 }
 
 // brokenRSA lists keys of the same encoded length whose numbers do not belong together.

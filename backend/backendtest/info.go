@@ -16,6 +16,7 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 )
 
 func (s *suite) testInfo(t *testing.T) {
@@ -114,10 +115,10 @@ func (s *suite) testUnsupported(t *testing.T) {
 			want(t, "Import "+what, err, fault.Unsupported)
 		}
 	}
-	kinds := s.kinds()
+	kinds := s.every()
 	purposes := []backend.Purpose{
 		backend.PurposeEncryption, backend.PurposeWrapping, backend.PurposeSigning, backend.PurposeMAC,
-		backend.PurposeAgreement, "", "everything",
+		backend.PurposeAgreement, backend.PurposeEncapsulation, "", "everything",
 	}
 	for _, a := range backend.Algorithms() {
 		material := fresh(t, a).bytes
@@ -193,6 +194,7 @@ func checkInterfaces(t testing.TB, k kind, key backend.Key, exportable bool) {
 		{"Signer", k.has(backend.OpSign), is[backend.Signer](key)},
 		{"MACer", k.has(backend.OpMAC), is[backend.MACer](key)},
 		{"Agreer", k.has(backend.OpDerive), is[backend.Agreer](key)},
+		{"Decapsulator", k.has(backend.OpDecapsulate), is[backend.Decapsulator](key)},
 		{"Wrapper", f == backend.FamilyKWP && (k.has(backend.OpWrap) || k.has(backend.OpUnwrap)), is[backend.Wrapper](key)},
 		{"Exporter", exportable && k.has(backend.OpExport), is[backend.Exporter](key)},
 		{"Attester", k.has(backend.OpAttest), is[backend.Attester](key)},
@@ -230,6 +232,13 @@ func checkPublic(t testing.TB, k kind, key backend.Key, ref backend.Ref) {
 		fits = k.Info.Family == backend.FamilyECDH && p.Curve() == dhCurves[k.Algorithm]
 	case keyenc.X448PublicKey:
 		fits = k.Algorithm == backend.X448
+	}
+	switch k.Info.Family {
+	case backend.FamilyKEM:
+		fits = isKEMPublic(k.Info, pub)
+	case backend.FamilyMLDSA, backend.FamilySLHDSA, backend.FamilyComposite:
+		p, ok := pub.(*pqc.PublicKey)
+		fits = ok && p.Algorithm().Name() == string(k.Algorithm)
 	}
 	if !fits {
 		t.Errorf("%s: public key %T does not fit", k.Algorithm, pub)

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"embed"
 	"encoding/asn1"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"testing"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 )
 
 // testRSA are keys that protect nothing: making RSA keys costs seconds, and a suite needs known ones.
@@ -51,7 +53,8 @@ type material struct {
 	ed448  ed448.PrivateKey
 	dh     *ecdh.PrivateKey
 	x448   *x448.Key
-	public []byte // SPKI, nil for symmetric keys
+	pq     *pqc.PrivateKey // not of SLH-DSA
+	public []byte          // SPKI, nil for symmetric keys
 }
 
 var curves = map[backend.Algorithm]elliptic.Curve{
@@ -95,6 +98,13 @@ func fresh(t testing.TB, a backend.AlgorithmInfo) material {
 		m.bytes = pkcs8OKP(t, oidX448, m.x448[:])
 		m.public = spkiOKP(t, oidX448, pub[:])
 		return m
+	case a.Name == backend.DHKEMX448:
+		return fresh(t, info(t, backend.X448))
+	case kemCurves[a.Name] != nil:
+		m.dh, err = kemCurves[a.Name].GenerateKey(rand.Reader)
+		key = m.dh
+	case pqFamilies[a.Family]:
+		return freshPQ(t, a)
 	case dhCurves[a.Name] != nil:
 		m.dh, err = dhCurves[a.Name].GenerateKey(rand.Reader)
 		key = m.dh
@@ -109,6 +119,77 @@ func fresh(t testing.TB, a backend.AlgorithmInfo) material {
 	}
 	m.public = spki(t, key.(interface{ Public() crypto.PublicKey }).Public())
 	return m
+}
+
+var pqFamilies = map[backend.Family]bool{
+	backend.FamilyKEM: true, backend.FamilyMLDSA: true, backend.FamilySLHDSA: true, backend.FamilyComposite: true,
+}
+
+// slow reports whether making or parsing a private key of the algorithm computes a tree of tenths of a second. The fast set of the lowest
+// category is not among them, and stands for all where the question is not the set itself.
+func slow(a backend.AlgorithmInfo) bool {
+	return a.Family == backend.FamilySLHDSA && a.Name != backend.SLHDSASHA2128f
+}
+
+// sameEncoding reports whether keys of the two algorithms have one object identifier, so that their encodings do not tell them apart: all
+// uses of one curve (RFC 5480 section 2.1.1, RFC 9180 section 7.1).
+func sameEncoding(a, b backend.AlgorithmInfo) bool {
+	curve := func(i backend.AlgorithmInfo) string {
+		switch {
+		case i.Family == backend.FamilyECDSA:
+			return fmt.Sprint("P", i.KeyBits)
+		case i.Family != backend.FamilyECDH && (i.Family != backend.FamilyKEM || i.PostQuantum):
+			return string(i.Name)
+		case i.KeyBits == 255 || i.KeyBits == 448:
+			return fmt.Sprint("X", i.KeyBits)
+		}
+		return fmt.Sprint("P", i.KeyBits)
+	}
+	return curve(a) == curve(b)
+}
+
+// testSLHDSA are keys that protect nothing, one of each set: their public keys cost seconds together.
+//
+//go:embed testdata/slh-dsa.json
+var testSLHDSA []byte
+
+// freshPQ makes a key of an algorithm that the standard library's encodings do not have. Package keyenc has judges of its own.
+func freshPQ(t testing.TB, a backend.AlgorithmInfo) material {
+	t.Helper()
+	alg, ok := pqc.Lookup(string(a.Name))
+	if !ok {
+		t.Fatalf("the suite has no keys of %s", a.Name)
+	}
+	var m material
+	if alg.Info().Slow {
+		var known map[backend.Algorithm]struct{ PKCS8, SPKI []byte }
+		if err := json.Unmarshal(testSLHDSA, &known); err != nil {
+			t.Fatal(err)
+		}
+		m.bytes, m.public = known[a.Name].PKCS8, known[a.Name].SPKI
+		return m
+	}
+	seed, err := alg.GenerateSeed(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.pq, err = alg.NewPrivateKey(seed); err != nil {
+		t.Fatal(err)
+	}
+	if m.bytes, err = keyenc.MarshalPKCS8(m.pq); err != nil {
+		t.Fatal(err)
+	}
+	m.public = spki(t, m.pq.Public())
+	return m
+}
+
+func info(t testing.TB, name backend.Algorithm) backend.AlgorithmInfo {
+	t.Helper()
+	a, ok := backend.Lookup(name)
+	if !ok {
+		t.Fatalf("%s is not in the table", name)
+	}
+	return a
 }
 
 func random(t testing.TB, n int) []byte {
@@ -182,6 +263,8 @@ func keySPKI(pub crypto.PublicKey) ([]byte, error) {
 		return asn1.Marshal(okpSPKI(oidEd448, k))
 	case keyenc.X448PublicKey:
 		return asn1.Marshal(okpSPKI(oidX448, k[:]))
+	case *pqc.PublicKey:
+		return keyenc.MarshalSPKI(k)
 	}
 	return x509.MarshalPKIXPublicKey(pub)
 }

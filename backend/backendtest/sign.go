@@ -8,20 +8,29 @@ import (
 	"crypto/rsa"
 	"fmt"
 	"math/big"
+	"strings"
 	"testing"
 
 	"github.com/cloudflare/circl/sign/ed448"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/pqc"
 )
 
 var signHashes = []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512}
 
 // variants lists the choices that a key of the kind has.
 func variants(k kind) []backend.SignOpts {
-	if k.Info.Family == backend.FamilyEdDSA {
+	switch k.Info.Family {
+	case backend.FamilyEdDSA:
 		return []backend.SignOpts{{}}
+	case backend.FamilyComposite:
+		return []backend.SignOpts{{}, {Context: "context"}}
+	case backend.FamilySLHDSA:
+		return []backend.SignOpts{{Context: "context"}}
+	case backend.FamilyMLDSA:
+		return []backend.SignOpts{{}, {Context: "context"}, {Deterministic: true}, {Hash: crypto.SHA512, Context: strings.Repeat("x", 255)}}
 	}
 	paddings := []backend.Padding{""}
 	if k.Info.Family == backend.FamilyRSA {
@@ -37,11 +46,15 @@ func variants(k kind) []backend.SignOpts {
 }
 
 func (s *suite) testSign(t *testing.T) {
-	for _, k := range s.kinds() {
-		if k.Purpose != backend.PurposeSigning {
-			continue
+	for _, k := range s.every() {
+		if k.Purpose != backend.PurposeSigning || RaceDetector && slow(k.Info) {
+			continue // the detector makes seconds of tenths; all sets sign in the run without it
 		}
 		t.Run(string(k.Algorithm), func(t *testing.T) {
+			if k.Info.Family == backend.FamilySLHDSA {
+				s.signSlowly(t, k)
+				return
+			}
 			signer := s.key(t, k).(backend.Signer)
 			for _, o := range variants(k) {
 				checkSigner(t, k, signer, o)
@@ -110,6 +123,8 @@ func stdVerify(t testing.TB, pub crypto.PublicKey, in []byte, o backend.SignOpts
 		return ed25519.Verify(p, in, sig)
 	case ed448.PublicKey:
 		return ed448.Verify(p, in, sig, "")
+	case *pqc.PublicKey:
+		return pqVerify(t, p, in, o, sig)
 	}
 	t.Fatalf("public key %T", pub)
 	return false
@@ -152,6 +167,31 @@ func refuseSign(t *testing.T, k kind, signer backend.Signer) {
 		if sig != nil {
 			t.Error("a signature came out beside an error")
 		}
+	}
+	switch k.Info.Family {
+	case backend.FamilyMLDSA, backend.FamilyComposite:
+		refuse(fault.BadField, 32, backend.SignOpts{Padding: backend.PaddingPSS})
+		refuse(fault.BadField, 20, backend.SignOpts{Hash: crypto.SHA1})
+		refuse(fault.BadSize, 32, backend.SignOpts{Context: strings.Repeat("x", 256)})
+		if k.Info.Family == backend.FamilyComposite {
+			refuse(fault.BadField, 32, backend.SignOpts{Hash: crypto.SHA256})
+			refuse(fault.BadField, 64, backend.SignOpts{ExternalMu: true})
+			return
+		}
+		refuse(fault.BadSize, 31, backend.SignOpts{Hash: crypto.SHA256})
+		refuse(fault.BadSize, 63, backend.SignOpts{ExternalMu: true})
+		refuse(fault.BadField, 64, backend.SignOpts{ExternalMu: true, Context: "context"})
+		return
+	}
+	for _, o := range []backend.SignOpts{{Context: "context"}, {Deterministic: true}, {ExternalMu: true}} {
+		n := 32
+		if k.Info.Family != backend.FamilyEdDSA {
+			o.Hash = crypto.SHA256
+		}
+		if k.Info.Family == backend.FamilyRSA {
+			o.Padding = backend.PaddingPSS
+		}
+		refuse(fault.BadField, n, o)
 	}
 	if k.Info.Family == backend.FamilyEdDSA {
 		refuse(fault.BadField, 32, backend.SignOpts{Hash: crypto.SHA256})

@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/verify"
 )
 
 var errWrongResult = errors.New("the result is wrong")
@@ -52,6 +54,13 @@ func operate(ctx context.Context, k kind, key backend.Key) error {
 		}
 		back, err := h.Decrypt(ctx, ct, backend.OAEPOpts{Hash: crypto.SHA256})
 		return result(err, string(back) == string(message))
+	case backend.Decapsulator:
+		ct, right, err := verify.Encapsulate(h.Public(), k.Algorithm)
+		if err != nil {
+			return err
+		}
+		shared, err := h.Decapsulate(ctx, ct)
+		return result(err, bytes.Equal(shared, right))
 	case backend.Agreer:
 		// With its own public key: every curve takes it, and no second key is needed.
 		der, err := keySPKI(h.Public())
@@ -215,6 +224,9 @@ func operationsOf(t testing.TB, k kind, key backend.Key) map[string]func(context
 		return ops{"decrypt": func(ctx context.Context) error {
 			return second(h.Decrypt(ctx, ct, backend.OAEPOpts{Hash: crypto.SHA256}))
 		}}
+	case backend.Decapsulator:
+		ct, _ := encapsulate(t, k.Info, h.Public())
+		return ops{"decapsulate": func(ctx context.Context) error { return second(h.Decapsulate(ctx, ct)) }}
 	case backend.Agreer:
 		peer := spki(t, h.Public())
 		return ops{"agree": func(ctx context.Context) error { return second(h.Agree(ctx, peer)) }}

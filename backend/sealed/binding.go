@@ -7,7 +7,8 @@ import (
 	"github.com/keywright/keywright/backend"
 )
 
-// blobVersion is the first byte of Ref.Blob: 1 is the sealer's blob as it stands, over raw symmetric bytes or PKCS#8.
+// blobVersion is the first byte of Ref.Blob: 1 is the sealer's blob as it stands, over raw symmetric bytes,
+// PKCS#8, or the seed of a key of package pqc.
 const blobVersion = 1
 
 // bindingDomain separates key material from everything else that the same sealing key may protect.

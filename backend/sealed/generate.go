@@ -17,6 +17,7 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 	"github.com/keywright/keywright/secret"
 )
 
@@ -42,6 +43,9 @@ func (e *Engine) Generate(ctx context.Context, s backend.Spec) (backend.Ref, err
 			return backend.Ref{}, err
 		}
 		return e.seal(ctx, s, info, raw, nil)
+	}
+	if pqFamily(info.Family) {
+		return e.generatePQ(ctx, s, info)
 	}
 	priv, err := e.newPrivate(ctx, info)
 	if err != nil {
@@ -176,6 +180,8 @@ func wipePrivate(priv crypto.PrivateKey) {
 	case ed448.PrivateKey:
 		clear(k)
 	case *keyenc.X448PrivateKey:
+		k.Wipe()
+	case *pqc.PrivateKey:
 		k.Wipe()
 	}
 }

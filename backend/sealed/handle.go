@@ -80,6 +80,8 @@ type (
 	exportableSigner    struct{ signerKey }
 	exportableDecrypter struct{ decrypterKey }
 	exportableAgreer    struct{ agreerKey }
+
+	exportableDecapsulator struct{ decapsulatorKey }
 )
 
 func (k *exportableAEAD) Export(ctx context.Context, to crypto.PublicKey, h crypto.Hash) ([]byte, error) {
@@ -101,6 +103,10 @@ func (k *exportableAgreer) Export(ctx context.Context, to crypto.PublicKey, h cr
 	return k.export(ctx, to, h)
 }
 
+func (k *exportableDecapsulator) Export(ctx context.Context, to crypto.PublicKey, h crypto.Hash) ([]byte, error) {
+	return k.export(ctx, to, h)
+}
+
 var (
 	_ backend.Exporter  = (*exportableAEAD)(nil)
 	_ backend.AEAD      = (*exportableAEAD)(nil)
@@ -109,4 +115,6 @@ var (
 	_ backend.Signer    = (*exportableSigner)(nil)
 	_ backend.Decrypter = (*exportableDecrypter)(nil)
 	_ backend.Agreer    = (*exportableAgreer)(nil)
+
+	_ backend.Decapsulator = (*exportableDecapsulator)(nil)
 )

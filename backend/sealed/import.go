@@ -35,6 +35,9 @@ func (e *Engine) importRaw(ctx context.Context, s backend.Spec, raw []byte) (bac
 		}
 		return e.seal(ctx, s, info, raw, nil)
 	}
+	if pqFamily(info.Family) {
+		return e.importPQ(ctx, s, info, raw)
+	}
 	priv, err := parsePrivate(info, raw)
 	if err != nil {
 		return backend.Ref{}, err

@@ -52,6 +52,10 @@ func supported(info backend.AlgorithmInfo) bool {
 		backend.FamilyEdDSA, backend.FamilyECDH:
 		return true
 	}
+	if pqFamily(info.Family) {
+		_, ok := pqAlgorithm(info.Name)
+		return ok
+	}
 	return false
 }
 
@@ -105,7 +109,7 @@ func (e *Engine) open(ctx context.Context, r *backend.Ref) (*entry, error) {
 		return nil, err
 	}
 	defer raw.Wipe()
-	mat, err := newMaterial(info, s.Purpose, raw)
+	mat, err := newMaterial(info, s.Purpose, raw, r.Public)
 	if err != nil {
 		return nil, errUnreadable
 	}
@@ -118,13 +122,27 @@ func (e *Engine) open(ctx context.Context, r *backend.Ref) (*entry, error) {
 		}
 	}
 	if s.Exportable {
-		ent.export = bytes.Clone(raw)
+		if ent.export, err = exportForm(mat, raw); err != nil {
+			ent.release()
+			return nil, fault.Wrap(fault.Internal, "encoding a private key", err)
+		}
 	}
 	return ent, nil
 }
 
-// newMaterial reads raw symmetric bytes or PKCS#8. It copies what it keeps.
-func newMaterial(info backend.AlgorithmInfo, purpose backend.Purpose, raw []byte) (material, error) {
+// exportForm gives what an export wraps: raw symmetric bytes, or PKCS#8.
+func exportForm(mat material, raw []byte) ([]byte, error) {
+	if m, ok := mat.(*pqMaterial); ok {
+		return m.pkcs8()
+	}
+	return bytes.Clone(raw), nil
+}
+
+// newMaterial reads raw symmetric bytes, a seed, or PKCS#8. It copies what it keeps.
+func newMaterial(info backend.AlgorithmInfo, purpose backend.Purpose, raw, public []byte) (material, error) {
+	if pqFamily(info.Family) {
+		return openPQ(info, raw, public)
+	}
 	if info.Symmetric() {
 		if len(raw) != info.KeySize {
 			return nil, errImport

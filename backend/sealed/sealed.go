@@ -25,6 +25,7 @@ import (
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/pqc"
 )
 
 // Defaults of Options.
@@ -56,6 +57,9 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
+// slowQueue is how many signatures that take tenths of a second (SLH-DSA) wait for each processor; more are refused.
+const slowQueue = 16
+
 // The answers that are the same everywhere.
 var (
 	errClosed       = fault.New(fault.BackendUnavailable, "the backend is closed")
@@ -76,6 +80,7 @@ type Engine struct {
 	gate    Gate
 	cache   *cache
 	rsa     *primeWorks
+	slow    *pqc.Pool
 	metrics *collector
 	reg     prometheus.Registerer
 	closing sync.Once
@@ -104,6 +109,7 @@ func New(sealer backend.Sealer, o Options) (*Engine, error) {
 	}
 	e := &Engine{sealer: sealer, custody: o.Custody, rand: o.Rand, gate: NewGate(), reg: o.Registerer,
 		rsa: newPrimeWorks(runtime.GOMAXPROCS(0))}
+	e.slow = pqc.NewPool(runtime.GOMAXPROCS(0), slowQueue*runtime.GOMAXPROCS(0))
 	e.cache = newCache(o.Capacity, o.TTL, o.Now)
 	e.metrics = newCollector(o.Name, e.cache)
 	if e.reg != nil {
@@ -122,6 +128,7 @@ func (e *Engine) Close() error {
 	e.gate.Close()
 	e.closing.Do(func() {
 		e.rsa.wait()
+		e.slow.Close()
 		e.cache.close()
 		if e.reg != nil {
 			e.reg.Unregister(e.metrics)

@@ -19,7 +19,7 @@ import (
 // signing is material that signs.
 type signing interface {
 	material
-	sign(input []byte, opts backend.SignOpts) ([]byte, error)
+	sign(ctx context.Context, e *Engine, input []byte, opts backend.SignOpts) ([]byte, error)
 }
 
 type signerKey struct {
@@ -32,7 +32,7 @@ func (k *signerKey) Sign(ctx context.Context, input []byte, opts backend.SignOpt
 		return nil, err
 	}
 	defer k.end()
-	return k.key.sign(input, opts)
+	return k.key.sign(ctx, k.engine, input, opts)
 }
 
 func newSigner(e *Engine, ent *entry, m signing) backend.Key {
@@ -43,7 +43,11 @@ func newSigner(e *Engine, ent *entry, m signing) backend.Key {
 }
 
 // checkDigest: SHA-1 is for nobody's signatures (SP 800-131A section 3).
-func checkDigest(input []byte, h crypto.Hash) error {
+func checkDigest(input []byte, opts backend.SignOpts) error {
+	h := opts.Hash
+	if err := opts.Classical(); err != nil {
+		return err
+	}
 	if !keyenc.SignatureHash(h) {
 		return errHash
 	}
@@ -80,8 +84,8 @@ func (m *rsaMaterial) handle(e *Engine, ent *entry) backend.Key {
 	}
 }
 
-func (m *rsaMaterial) sign(input []byte, opts backend.SignOpts) ([]byte, error) {
-	if err := checkDigest(input, opts.Hash); err != nil {
+func (m *rsaMaterial) sign(_ context.Context, _ *Engine, input []byte, opts backend.SignOpts) ([]byte, error) {
+	if err := checkDigest(input, opts); err != nil {
 		return nil, err
 	}
 	switch opts.Padding {
@@ -122,11 +126,11 @@ func (m *ecdsaMaterial) public() crypto.PublicKey                 { return &m.ke
 func (m *ecdsaMaterial) wipe()                                    { wipePrivate(m.key) }
 func (m *ecdsaMaterial) handle(e *Engine, ent *entry) backend.Key { return newSigner(e, ent, m) }
 
-func (m *ecdsaMaterial) sign(input []byte, opts backend.SignOpts) ([]byte, error) {
+func (m *ecdsaMaterial) sign(_ context.Context, _ *Engine, input []byte, opts backend.SignOpts) ([]byte, error) {
 	if opts.Padding != "" {
 		return nil, errPadding
 	}
-	if err := checkDigest(input, opts.Hash); err != nil {
+	if err := checkDigest(input, opts); err != nil {
 		return nil, err
 	}
 	der, err := ecdsa.SignASN1(rand.Reader, m.key, input)
@@ -144,7 +148,7 @@ func checkMessage(opts backend.SignOpts) error {
 	if opts.Padding != "" {
 		return errPadding
 	}
-	return nil
+	return opts.Classical()
 }
 
 type ed25519Material struct{ key ed25519.PrivateKey }
@@ -155,7 +159,7 @@ func (m *ed25519Material) handle(e *Engine, ent *entry) backend.Key {
 	return newSigner(e, ent, m)
 }
 
-func (m *ed25519Material) sign(input []byte, opts backend.SignOpts) ([]byte, error) {
+func (m *ed25519Material) sign(_ context.Context, _ *Engine, input []byte, opts backend.SignOpts) ([]byte, error) {
 	if err := checkMessage(opts); err != nil {
 		return nil, err
 	}
@@ -170,7 +174,7 @@ func (m *ed448Material) handle(e *Engine, ent *entry) backend.Key {
 	return newSigner(e, ent, m)
 }
 
-func (m *ed448Material) sign(input []byte, opts backend.SignOpts) ([]byte, error) {
+func (m *ed448Material) sign(_ context.Context, _ *Engine, input []byte, opts backend.SignOpts) ([]byte, error) {
 	if err := checkMessage(opts); err != nil {
 		return nil, err
 	}

@@ -29,16 +29,20 @@ func (k keyFlag) required() error {
 	return nil
 }
 
-// oaepFlags are for RSA keys that must interoperate.
+// oaepFlags are for RSA and KEM keys that must interoperate.
 type oaepFlags struct {
+	HPKE    bool   `name:"hpke" help:"KEM keys only: an HPKE ciphertext (RFC 9180) instead of the service's format."`
 	Hash    string `placeholder:"NAME" help:"RSA only: hash of OAEP."`
 	RawOAEP bool   `name:"raw-oaep" help:"RSA only: a bare OAEP ciphertext (RFC 8017) instead of the service's format."`
-	Label   string `placeholder:"TEXT" help:"RSA with --raw-oaep only: the OAEP label."`
+	Label   string `placeholder:"TEXT" help:"With --raw-oaep the OAEP label, with --hpke the info."`
 }
 
 func (o oaepFlags) format() string {
 	if o.RawOAEP {
 		return "raw"
+	}
+	if o.HPKE {
+		return "hpke"
 	}
 	return ""
 }
@@ -63,8 +67,8 @@ func (k encryptCmd) Run(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	if k.Lines {
-		if k.Envelope || k.RawOAEP {
-			return usage("--lines does not go with --envelope or --raw-oaep")
+		if k.Envelope || k.format() != "" {
+			return usage("--lines does not go with --envelope, --raw-oaep or --hpke")
 		}
 		return k.lines(ctx, a, aad)
 	}
@@ -84,6 +88,8 @@ func (k encryptCmd) Run(ctx context.Context, a *app) (err error) {
 			return fmt.Errorf("reading the input: %w", err)
 		case k.RawOAEP:
 			return usage("the input is too large for RSA-OAEP")
+		case k.HPKE:
+			return usage("the input is too large for one HPKE ciphertext here: leave --hpke out")
 		}
 	} else {
 		head = head[:0]
@@ -210,8 +216,8 @@ func (k decryptCmd) Run(ctx context.Context, a *app) (err error) {
 		return err
 	}
 	if k.Lines {
-		if k.RawOAEP {
-			return usage("--lines does not go with --raw-oaep")
+		if k.format() != "" {
+			return usage("--lines does not go with --raw-oaep or --hpke")
 		}
 		return k.lines(ctx, a, aad)
 	}
@@ -225,7 +231,7 @@ func (k decryptCmd) Run(ctx context.Context, a *app) (err error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("reading the input: %w", err)
 	}
-	if filecrypt.Is(magic) && !k.RawOAEP {
+	if filecrypt.Is(magic) && k.format() == "" {
 		return k.stream(ctx, a, r, size, aad)
 	}
 	b, err := readAll(r, maxInput)

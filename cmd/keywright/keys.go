@@ -12,23 +12,24 @@ import (
 )
 
 type keysCmd struct {
-	Create         keysCreateCmd  `cmd:"" help:"Create a key."`
-	List           keysListCmd    `cmd:"" help:"List keys, by name."`
-	Show           keysShowCmd    `cmd:"" help:"Show a key."`
-	Rename         keysRenameCmd  `cmd:"" help:"Give a key another name."`
-	Label          keysLabelCmd   `cmd:"" help:"Set and remove labels."`
-	Policy         keysPolicyCmd  `cmd:"" help:"Change what a key may do."`
-	Limits         keysLimitsCmd  `cmd:"" help:"Set the minimum versions for encrypting and decrypting."`
-	Rotate         keysRotateCmd  `cmd:"" help:"Make a new version the primary one."`
-	Versions       keysVersionCmd `cmd:"" help:"List a key's versions."`
-	SetState       keysStateCmd   `cmd:"" help:"Change the state of a version."`
-	Delete         keysDeleteCmd  `cmd:"" help:"Schedule the end of a key."`
-	CancelDeletion keysCancelCmd  `cmd:"" help:"Take a scheduled deletion back."`
-	Public         keysPublicCmd  `cmd:"" help:"Show the public key."`
-	Import         keysImportCmd  `cmd:"" help:"Bring a key of your own; it is wrapped here before it is sent."`
-	Export         keysExportCmd  `cmd:"" help:"Export a key, wrapped to an RSA key that you name."`
-	Attest         keysAttestCmd  `cmd:"" help:"Get evidence of where a key lives."`
-	SetDefault     keysDefaultCmd `cmd:"" help:"Make a key the default one for its purpose, or no longer."`
+	Create         keysCreateCmd    `cmd:"" help:"Create a key."`
+	List           keysListCmd      `cmd:"" help:"List keys, by name."`
+	Inventory      keysInventoryCmd `cmd:"" help:"List keys with their readiness for quantum computers, and successors."`
+	Show           keysShowCmd      `cmd:"" help:"Show a key."`
+	Rename         keysRenameCmd    `cmd:"" help:"Give a key another name."`
+	Label          keysLabelCmd     `cmd:"" help:"Set and remove labels."`
+	Policy         keysPolicyCmd    `cmd:"" help:"Change what a key may do."`
+	Limits         keysLimitsCmd    `cmd:"" help:"Set the minimum versions for encrypting and decrypting."`
+	Rotate         keysRotateCmd    `cmd:"" help:"Make a new version the primary one."`
+	Versions       keysVersionCmd   `cmd:"" help:"List a key's versions."`
+	SetState       keysStateCmd     `cmd:"" help:"Change the state of a version."`
+	Delete         keysDeleteCmd    `cmd:"" help:"Schedule the end of a key."`
+	CancelDeletion keysCancelCmd    `cmd:"" help:"Take a scheduled deletion back."`
+	Public         keysPublicCmd    `cmd:"" help:"Show the public key."`
+	Import         keysImportCmd    `cmd:"" help:"Bring a key of your own; it is wrapped here before it is sent."`
+	Export         keysExportCmd    `cmd:"" help:"Export a key, wrapped to an RSA key that you name."`
+	Attest         keysAttestCmd    `cmd:"" help:"Get evidence of where a key lives."`
+	SetDefault     keysDefaultCmd   `cmd:"" help:"Make a key the default one for its purpose, or no longer."`
 }
 
 // policyFlags are the policy of a new key.

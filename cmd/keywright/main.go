@@ -20,24 +20,27 @@ import (
 type commands struct {
 	globals `embed:"" group:"Global flags"`
 
-	Keys      keysCmd      `cmd:"" help:"Create, show and manage keys." group:"Keys"`
-	Encrypt   encryptCmd   `cmd:"" help:"Encrypt data, or a file of any size." group:"Operations"`
-	Decrypt   decryptCmd   `cmd:"" help:"Decrypt data, or a file that encrypt made." group:"Operations"`
-	Rewrap    rewrapCmd    `cmd:"" help:"Encrypt ciphertexts anew under the key's newest version." group:"Operations"`
-	Sign      signCmd      `cmd:"" help:"Sign data or a digest." group:"Operations"`
-	Verify    verifyCmd    `cmd:"" help:"Verify a signature; exit code 7 when it is wrong." group:"Operations"`
-	MAC       macCmd       `cmd:"" name:"mac" help:"Compute a message authentication code." group:"Operations"`
-	VerifyMAC verifyMACCmd `cmd:"" name:"verify-mac" help:"Verify a message authentication code; exit code 7 when it is wrong." group:"Operations"`
-	Wrap      wrapCmd      `cmd:"" help:"Wrap key material." group:"Operations"`
-	Unwrap    unwrapCmd    `cmd:"" help:"Unwrap key material." group:"Operations"`
-	Derive    deriveCmd    `cmd:"" help:"Agree on a key with a peer's public key." group:"Operations"`
-	DataKey   dataKeyCmd   `cmd:"" help:"Make a data key, in clear and encrypted." group:"Operations"`
-	Random    randomCmd    `cmd:"" help:"Random bytes." group:"Operations"`
+	Keys        keysCmd        `cmd:"" help:"Create, show and manage keys." group:"Keys"`
+	Encrypt     encryptCmd     `cmd:"" help:"Encrypt data, or a file of any size." group:"Operations"`
+	Decrypt     decryptCmd     `cmd:"" help:"Decrypt data, or a file that encrypt made." group:"Operations"`
+	Rewrap      rewrapCmd      `cmd:"" help:"Encrypt ciphertexts anew under the key's newest version." group:"Operations"`
+	Sign        signCmd        `cmd:"" help:"Sign data or a digest." group:"Operations"`
+	Verify      verifyCmd      `cmd:"" help:"Verify a signature; exit code 7 when it is wrong." group:"Operations"`
+	MAC         macCmd         `cmd:"" name:"mac" help:"Compute a message authentication code." group:"Operations"`
+	VerifyMAC   verifyMACCmd   `cmd:"" name:"verify-mac" help:"Verify a message authentication code; exit code 7 when it is wrong." group:"Operations"`
+	Wrap        wrapCmd        `cmd:"" help:"Wrap key material." group:"Operations"`
+	Unwrap      unwrapCmd      `cmd:"" help:"Unwrap key material." group:"Operations"`
+	Derive      deriveCmd      `cmd:"" help:"Agree on a key with a peer's public key." group:"Operations"`
+	Encapsulate encapsulateCmd `cmd:"" help:"Make a shared secret and what carries it to a KEM key." group:"Operations"`
+	Decapsulate decapsulateCmd `cmd:"" help:"Recover a shared secret with a KEM key." group:"Operations"`
+	DataKey     dataKeyCmd     `cmd:"" help:"Make a data key, in clear and encrypted." group:"Operations"`
+	Random      randomCmd      `cmd:"" help:"Random bytes." group:"Operations"`
 
 	APIKeys  apiKeysCmd  `cmd:"" name:"api-keys" help:"Create, list and revoke API keys." group:"Service"`
 	Attest   attestCmd   `cmd:"" help:"Verify evidence of where a key lives." group:"Service"`
 	Audit    auditCmd    `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
 	Backends backendsCmd `cmd:"" help:"What the backends can do." group:"Service"`
+	Settings settingsCmd `cmd:"" help:"What the tenant has settled for itself." group:"Service"`
 	Root     rootCmd     `cmd:"" help:"The ways to open the root secret." group:"Service"`
 	Health   healthCmd   `cmd:"" help:"Whether the service is up; exit code 6 when it is not, or locked." group:"Service"`
 	Whoami   whoamiCmd   `cmd:"" help:"Who the service takes you for." group:"Service"`

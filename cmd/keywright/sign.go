@@ -23,11 +23,12 @@ const maxMessage = 1 << 20
 
 // signFlags are common to sign and verify.
 type signFlags struct {
-	Hash     string            `placeholder:"NAME" help:"SHA-256, SHA-384 or SHA-512; the algorithm's own when not given."`
-	Padding  string            `help:"RSA: pss (default) or pkcs1v15." enum:"pss,pkcs1v15," default:""`
-	Encoding string            `help:"ECDSA: der (default) or p1363." enum:"der,p1363," default:""`
-	Digest   bool              `help:"The input is the digest already: its bytes, or hex."`
-	Context  map[string]string `placeholder:"NAME=VALUE" help:"Context that the key's policy asks for; it is not signed. Repeatable." mapsep:"none"`
+	Hash             string            `placeholder:"NAME" help:"SHA-256, SHA-384 or SHA-512; the algorithm's own when not given."`
+	Padding          string            `help:"RSA: pss (default) or pkcs1v15." enum:"pss,pkcs1v15," default:""`
+	Encoding         string            `help:"ECDSA: der (default) or p1363." enum:"der,p1363," default:""`
+	Digest           bool              `help:"The input is the digest already: its bytes, or hex."`
+	SignatureContext string            `placeholder:"TEXT" help:"ML-DSA, SLH-DSA, composite: the context string of the standard, which is signed."`
+	Context          map[string]string `placeholder:"NAME=VALUE" help:"Context that the key's policy asks for; it is not signed. Repeatable." mapsep:"none"`
 }
 
 // subject is what is signed: the message, or its digest by hash.
@@ -124,6 +125,7 @@ type signCmd struct {
 	source
 	binary
 	signFlags
+	Deterministic bool `help:"ML-DSA, SLH-DSA: without fresh randomness, so that the same message has the same signature."`
 }
 
 func (k signCmd) Run(ctx context.Context, a *app) error {
@@ -136,6 +138,7 @@ func (k signCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	r, err := c.Sign(ctx, wire.Sign{Target: k.target(), Hash: s.hash, Padding: k.Padding, Encoding: k.signFlags.Encoding,
+		SignatureContext: []byte(k.SignatureContext), Deterministic: k.Deterministic,
 		SignItem: wire.SignItem{Message: s.message, Digest: s.digest, Context: k.Context}})
 	if err != nil {
 		return err
@@ -164,7 +167,7 @@ func (k verifyCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	r, err := c.Verify(ctx, wire.Verify{Target: k.target(), Hash: s.hash, Padding: k.Padding, Encoding: k.Encoding,
+	r, err := c.Verify(ctx, wire.Verify{Target: k.target(), Hash: s.hash, Padding: k.Padding, Encoding: k.Encoding, SignatureContext: []byte(k.SignatureContext),
 		VerifyItem: wire.VerifyItem{Message: s.message, Digest: s.digest, Signature: sig, Context: k.Context}})
 	if err != nil {
 		return err

@@ -153,9 +153,13 @@ func (k dataKeyCmd) Run(ctx context.Context, a *app) error {
 		r.Ciphertext = nil
 	}
 	return a.show(r, func() error {
-		text := func(b []byte) string { return strings.TrimSpace(string(encoding{"base64"}.encode(b, false))) }
-		return a.fields("plaintext", text(r.Plaintext), "ciphertext", text(r.Ciphertext), "key version", number(r.KeyVersion))
+		return a.fields("plaintext", base64Text(r.Plaintext), "ciphertext", base64Text(r.Ciphertext), "key version", number(r.KeyVersion))
 	})
+}
+
+// base64Text is base64 without the end of the line, for a field among others.
+func base64Text(b []byte) string {
+	return strings.TrimSpace(string(encoding{"base64"}.encode(b, false)))
 }
 
 type randomCmd struct {

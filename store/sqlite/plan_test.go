@@ -31,6 +31,7 @@ func TestPlans(t *testing.T) {
 		sqlVersion:           "key_versions_1 (key_id=? AND version=?)",
 		sqlVersions:          "key_versions_1 (key_id=? AND version>?)",
 		sqlDefaultKey:        "PRIMARY KEY (tenant=? AND purpose=?)",
+		sqlTenantSettings:    "tenant_settings_1 (tenant=?)",
 		sqlAPIKeyByPrefix:    "api_keys_prefix (brand=? AND prefix=?)",
 		sqlAPIKeys:           "api_keys_tenant (tenant=? AND id>?)",
 		sqlIdempotency:       "idempotency_1 (tenant=? AND token=?)",

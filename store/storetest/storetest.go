@@ -75,6 +75,7 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Keys/Due", testDue},
 		{"Keys/Uses", testUses},
 		{"Keys/Default", testDefault},
+		{"Settings", testSettings},
 		{"Versions", testVersions},
 		{"APIKeys", testAPIKeys},
 		{"Slots", testSlots},

@@ -118,6 +118,9 @@ func (k *signerKey) Sign(ctx context.Context, input []byte, opts backend.SignOpt
 	if isRSA != (opts.Padding == backend.PaddingPSS || opts.Padding == backend.PaddingPKCS1v15) || !isRSA && opts.Padding != "" {
 		return nil, errPadding
 	}
+	if err := opts.Classical(); err != nil {
+		return nil, err
+	}
 	if !keyenc.SignatureHash(opts.Hash) {
 		return nil, errHash
 	}

@@ -2,7 +2,11 @@ package token
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"math/big"
 	"runtime"
@@ -148,6 +152,27 @@ func TestLengthLies(t *testing.T) {
 		b.Length(t, f, "-1", "times=1")
 		if err := b.everything(t.Context()); err != nil {
 			t.Errorf("%s: %v", f, err)
+		}
+	}
+	// A number may lack its leading zeros, so that a length of an RSA signature is not wrong by itself.
+	b.Clear(t)
+	o, err := b.Generate(t.Context(), newID(), backend.RSA2048, backend.PurposeSigning, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.ParsePKIXPublicKey(o.Public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256([]byte("message"))
+	for _, change := range []string{"-16", "=3", "=0"} {
+		b.Length(t, "C_Sign", change, "times=1")
+		sig, err := b.Use(t.Context(), Call{Op: Sign, ID: o.ID, Algorithm: o.Algorithm, Wrapped: o.Wrapped, Input: digest[:], Hash: crypto.SHA256, Padding: backend.PaddingPSS})
+		if err == nil {
+			err = rsa.VerifyPSS(public.(*rsa.PublicKey), crypto.SHA256, digest[:], sig, nil)
+		}
+		if err != nil {
+			t.Errorf("RSA, %s: %v", change, err)
 		}
 	}
 	b.Clear(t)

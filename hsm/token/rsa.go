@@ -79,6 +79,11 @@ func (s *session) rsaSign(k kind, key pkcs11.ObjectHandle, digest []byte, h cryp
 	if err != nil {
 		return nil, err
 	}
+	for _, b := range out[n:] {
+		if b != 0 {
+			return nil, errLength // more was written than is said: not a number without its leading zeros
+		}
+	}
 	return leftPad(out, n), nil
 }
 

@@ -115,7 +115,7 @@ func meaningIn(in, name string) string {
 	case "Slot.kind", "AddedSlot.kind":
 		return "what opens it"
 	case "AddSlot.kind":
-		return "what opens it: passphrase, key-file, shamir or hsm; with device it need not be said"
+		return "what opens it: passphrase, key-file, shamir, hsm or tpm; with device it need not be said"
 	case "AddSlot.device":
 		return "the configured name of a device that is to open it by itself"
 	case "Slot.device", "AddedSlot.device":

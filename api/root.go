@@ -58,7 +58,7 @@ func (s *Server) addSlot(ctx context.Context, c *call, r *wire.AddSlot) (wire.Ad
 		extra = r.Passphrase != "" || r.KeyFile != nil || r.Device != ""
 		n.Shares, n.Threshold = r.Shares, r.Threshold
 	default:
-		return wire.AddedSlot{}, badField("the field kind must be passphrase, key-file, shamir or hsm")
+		return wire.AddedSlot{}, badField("the field kind must be passphrase, key-file, shamir, hsm or tpm")
 	}
 	if extra {
 		return wire.AddedSlot{}, fault.New(fault.MissingField, "a slot of this kind takes one secret of its own kind")

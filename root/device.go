@@ -46,7 +46,7 @@ type attached struct {
 }
 
 // OnDevice reports whether slots of the kind are on a device, and open without anybody's doing.
-func (k Kind) OnDevice() bool { return k == KindHSM }
+func (k Kind) OnDevice() bool { return k == KindHSM || k == KindTPM }
 
 // deviceParams: Device is the identity of the device whose key seals the root.
 type deviceParams struct {
@@ -376,7 +376,7 @@ func (k *Keeper) tell(ctx context.Context, r tried) {
 	}
 	message := "a root slot does not open by its device now"
 	if fault.Has(r.err, fault.KeyMaterial) {
-		message = "a root slot does not open by its device, which was asked: the slot was changed, or the device has other keys than when it was made"
+		message = "a root slot does not open by its device, which was asked: the slot was changed, the device has other keys than when it was made, or its machine is not as it was approved"
 	}
 	k.log.LogAttrs(ctx, slog.LevelWarn, message, slog.String("slot", r.slot.ID.String()), slog.String("label", r.slot.Label),
 		slog.String("kind", string(r.slot.Kind)), slog.String("device", r.slot.Device()), slog.String("name", r.name), slog.Any("error", r.err))

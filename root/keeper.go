@@ -155,7 +155,7 @@ type NewSlot struct {
 	KeyFile    secret.Bytes // KindKeyFile: KeyFileSize random bytes
 	Shares     int          // KindShamir: how many shares to make, Threshold to MaxShares
 	Threshold  int          // KindShamir: how many of them open the slot, from MinThreshold
-	Device     string       // KindHSM: the configured name of an attached device. Kind may then be "": it is the device's
+	Device     string       // KindHSM, KindTPM: the configured name of an attached device. Kind may then be "": it is the device's
 }
 
 // Added is a slot that was made. Shares are the only copy: they are shown once and kept nowhere.

@@ -106,7 +106,7 @@ func (k *Keeper) denied(ctx context.Context, start time.Time, who Caller, action
 // kindWord keeps what a caller sent out of the log unless it is one of the known words.
 func kindWord(kind Kind) string {
 	switch kind {
-	case KindPassphrase, KindKeyFile, KindShamir, KindHSM:
+	case KindPassphrase, KindKeyFile, KindShamir, KindHSM, KindTPM:
 		return string(kind)
 	}
 	return "unknown"

@@ -25,6 +25,7 @@ const (
 	KindKeyFile    Kind = "key-file"
 	KindShamir     Kind = "shamir" // M of N shares
 	KindHSM        Kind = "hsm"    // sealed by a PKCS#11 token: opens by itself where the token is
+	KindTPM        Kind = "tpm"    // sealed by the TPM of one machine: opens by itself there, and under a policy only as the machine was approved to boot
 )
 
 // Slot is one way to open the root.

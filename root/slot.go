@@ -117,7 +117,7 @@ func (k *Keeper) make(ctx context.Context, n NewSlot, root secret.Bytes) (*Added
 	case n.Kind == KindShamir:
 		a.Shares, err = makeShares(a.Slot, n.Shares, n.Threshold, root)
 	default:
-		err = fault.New(fault.BadField, "the kind of a root slot is passphrase, key-file, shamir or hsm")
+		err = fault.New(fault.BadField, "the kind of a root slot is passphrase, key-file, shamir, hsm or tpm")
 	}
 	if err != nil {
 		return nil, err

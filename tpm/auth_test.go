@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"errors"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -220,5 +221,33 @@ func TestDestroyFlushes(t *testing.T) {
 	}
 	if after := loaded(); after != before-1 {
 		t.Errorf("%d objects loaded before Destroy, %d after it", before, after)
+	}
+}
+
+// TestPolicyAlone: an object under a policy does nothing for its empty auth value, neither as its user nor as its administrator.
+func TestPolicyAlone(t *testing.T) {
+	b := openInner(t, rig.SWTPM(t).URI, nil)
+	policy := sha256.Sum256([]byte("a policy"))
+	err := b.dev.Do(t.Context(), "test", func(tx *device.Tx) error {
+		o, err := create(tx, dataPublic(policy[:], false), nil, make([]byte, dekSize))
+		if err != nil {
+			return err
+		}
+		key, err := load(tx, o)
+		if err != nil {
+			return err
+		}
+		if rsp, err := (tpm2.Unseal{ItemHandle: tx.Auth(key, nil, device.Out)}).Execute(tx); !errors.Is(err, tpm2.TPMRCAuthUnavailable) {
+			t.Errorf("Unseal: %v, %v", rsp, err)
+		}
+		parent := tx.Parent()
+		_, err = tpm2.ObjectChangeAuth{ObjectHandle: tx.Auth(key, nil, device.In), ParentHandle: parent, NewAuth: tpm2.TPM2BAuth{Buffer: []byte("mine")}}.Execute(tx)
+		if !errors.Is(err, tpm2.TPMRCAuthUnavailable) && !errors.Is(err, tpm2.TPMRCAuthType) {
+			t.Errorf("ObjectChangeAuth: %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

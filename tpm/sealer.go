@@ -73,7 +73,11 @@ func NewSealer(dev *device.Device, o SealerOptions) (*Sealer, error) {
 	if o.Approvals == nil {
 		o.Approvals = func() []Approval { return nil }
 	}
-	return &Sealer{dev: dev, policy: o.Policy, approvals: o.Approvals, parent: dev.ParentName()}, nil
+	s := &Sealer{dev: dev, policy: o.Policy, approvals: o.Approvals, parent: dev.ParentName()}
+	if len(s.parent) != nameSize {
+		return nil, fault.New(fault.Internal, "the storage parent's Name is not one of SHA-256")
+	}
+	return s, nil
 }
 
 // ID is the device's identity, which key records keep too: it follows from the storage parent.

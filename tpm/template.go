@@ -66,9 +66,10 @@ func hmacPublic(a tpm2.TPMAObject, policy []byte, h crypto.Hash) (tpm2.TPMTPubli
 	})), ok
 }
 
-// dataPublic is of a sealed data object: no signing, no decryption, a scheme of none (TPM 2.0 part 1, section 27.3.4).
+// dataPublic is of a sealed data object: no signing, no decryption, a scheme of none (TPM 2.0 part 1, section 27.3.4). Without an auth value nothing goes past the policy, the ADMIN
+// role neither.
 func dataPublic(policy []byte, withAuth bool) tpm2.TPMTPublic {
-	a := tpm2.TPMAObject{FixedTPM: true, FixedParent: true, UserWithAuth: withAuth, NoDA: true}
+	a := tpm2.TPMAObject{FixedTPM: true, FixedParent: true, UserWithAuth: withAuth, AdminWithPolicy: !withAuth, NoDA: true}
 	return newPublic(tpm2.TPMAlgKeyedHash, a, policy, tpm2.NewTPMUPublicParms(tpm2.TPMAlgKeyedHash, &tpm2.TPMSKeyedHashParms{}))
 }
 

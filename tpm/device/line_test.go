@@ -88,3 +88,27 @@ func TestSessionsOf(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+func FuzzSplit(f *testing.F) {
+	rsp := []byte{0x80, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 1, 9, 0, 2, 1, 2, 0x41, 0, 3, 7, 7, 7}
+	f.Add(rsp)
+	f.Add(rsp[:20])
+	f.Add(append(slices.Clone(rsp), 0))
+	f.Add([]byte{0x80, 0x02, 0, 0, 0, 14, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, rsp []byte) {
+		params, answer, err := split(rsp)
+		if err != nil {
+			return
+		}
+		// Every octet has its place.
+		again := slices.Concat(rsp[:headerSize], binary.BigEndian.AppendUint32(nil, uint32(len(params))), params,
+			appendSized(nil, answer.Nonce.Buffer), []byte{octet(answer.Attributes) | rsp[headerSize+4+len(params)+2+len(answer.Nonce.Buffer)]&0x18},
+			appendSized(nil, answer.Authorization.Buffer))
+		if !bytes.Equal(again, rsp) {
+			t.Errorf("%x is taken for %x", rsp, again)
+		}
+		if first, ok := firstParameter(params); ok && len(first) > len(params)-2 {
+			t.Error("the first parameter is longer than all")
+		}
+	})
+}

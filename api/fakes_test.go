@@ -289,7 +289,7 @@ func (r *route) refused(t *testing.T, w *httptest.ResponseRecorder, status int, 
 	refusedAs(t, w, status, name)
 }
 
-func refusedAs(t *testing.T, w *httptest.ResponseRecorder, status int, code string) {
+func refusedAs(t testing.TB, w *httptest.ResponseRecorder, status int, code string) {
 	t.Helper()
 	if w.Code != status {
 		t.Errorf("status is %d, want %d: %s", w.Code, status, w.Body)

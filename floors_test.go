@@ -20,13 +20,14 @@ var floors = map[string]int{
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"keys":         3,
 	"store/sqlite": 4, "store/storetest": 4, "store/migrations": 4,
-	"api": 5, "client": 5,
+	"api": 5, "api/qpher": 5, "client": 5,
 	"cmd/keywright": 6, "bench": 6, "softhsm-test": 6,
 	"softhsm-test/rig": 6, "softhsm-test/rig/tpmsim": 6, // so that nothing but tests can import them
 }
 
 // beside lists the imports within a floor that the floor plan allows.
 var beside = map[[2]string]bool{
+	{"api", "api/qpher"}:                   true,
 	{"backend/software", "backend/sealed"}: true,
 	{"hsm", "backend/sealed"}:              true,
 	{"tpm", "backend/sealed"}:              true,

@@ -20,7 +20,7 @@ func (s *Server) me(_ context.Context, c *call, _ *wire.Empty) (wire.Me, error) 
 }
 
 func wireAPIKey(k *auth.APIKey) wire.APIKey {
-	w := wire.APIKey{ID: k.ID.String(), Name: k.Name, Prefix: k.Prefix, Scopes: make([]string, len(k.Scopes)),
+	w := wire.APIKey{ID: k.ID.String(), Name: k.Name, Brand: k.Brand, Prefix: k.Prefix, Scopes: make([]string, len(k.Scopes)),
 		CreatedAt: k.CreatedAt.UTC(), ExpiresAt: optional(k.ExpiresAt), RevokedAt: optional(k.RevokedAt)}
 	for i, scope := range k.Scopes {
 		w.Scopes[i] = string(scope)
@@ -40,6 +40,7 @@ func (s *Server) createAPIKey(ctx context.Context, c *call, r *wire.CreateAPIKey
 	for i, scope := range r.Scopes {
 		in.Scopes[i] = auth.Scope(scope)
 	}
+	in.Brand = r.Brand
 	if r.ExpiresAt != nil {
 		in.ExpiresAt = *r.ExpiresAt
 	}

@@ -163,7 +163,7 @@ func structOf(t reflect.Type) reflect.Type {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
-	if t.Kind() != reflect.Struct || t.PkgPath() != wirePath {
+	if t.Kind() != reflect.Struct || t.PkgPath() != wirePath && t.PkgPath() != qpherPath {
 		return nil
 	}
 	return t

@@ -49,7 +49,7 @@ func (c *call) appendTail(b []byte) []byte {
 	b = append(b, `,"request_id":"`...)
 	b = append(b, c.id...) // well-formed: nothing in it needs an escape
 	b = append(b, `","timestamp":"`...)
-	b = time.Now().UTC().AppendFormat(b, time.RFC3339Nano)
+	b = time.Now().UTC().AppendFormat(b, c.route.timeForm())
 	return append(b, `"}`...)
 }
 
@@ -72,11 +72,13 @@ func appendBytes(b, v []byte) []byte {
 	return append(b, '"')
 }
 
-func appendError(b []byte, f *fault.Error) []byte {
+func appendError(b []byte, f *fault.Error) []byte { return appendErrorAs(b, string(f.Code), f.Message) }
+
+func appendErrorAs(b []byte, code, message string) []byte {
 	b = append(b, `{"error_code":"`...)
-	b = append(b, f.Code...)
+	b = append(b, code...)
 	b = append(b, `","message":`...)
-	b = appendString(b, f.Message)
+	b = appendString(b, message)
 	return append(b, '}')
 }
 

@@ -14,10 +14,10 @@ func encryptOpts(hashName, format string) (o keys.EncryptOpts, err error) {
 	}
 	switch format {
 	case "", "envelope":
-	case string(keys.FormatRaw), string(keys.FormatHPKE):
+	case string(keys.FormatRaw), string(keys.FormatHPKE), string(keys.FormatKEMDEM):
 		o.Format = keys.Format(format)
 	default:
-		return o, fault.New(fault.BadField, "the field format must be envelope, raw or hpke")
+		return o, fault.New(fault.BadField, "the field format must be envelope, raw, hpke or kem-dem")
 	}
 	return o, nil
 }

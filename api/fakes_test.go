@@ -287,6 +287,21 @@ func (r *rig) do(method, path, body string, headers ...string) *httptest.Respons
 // refused checks that an answer is an error with this status and code, in the one form.
 func refused(t *testing.T, w *httptest.ResponseRecorder, status int, code fault.Code) {
 	t.Helper()
+	refusedAs(t, w, status, string(code))
+}
+
+// refused is refused for an answer of a route, which may have codes of its own.
+func (r *route) refused(t *testing.T, w *httptest.ResponseRecorder, status int, code fault.Code) {
+	t.Helper()
+	native, name := r.shown(code)
+	if r.Qpher != "" {
+		status = native // what it is, the tests of that API say
+	}
+	refusedAs(t, w, status, name)
+}
+
+func refusedAs(t testing.TB, w *httptest.ResponseRecorder, status int, code string) {
+	t.Helper()
 	if w.Code != status {
 		t.Errorf("status is %d, want %d: %s", w.Code, status, w.Body)
 	}

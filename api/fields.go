@@ -3,8 +3,10 @@ package api
 import (
 	"reflect"
 
+	"github.com/keywright/keywright/api/qpher"
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/attest"
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/keys"
 )
@@ -12,6 +14,9 @@ import (
 // meaning says what a field of a wire type is, for the OpenAPI document and the reference page. What is said of a name in
 // one type comes before what is said of it everywhere. A test sees to it that no field is without.
 func meaning(in reflect.Type, name string) string {
+	if in.PkgPath() == qpherPath {
+		return qpher.Meaning(name)
+	}
 	if m := meaningIn(in.Name(), name); m != "" {
 		return m
 	}
@@ -60,6 +65,8 @@ func meaningIn(in, name string) string {
 		return "an existing key, instead of the fields of a new one"
 	case "APIKey.key":
 		return "the API key itself: shown once, when it is made"
+	case "APIKey.brand", "CreateAPIKey.brand":
+		return "how the key begins: kw (default), or qph, qapi or qh for clients that insist"
 	case "APIKey.name", "CreateAPIKey.name":
 		return "for people"
 	case "APIKey.id", "Slot.id", "AddedSlot.id":
@@ -269,7 +276,7 @@ func meaningOf(name string) string {
 	case "failed":
 		return "positions of the items that failed"
 	case "format":
-		return "envelope when absent; raw is a bare RSA-OAEP ciphertext, hpke is enc and ciphertext of RFC 9180"
+		return "envelope when absent; raw is a bare RSA-OAEP ciphertext, hpke is enc and ciphertext of RFC 9180, kem-dem is KEM ciphertext and AES-256-GCM"
 	case "hash":
 		return "of RSA-OAEP; SHA-256 when absent"
 	case "hashes":
@@ -442,6 +449,9 @@ func meaningOf(name string) string {
 
 // choices gives the values that a field can have, from the tables that decide it.
 func choices(in reflect.Type, name string) []string {
+	if in.PkgPath() == qpherPath {
+		return qpher.Choices(in.Name(), name)
+	}
 	switch name {
 	case "algorithm":
 		if in == reflect.TypeFor[wire.CreateKey]() || in == reflect.TypeFor[wire.ImportKey]() {
@@ -479,13 +489,15 @@ func choices(in reflect.Type, name string) []string {
 		if in == reflect.TypeFor[wire.Attestation]() || in == reflect.TypeFor[wire.Evidence]() {
 			return []string{attest.Format}
 		}
-		return []string{"envelope", "raw", "hpke"}
+		return []string{"envelope", "raw", "hpke", "kem-dem"}
 	case "padding":
 		return []string{string(backend.PaddingPSS), string(backend.PaddingPKCS1v15)}
 	case "new_keys":
 		return []string{newKeysAny, string(keys.NewKeysPostQuantum), string(keys.NewKeysHybrid)}
 	case "readiness":
 		return []string{string(backend.ReadinessVulnerable), string(backend.ReadinessSymmetric), string(backend.ReadinessPostQuantum), string(backend.ReadinessHybrid)}
+	case "brand":
+		return auth.Brands()
 	case "encoding":
 		return []string{"der", "p1363"}
 	case "assurance":

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keywright/keywright/api/qpher"
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
@@ -53,6 +54,7 @@ func describe(routes []route, version string) *document {
 	d.schemas["Error"].(object)["properties"].(object)["error_code"] = object{"type": "string", "enum": codeNames(),
 		"description": meaningOf("error_code")}
 	d.schema(reflect.TypeFor[wire.ErrorResponse]())
+	d.qpherErrors()
 	for i := range routes {
 		r := &routes[i]
 		for _, p := range r.documentPaths() {
@@ -96,7 +98,7 @@ func (d *document) root() object {
 		"security":   []any{object{"bearer": []any{}}, object{"apiKey": []any{}}},
 		"tags":       tagList(),
 		"paths":      d.paths,
-		"components": object{"schemas": d.schemas, "responses": object{"Error": errorResponse()}, "securitySchemes": securitySchemes()},
+		"components": object{"schemas": d.schemas, "responses": object{"Error": errorResponse("ErrorResponse"), "QpherError": errorResponse("QpherErrorResponse")}, "securitySchemes": securitySchemes()},
 	}
 }
 
@@ -119,6 +121,7 @@ func tags() [][2]string {
 		{"settings", "What a tenant has settled for itself."},
 		{"audit", "The append-only log, with its checkpoints and proofs (RFC 6962, C2SP tlog-checkpoint)."},
 		{"root", "The ways to open the root secret."},
+		{qpher.Tag, qpher.About},
 		{"service", "State and documentation of the service. These need no credential."},
 	}
 }
@@ -130,14 +133,14 @@ func securitySchemes() object {
 	}
 }
 
-func errorResponse() object {
+func errorResponse(schema string) object {
 	return object{
 		"description": "The request failed: error_code says why, in a form that never changes.",
 		"headers": object{
 			"X-Request-ID": object{"schema": object{"type": "string"}, "description": "The request id."},
 			"Retry-After":  object{"schema": object{"type": "integer"}, "description": "Seconds after which to try again, where that helps."},
 		},
-		"content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/ErrorResponse"}}},
+		"content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + schema}}},
 	}
 }
 
@@ -191,7 +194,7 @@ func (d *document) operation(r *route, path string) object {
 			"description": "At most " + strconv.FormatInt(r.BodyLimit, 10) + " bytes.",
 			"content":     object{"application/json": object{"schema": d.schema(r.Do.Req)}}}
 	}
-	op["responses"] = object{strconv.Itoa(r.Status): d.success(r), "default": object{"$ref": "#/components/responses/Error"}}
+	op["responses"] = object{strconv.Itoa(r.Status): d.success(r), "default": object{"$ref": "#/components/responses/" + r.errorName()}}
 	return op
 }
 
@@ -283,6 +286,9 @@ func (d *document) schema(t reflect.Type) object {
 // schemaName makes one word of a type's name, a generic one included: "List[…wire.Key]" is "KeyList".
 func schemaName(t reflect.Type) string {
 	name := t.Name()
+	if t.PkgPath() == qpherPath {
+		return "Qpher" + name
+	}
 	if outer, inner, ok := strings.Cut(name, "["); ok {
 		inner = strings.TrimSuffix(inner, "]")
 		return inner[strings.LastIndex(inner, ".")+1:] + outer
@@ -324,7 +330,10 @@ func (d *document) member(in reflect.Type, f field) object {
 	return schema
 }
 
-var wirePath = reflect.TypeFor[wire.Empty]().PkgPath()
+var (
+	wirePath  = reflect.TypeFor[wire.Empty]().PkgPath()
+	qpherPath = reflect.TypeFor[qpher.Key]().PkgPath()
+)
 
 // field is a member of a JSON object.
 type field struct {

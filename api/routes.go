@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keywright/keywright/api/qpher"
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/auth"
 )
@@ -41,7 +42,8 @@ type route struct {
 	Tag          string
 	Summary      string
 	Do           endpoint
-	onKey        bool // the path has {key}
+	Qpher        qpher.Group // answers in Qpher's forms; "": in ours
+	onKey        bool        // the path has {key}
 }
 
 // param is a query parameter.
@@ -160,7 +162,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := s.rows()
+	rows := append(s.rows(), s.qpherRows()...)
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}

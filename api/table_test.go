@@ -34,35 +34,35 @@ func TestEveryRoute(t *testing.T) {
 				t.Fatal("the row is not complete")
 			}
 			if !row.Open {
-				refused(t, r.do(row.Method, path, small, "X-API-Key", ""), 401, fault.Unauthenticated)
-				refused(t, r.do(row.Method, path, small, "X-API-Key", "bad"), 401, fault.Unauthenticated)
+				row.refused(t, r.do(row.Method, path, small, "X-API-Key", ""), 401, fault.Unauthenticated)
+				row.refused(t, r.do(row.Method, path, small, "X-API-Key", "bad"), 401, fault.Unauthenticated)
 				if row.Scope != "" {
-					refused(t, r.do(row.Method, path, small, "X-API-Key", "weak"), 403, fault.InsufficientScope)
+					row.refused(t, r.do(row.Method, path, small, "X-API-Key", "weak"), 403, fault.InsufficientScope)
 					last := r.audit.entries[len(r.audit.entries)-1]
 					if last.Outcome != string(fault.InsufficientScope) || last.Principal != "api-key:1" || last.Detail != row.Method+" "+row.Path {
 						t.Errorf("the denial was recorded as %+v", last)
 					}
 				}
 				r.root.locked.Store(true)
-				refused(t, r.do(row.Method, path, small), 503, fault.Locked)
+				row.refused(t, r.do(row.Method, path, small), 503, fault.Locked)
 				r.root.locked.Store(false)
 			}
-			refused(t, r.do(row.Method, path+"?surprise=1", small), 400, fault.BadQuery)
+			row.refused(t, r.do(row.Method, path+"?surprise=1", small), 400, fault.BadQuery)
 			refused(t, r.do("TRACE", path, ""), 405, fault.MethodNotAllowed)
 			if row.BodyLimit == 0 {
-				refused(t, r.do(row.Method, path, "{}"), 413, fault.BodyTooLarge)
+				row.refused(t, r.do(row.Method, path, "{}"), 413, fault.BodyTooLarge)
 				return
 			}
 			for _, ct := range []string{"text/plain", "application/json; charset=latin1", "application/json; version=2", "application/jsonp", "application/x-www-form-urlencoded"} {
-				refused(t, r.do(row.Method, path, "{}", "Content-Type", ct), 415, fault.BadContentType)
+				row.refused(t, r.do(row.Method, path, "{}", "Content-Type", ct), 415, fault.BadContentType)
 			}
-			refused(t, r.do(row.Method, path, "{}", "Content-Type", ""), 415, fault.BadContentType)
-			refused(t, r.do(row.Method, path, "{}", "Content-Encoding", "gzip"), 415, fault.BadContentType)
+			row.refused(t, r.do(row.Method, path, "{}", "Content-Type", ""), 415, fault.BadContentType)
+			row.refused(t, r.do(row.Method, path, "{}", "Content-Encoding", "gzip"), 415, fault.BadContentType)
 			for _, bad := range []string{"{", "[]", "null x", "{} {}", `{"a`, "5", "\xff", "null", " null "} {
-				refused(t, r.do(row.Method, path, bad), 400, fault.BadJSON)
+				row.refused(t, r.do(row.Method, path, bad), 400, fault.BadJSON)
 			}
-			refused(t, r.do(row.Method, path, `{"surprise_field":1}`), 400, fault.UnknownField)
-			refused(t, r.do(row.Method, path, strings.Repeat(" ", int(row.BodyLimit)+1)), 413, fault.BodyTooLarge)
+			row.refused(t, r.do(row.Method, path, `{"surprise_field":1}`), 400, fault.UnknownField)
+			row.refused(t, r.do(row.Method, path, strings.Repeat(" ", int(row.BodyLimit)+1)), 413, fault.BodyTooLarge)
 			// Of a size that nobody announced, too.
 			req := httptest.NewRequest(row.Method, path, strings.NewReader(strings.Repeat(" ", int(row.BodyLimit)+1)))
 			req.ContentLength = -1
@@ -70,7 +70,7 @@ func TestEveryRoute(t *testing.T) {
 			req.Header.Set("Content-Type", "application/json")
 			w := httptest.NewRecorder()
 			r.Handler().ServeHTTP(w, req)
-			refused(t, w, 413, fault.BodyTooLarge)
+			row.refused(t, w, 413, fault.BodyTooLarge)
 		})
 	}
 	if n := r.keys.calls.Load(); n != 0 {
@@ -88,9 +88,9 @@ func TestFieldsAreExact(t *testing.T) {
 		}
 		for _, f := range fieldsOf(row.Do.Req) {
 			w := r.do(row.Method, examplePath(row), `{"`+strings.ToUpper(f.name)+`":null}`)
-			refused(t, w, 400, fault.UnknownField)
+			row.refused(t, w, 400, fault.UnknownField)
 			w = r.do(row.Method, examplePath(row), `{"`+f.name+`":null,"`+f.name+`":null}`)
-			refused(t, w, 400, fault.BadJSON)
+			row.refused(t, w, 400, fault.BadJSON)
 		}
 	}
 }

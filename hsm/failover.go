@@ -54,6 +54,9 @@ func (b *Backend) lacking(m *member) map[ability]bool {
 	out := map[ability]bool{}
 	need := func(a backend.Algorithm, whole bool, list ...backend.Operation) {
 		for _, op := range list {
+			if op == backend.OpAttest {
+				continue // of every token, and not among what is probed
+			}
 			if !whole || !m.does(a, op) {
 				out[ability{a, op}] = true
 				out[ability{a, ""}] = true

@@ -19,7 +19,7 @@ import (
 )
 
 // JWK is a public key as RFC 7517 writes it, with the members of RFC 7518 section 6 (EC, RSA) RFC 8037 section 2
-// (OKP) and draft-ietf-cose-dilithium-11 section 3 (AKP).
+// (OKP) and RFC 9964 section 3 (AKP).
 // PublicJWK fills those of the key; the common ones (section 4 of RFC 7517) are the caller's.
 type JWK struct {
 	KeyType   string   `json:"kty"`
@@ -96,7 +96,7 @@ func PublicJWK(pub crypto.PublicKey) (JWK, error) {
 	return JWK{}, ErrUnsupported
 }
 
-// akp reports whether the algorithm has a JWK of the type AKP, in which "alg" names it: ML-DSA (draft-ietf-cose-dilithium-11 section 3).
+// akp reports whether the algorithm has a JWK of the type AKP, in which "alg" names it: ML-DSA (RFC 9964 section 3).
 // The drafts for the others are not as far.
 func akp(name string) bool { return name == pqc.MLDSA44 || name == pqc.MLDSA65 || name == pqc.MLDSA87 }
 

@@ -27,7 +27,7 @@ const (
 	// pqChoice is RFC 9935 section 6 and RFC 9881 section 6: CHOICE { seed [0] IMPLICIT OCTET STRING, expandedKey OCTET STRING,
 	// both SEQUENCE { seed, expandedKey } }. We write the first and read the first and the last.
 	pqChoice pqForm = iota + 1
-	// pqBare is the seed as it is (draft-connolly-cfrg-xwing-kem-10 section 5.8, composite ML-DSA with Ed25519).
+	// pqBare is the seed as it is (draft-connolly-cfrg-xwing-kem-10 section 5.8.2, composite ML-DSA with Ed25519).
 	pqBare
 	// pqRoot is SK.seed ‖ SK.prf ‖ PK.seed ‖ PK.root (RFC 9909 section 6).
 	pqRoot

@@ -24,7 +24,7 @@ import (
 	"github.com/keywright/keywright/pqc"
 )
 
-// pqOIDs are the object identifiers, written once more after the registers: RFC 9935, 9881 and 9909 section 3 and the two drafts.
+// pqOIDs are the object identifiers, written once more after the registers: RFC 9935, RFC 9881, RFC 9909 and the two drafts.
 var pqOIDs = map[string]string{
 	pqc.MLKEM512: "2.16.840.1.101.3.4.4.1", pqc.MLKEM768: "2.16.840.1.101.3.4.4.2", pqc.MLKEM1024: "2.16.840.1.101.3.4.4.3",
 	pqc.XWing:   "1.3.6.1.4.1.62253.25722",
@@ -357,6 +357,22 @@ aTUSts6ZKouAFt38GmYsfj+WGcvYad13GvMIlszVkYrGy3dGbF53mZbWf/mqvJdQ
 `) || !strings.HasSuffix(string(text), `
 nMXEHf6DChsWLgsyQzQ2LwhKFEZ3IzRLrdAA+NjFN8SPmY8FMHzr0e3guBw7xZoG
 WhttY7Js
+-----END PUBLIC KEY-----
+`) {
+		t.Errorf("another public key:\n%s", text)
+	}
+	// draft-connolly-cfrg-xwing-kem-10 appendix D.
+	xwing := parse("MDQCAQAwDQYLKwYBBAGD5i2ByHoEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f")
+	text, err = keyenc.MarshalPublicPEM(xwing.PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if xwing.Algorithm().Name() != pqc.XWing || !strings.HasPrefix(string(text), `-----BEGIN PUBLIC KEY-----
+MIIE1DANBgsrBgEEAYPmLYHIegOCBMEAb1QJigoOZBFGYUtpYLpg2GA9YvRH+atJ
+m0e9aQbMQLBh2GNKPoiQbyhJWOdEHKbHJcu5cJW3ZxpGK2aByeZYC7yNYLFJ+mAm
+`) || !strings.HasSuffix(string(text), `
+OhMjnzQvynZVtuquhFoiHOs+Z/VjnGGT9v3u9X45m4CLfzqitXQKre2QFj3F13XJ
++vfx+9B12rNE6dfRRmRygfu6ezxWyv1YM7epMOxCBufDptd2T+gdeg==
 -----END PUBLIC KEY-----
 `) {
 		t.Errorf("another public key:\n%s", text)

@@ -19,7 +19,7 @@ import (
 // compositeDraft is what composites follow.
 const compositeDraft = "draft-ietf-lamps-pq-composite-sigs-19"
 
-// compositePrefix is the same for all composites (section 3.2 of the draft).
+// compositePrefix is the same for all composites (section 2.2 of the draft).
 const compositePrefix = "CompositeAlgorithmSignatures2025"
 
 // composite is ML-DSA-65 together with a classical signature, both over the same message representative, by the LAMPS draft.

@@ -55,13 +55,20 @@ func (p *Pool) Sign(ctx context.Context, key *PrivateKey, message []byte, o Sign
 	return sig, nil
 }
 
-// NewPrivateKey is alg.NewPrivateKey in the pool. The errors are those of Sign and of alg.NewPrivateKey. A key that comes too late is wiped.
+// NewPrivateKey is alg.NewPrivateKey in the pool. The errors are those of Sign and of alg.NewPrivateKey. It keeps a copy of seed until it is done
+// with it, and wipes that; a key that comes too late is wiped too.
 func (p *Pool) NewPrivateKey(ctx context.Context, alg *Algorithm, seed []byte) (*PrivateKey, error) {
 	own := secret.Bytes(bytes.Clone(seed))
-	var mu sync.Mutex // guards key and left
+	var mu sync.Mutex // guards key, begun and left
 	var key *PrivateKey
-	left := false
+	var begun, left bool
 	err := p.do(ctx, func() error {
+		mu.Lock()
+		begun = !left
+		mu.Unlock()
+		if !begun {
+			return nil // nobody waits, and the seed is gone
+		}
 		defer own.Wipe()
 		k, err := alg.NewPrivateKey(own)
 		mu.Lock()
@@ -77,6 +84,9 @@ func (p *Pool) NewPrivateKey(ctx context.Context, alg *Algorithm, seed []byte) (
 	defer mu.Unlock()
 	if err != nil {
 		left = true
+		if !begun {
+			own.Wipe()
+		}
 		if key != nil {
 			key.Wipe()
 		}

@@ -7,7 +7,7 @@
 // It trusts the process's own memory, the operating system's random generator and the modules that compute (circl, the standard
 // library, and filippo.io/mldsa where the message representative of ML-DSA comes from outside). It trusts no input: every size is
 // checked before any arithmetic, and a self-test (Algorithm.SelfTest) from published vectors says whether the code computes
-// what the standard says. Nothing here blocks or does I/O. Everything is safe for concurrent use.
+// what the standard says. Nothing here does I/O, and nothing but a Pool blocks. Everything is safe for concurrent use.
 package pqc
 
 import (

@@ -90,6 +90,53 @@ func TestWycheproofMLKEM(t *testing.T) {
 	}
 }
 
+// TestWycheproofExpanded has the vectors of expanded private keys, which this package takes nowhere: they go to the code behind it.
+func TestWycheproofExpanded(t *testing.T) {
+	kem, signed := 0, 0
+	for _, bits := range []string{"512", "768", "1024"} {
+		s := lookup(t, "ML-KEM-"+bits).scheme.(circlKEM)
+		for _, g := range wycheproofFile(t, "mlkem_"+bits+"_semi_expanded_decaps") {
+			for _, c := range g.Tests {
+				kem++
+				var ss []byte
+				sk, err := s.UnmarshalBinaryPrivateKey(c.DK)
+				if err == nil {
+					ss, err = (&circlKEMPrivate{s.Scheme, sk}).decapsulate(c.C)
+				}
+				if ok := err == nil && bytes.Equal(ss, c.K); ok != (c.Result == "valid") {
+					t.Errorf("%s %d (%s): %v", bits, c.ID, c.Comment, err)
+				}
+			}
+		}
+	}
+	for _, name := range []string{"44", "65", "87"} {
+		for _, g := range wycheproofFile(t, "mldsa_"+name+"_sign_noseed") {
+			for _, c := range g.Tests {
+				if c.Result != "valid" || len(c.Mu) == 0 {
+					continue
+				}
+				signed++
+				p, err := lookup(t, "ML-DSA-"+name).ParsePublicKey(g.PublicKey)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ok, err := p.Verify(c.Mu, c.Sig, SignOptions{ExternalMu: true}); err != nil || !ok {
+					t.Errorf("%s %d (%s): %v, %v", name, c.ID, c.Comment, ok, err)
+				}
+				if c.Msg == nil {
+					continue
+				}
+				if ok, err := p.Verify(c.Msg, c.Sig, SignOptions{Context: c.Ctx}); err != nil || !ok {
+					t.Errorf("%s %d (%s): %v, %v", name, c.ID, c.Comment, ok, err)
+				}
+			}
+		}
+	}
+	if kem < 24 || signed < 150 {
+		t.Errorf("only %d and %d vectors", kem, signed)
+	}
+}
+
 // TestUnlucky has C2SP's CCTV vectors whose matrix needs more than 575 bytes of SHAKE128, which happens to one key in 2^38. The judge's
 // ciphertext is compared too, where there is a judge.
 func TestUnlucky(t *testing.T) {

@@ -26,7 +26,7 @@ type Encrypt struct {
 	Target
 	EncryptItem
 	Hash   string        `json:"hash,omitempty"`   // RSA-OAEP: SHA-1, SHA-256 (default), SHA-384, SHA-512
-	Format string        `json:"format,omitempty"` // envelope (default), raw (RSA) or hpke (KEM)
+	Format string        `json:"format,omitempty"` // envelope (default), raw (RSA), hpke or kem-dem (KEM)
 	Items  []EncryptItem `json:"items,omitempty"`
 }
 

@@ -42,12 +42,14 @@ type CreateAPIKey struct {
 	Name      string     `json:"name"`
 	Scopes    []string   `json:"scopes"`
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Brand     string     `json:"brand,omitempty"`
 }
 
 // APIKey is a record; Key is shown once, in the answer to its creation.
 type APIKey struct {
 	ID        string     `json:"id"`
 	Name      string     `json:"name"`
+	Brand     string     `json:"brand"`
 	Prefix    string     `json:"prefix"`
 	Scopes    []string   `json:"scopes"`
 	CreatedAt time.Time  `json:"created_at"`

@@ -21,11 +21,12 @@ type apiKeysCreateCmd struct {
 	Scope     []string      `short:"s" required:"" help:"What it may do: keys:read, keys:write, encryption:write, audit:read, settings:write. Repeatable."`
 	ExpiresIn time.Duration `placeholder:"DURATION" help:"When it ends, from now, as in 720h."`
 	ExpiresAt time.Time     `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"When it ends (RFC 3339)."`
+	Brand     string        `placeholder:"NAME" help:"How it begins, for clients that insist: kw, qph, qapi or qh."`
 	sink
 }
 
 func (k apiKeysCreateCmd) Run(ctx context.Context, a *app) error {
-	r := wire.CreateAPIKey{Name: k.Name, Scopes: k.Scope}
+	r := wire.CreateAPIKey{Name: k.Name, Scopes: k.Scope, Brand: k.Brand}
 	switch {
 	case k.ExpiresIn != 0 && !k.ExpiresAt.IsZero():
 		return usage("give --expires-in or --expires-at, not both")

@@ -64,7 +64,7 @@ func TestBashCompletion(t *testing.T) {
 		t.Fatalf("bash -n: %v\n%s", err, msg)
 	}
 	for _, tc := range []struct{ words, want []string }{
-		{[]string{"keywright", "en"}, []string{"encrypt"}},
+		{[]string{"keywright", "enc"}, []string{"encapsulate", "encrypt"}},
 		{[]string{"keywright", "keys", "set"}, []string{"set-default", "set-state"}},
 		{[]string{"keywright", "--output", "json", "keys", "rot"}, []string{"rotate"}},
 		{[]string{"keywright", "--output", ""}, []string{"json", "text"}},

@@ -32,6 +32,7 @@ func (k keyFlag) required() error {
 // oaepFlags are for RSA and KEM keys that must interoperate.
 type oaepFlags struct {
 	HPKE    bool   `name:"hpke" help:"KEM keys only: an HPKE ciphertext (RFC 9180) instead of the service's format."`
+	KEMDEM  bool   `name:"kem-dem" help:"KEM keys only: a bare ciphertext (docs/formats/qpher.md) instead of the service's format."`
 	Hash    string `placeholder:"NAME" help:"RSA only: hash of OAEP."`
 	RawOAEP bool   `name:"raw-oaep" help:"RSA only: a bare OAEP ciphertext (RFC 8017) instead of the service's format."`
 	Label   string `placeholder:"TEXT" help:"With --raw-oaep the OAEP label, with --hpke the info."`
@@ -43,6 +44,9 @@ func (o oaepFlags) format() string {
 	}
 	if o.HPKE {
 		return "hpke"
+	}
+	if o.KEMDEM {
+		return "kem-dem"
 	}
 	return ""
 }
@@ -68,7 +72,7 @@ func (k encryptCmd) Run(ctx context.Context, a *app) (err error) {
 	}
 	if k.Lines {
 		if k.Envelope || k.format() != "" {
-			return usage("--lines does not go with --envelope, --raw-oaep or --hpke")
+			return usage("--lines does not go with --envelope, --raw-oaep, --hpke or --kem-dem")
 		}
 		return k.lines(ctx, a, aad)
 	}
@@ -90,6 +94,8 @@ func (k encryptCmd) Run(ctx context.Context, a *app) (err error) {
 			return usage("the input is too large for RSA-OAEP")
 		case k.HPKE:
 			return usage("the input is too large for one HPKE ciphertext here: leave --hpke out")
+		case k.KEMDEM:
+			return usage("the input is too large for one bare ciphertext here: leave --kem-dem out")
 		}
 	} else {
 		head = head[:0]
@@ -217,7 +223,7 @@ func (k decryptCmd) Run(ctx context.Context, a *app) (err error) {
 	}
 	if k.Lines {
 		if k.format() != "" {
-			return usage("--lines does not go with --raw-oaep or --hpke")
+			return usage("--lines does not go with --raw-oaep, --hpke or --kem-dem")
 		}
 		return k.lines(ctx, a, aad)
 	}

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 			os.Exit(child())
 		}
 	}
-	testscript.Main(m, map[string]func(){"keywright": main})
+	testscript.Main(m, map[string]func(){"keywright": main, "qpher-client": qpherMain})
 }
 
 func TestScripts(t *testing.T) {

@@ -1,6 +1,6 @@
 // Answers questions about post-quantum algorithms with @noble/post-quantum, one JSON object a line in, one a line out. Bytes are
 // base64. It shares no code with what it judges.
-import { createCipheriv, createDecipheriv, createHash, hkdfSync } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHash, hkdfSync, webcrypto } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { sha256, sha384, sha512 } from '@noble/hashes/sha2.js';
 import { sha3_256, sha3_512, shake128_32, shake256_64 } from '@noble/hashes/sha3.js';
@@ -8,6 +8,8 @@ import { ml_kem768_x25519 } from '@noble/post-quantum/hybrid.js';
 import { ml_dsa44, ml_dsa65, ml_dsa87 } from '@noble/post-quantum/ml-dsa.js';
 import { ml_kem1024, ml_kem512, ml_kem768 } from '@noble/post-quantum/ml-kem.js';
 import * as slh from '@noble/post-quantum/slh-dsa.js';
+
+globalThis.crypto ??= webcrypto; // Debian 12's Node has it under this name alone
 
 const algorithms = {
   'ML-KEM-512': ml_kem512,

@@ -25,9 +25,9 @@ type part struct {
 	secret bool
 }
 
-// Size is how many bytes AppendJSON writes at most.
+// Size is more than AppendJSON writes, with room for the envelope around it: a buffer that had to grow would leave a copy behind.
 func (a *Answer) Size() int {
-	n := 192 + len(a.tail)
+	n := 512 + len(a.tail)
 	for i := range a.parts {
 		n += len(a.parts[i].name) + 8 + base64.StdEncoding.EncodedLen(len(a.parts[i].bytes))
 	}

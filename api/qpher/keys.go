@@ -133,20 +133,19 @@ func (q *API) List(ctx context.Context, c keys.Caller, p Params) (KeyList, error
 	if status != "" && !slices.Contains(statuses(), status) {
 		return out, fault.New(fault.BadField, "the status is active, retired or archived")
 	}
-	// By the list and not by name: to ask for a key that is not there would stand in the audit log.
-	found, _, err := q.keys.List(ctx, c, keys.ListRequest{Filter: keys.Filter{NamePrefix: NamePrefix}, Limit: page})
-	if err != nil {
-		return out, err
-	}
 	for _, a := range append(kems(), signatures()...) {
 		if only.name != "" && only != a {
 			continue
 		}
-		i := slices.IndexFunc(found, func(k *keys.Key) bool { return k.Name == a.key && k.Algorithm == a.native })
-		if i < 0 {
+		// By the list and not by name: to ask for a key that is not there would stand in the audit log. A name comes before those that it begins.
+		found, _, err := q.keys.List(ctx, c, keys.ListRequest{Filter: keys.Filter{NamePrefix: a.key}, Limit: 1})
+		if err != nil {
+			return KeyList{}, err
+		}
+		if len(found) == 0 || found[0].Name != a.key || found[0].Algorithm != a.native {
 			continue
 		}
-		if out.Keys, err = q.versions(ctx, c, a, found[i].ID.String(), status, out.Keys); err != nil {
+		if out.Keys, err = q.versions(ctx, c, a, found[0].ID.String(), status, out.Keys); err != nil {
 			return KeyList{}, err
 		}
 	}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/keys"
@@ -23,18 +22,19 @@ func (s *Server) encapsulate(ctx context.Context, c *call, r *wire.Encapsulate) 
 	out, err := s.keys.Encapsulate(ctx, c.caller(), t, list, single)
 	for i := range out {
 		c.answer.wipe = append(c.answer.wipe, out[i].Secret)
-		c.itemFailed(out[i].Err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if len(out) != len(list) {
-		return nil, fmt.Errorf("api: the service gave %d encapsulations for %d items", len(out), len(list))
-	}
-	if single && out[0].Err != nil {
-		return nil, out[0].Err
-	}
-	return &encapsulations{single: single, list: out, call: c}, nil
+	res := results[keys.Encapsulation]{single: single, list: out, call: c,
+		failure: func(v *keys.Encapsulation) error { return v.Err },
+		room:    func(v *keys.Encapsulation) int { return 64 + 2*len(v.Ciphertext) },
+		one: func(b []byte, v *keys.Encapsulation) []byte {
+			b = append(b, `{"kem_ciphertext":`...)
+			b = appendBytes(b, v.Ciphertext)
+			b = append(b, `,"shared_secret":`...)
+			b = appendBytes(b, v.Secret)
+			b = appendUsed(b, v.Used)
+			return append(b, '}')
+		}}
+	return res.answer(len(list), err)
 }
 
 func (s *Server) decapsulate(ctx context.Context, c *call, r *wire.Decapsulate) (appender, error) {
@@ -55,40 +55,4 @@ func (s *Server) decapsulate(ctx context.Context, c *call, r *wire.Decapsulate) 
 	}
 	out, err := s.keys.Decapsulate(ctx, c.caller(), t, list, single)
 	return c.results("shared_secret", true, single, len(list), out, err)
-}
-
-// encapsulations is the answer of encapsulate.
-type encapsulations struct {
-	single bool
-	list   []keys.Encapsulation
-	call   *call
-}
-
-func (r *encapsulations) size() int { return 256 + 2560*len(r.list) }
-
-func (r *encapsulations) appendJSON(b []byte) []byte {
-	if r.single {
-		return r.one(b, &r.list[0])
-	}
-	b = append(b, `{"items":[`...)
-	for i := range r.list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		if err := r.list[i].Err; err != nil {
-			b = r.call.appendItemError(b, i, err)
-			continue
-		}
-		b = r.one(b, &r.list[i])
-	}
-	return append(b, "]}"...)
-}
-
-func (r *encapsulations) one(b []byte, v *keys.Encapsulation) []byte {
-	b = append(b, `{"kem_ciphertext":`...)
-	b = appendBytes(b, v.Ciphertext)
-	b = append(b, `,"shared_secret":`...)
-	b = appendBytes(b, v.Secret)
-	b = appendUsed(b, v.Used)
-	return append(b, '}')
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/keys"
@@ -66,56 +65,21 @@ func (s *Server) dataKey(ctx context.Context, c *call, r *wire.DataKey) (appende
 	out, err := s.keys.DataKeys(ctx, c.caller(), t, list, single)
 	for i := range out {
 		c.answer.wipe = append(c.answer.wipe, out[i].Plaintext)
-		c.itemFailed(out[i].Err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	if len(out) != len(list) {
-		return nil, fmt.Errorf("api: the service gave %d data keys for %d items", len(out), len(list))
-	}
-	if single && out[0].Err != nil {
-		return nil, out[0].Err
-	}
-	return &dataKeys{single: single, list: out, call: c}, nil
-}
-
-// dataKeys is the answer of data-key.
-type dataKeys struct {
-	single bool
-	list   []keys.DataKey
-	call   *call
-}
-
-func (r *dataKeys) size() int { return 256 + 512*len(r.list) }
-
-func (r *dataKeys) appendJSON(b []byte) []byte {
-	if r.single {
-		return r.one(b, &r.list[0])
-	}
-	b = append(b, `{"items":[`...)
-	for i := range r.list {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		if err := r.list[i].Err; err != nil {
-			b = r.call.appendItemError(b, i, err)
-			continue
-		}
-		b = r.one(b, &r.list[i])
-	}
-	return append(b, "]}"...)
-}
-
-func (r *dataKeys) one(b []byte, v *keys.DataKey) []byte {
-	b = append(b, '{')
-	if v.Plaintext != nil {
-		b = append(b, `"plaintext":`...)
-		b = appendBytes(b, v.Plaintext)
-		b = append(b, ',')
-	}
-	b = append(b, `"ciphertext":`...)
-	b = appendBytes(b, v.Ciphertext)
-	b = appendUsed(b, v.Used)
-	return append(b, '}')
+	res := results[keys.DataKey]{single: single, list: out, call: c,
+		failure: func(v *keys.DataKey) error { return v.Err },
+		room:    func(v *keys.DataKey) int { return 128 + 2*len(v.Ciphertext) },
+		one: func(b []byte, v *keys.DataKey) []byte {
+			b = append(b, '{')
+			if v.Plaintext != nil {
+				b = append(b, `"plaintext":`...)
+				b = appendBytes(b, v.Plaintext)
+				b = append(b, ',')
+			}
+			b = append(b, `"ciphertext":`...)
+			b = appendBytes(b, v.Ciphertext)
+			b = appendUsed(b, v.Used)
+			return append(b, '}')
+		}}
+	return res.answer(len(list), err)
 }

@@ -397,7 +397,8 @@ func TestServiceAdministration(t *testing.T) {
 		t.Errorf("%+v", added)
 	}
 	refused(t, s.do("POST", "/root/slots", `{"kind":"shamir","passphrase":"long enough"}`), 400, fault.MissingField)
-	refused(t, s.do("POST", "/root/slots", `{"kind":"tpm"}`), 400, fault.BadField)
+	refused(t, s.do("POST", "/root/slots", `{"kind":"stone"}`), 400, fault.BadField)
+	refused(t, s.do("POST", "/root/slots", `{"kind":"tpm"}`), 400, fault.MissingField)
 	refused(t, s.do("POST", "/root/slots", `{"label":"nothing"}`), 400, fault.MissingField)
 	refused(t, s.do("POST", "/root/slots", `{"kind":"hsm"}`), 400, fault.MissingField)
 	refused(t, s.do("POST", "/root/slots", `{"device":"default"}`), 404, fault.BackendNotFound)

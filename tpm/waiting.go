@@ -29,8 +29,6 @@ type WaitOptions struct {
 	Known *backend.Info
 	// Required makes Await fail like the first call of Open, whatever is known.
 	Required bool
-	// Opened is told when the backend is open, once, and before anybody can use it; nil: nobody wants to know. An error keeps it from use, and it is closed.
-	Opened func(context.Context, *Backend) error
 	// Arrived is called when a backend that was waited for can be used; nil: nobody wants to know.
 	Arrived    func()
 	Logger     *slog.Logger          // nil: nothing is logged
@@ -134,16 +132,7 @@ func (w *Waiting) register() error {
 func (w *Waiting) attempt(ctx context.Context) (*Backend, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	b, err := w.o.Open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if w.o.Opened != nil {
-		if err := w.o.Opened(ctx, b); err != nil {
-			return nil, errors.Join(err, b.Close())
-		}
-	}
-	return b, nil
+	return w.o.Open(ctx)
 }
 
 // passing reports whether an error of opening may go away by itself, or by somebody who attends to the TPM.

@@ -78,7 +78,7 @@ type memberConfig struct {
 
 // completeBackends checks the backends' names and URIs, and adds what is always there.
 func (c *config) completeBackends() error {
-	seen, soft := map[string]bool{}, false
+	seen, tpms, soft := map[string]bool{}, map[string]bool{}, false
 	for _, b := range c.Backends {
 		scheme, _, ok := strings.Cut(b.URI, ":")
 		if b.Name == "" || !ok {
@@ -88,13 +88,25 @@ func (c *config) completeBackends() error {
 			return fmt.Errorf("two backends are named %s", b.Name)
 		}
 		seen[b.Name] = true
+		if b.TPM != (tpmConfig{}) && !isTPM(b.URI) {
+			return fmt.Errorf("backend %s: tpm is for the URI of a TPM", b.Name)
+		}
 		switch {
 		case strings.EqualFold(scheme+":", uri.Scheme):
 			if _, err := b.members(); err != nil {
 				return fmt.Errorf("backend %s: %w", b.Name, err)
 			}
+		case isTPM(b.URI):
+			o, err := b.tpmOptions()
+			if err != nil {
+				return fmt.Errorf("backend %s: %w", b.Name, err)
+			}
+			if at := o.URI.Address; tpms[at] {
+				return fmt.Errorf("backend %s: two backends are on the same TPM", b.Name)
+			}
+			tpms[o.URI.Address] = true
 		case scheme+":" != schemeSoftware:
-			return fmt.Errorf("backend %s: this build opens software: and pkcs11: only", b.Name)
+			return fmt.Errorf("backend %s: this build opens software:, pkcs11: and tpm: only", b.Name)
 		case b.URI != schemeSoftware:
 			return fmt.Errorf("backend %s: software: takes nothing behind the colon", b.Name)
 		case soft:

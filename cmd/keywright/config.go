@@ -48,19 +48,22 @@ type tlsConfig struct {
 type rootConfig struct {
 	KeyFile        string `koanf:"key_file"`        // made by `keywright root new-key-file`; readable by its owner alone
 	PassphraseFile string `koanf:"passphrase_file"` // its first line; readable by its owner alone (a systemd credential is)
-	// Device is the name of a configured backend that is a device, or the URI of a token that is opened for the root alone, under the name "root".
+	// Device is the name of a configured backend that is a device, or the URI of a token or TPM that is opened for the root alone, under the name "root".
 	Device string `koanf:"device"`
+	// TPM is for a TPM that is opened for the root alone.
+	TPM tpmConfig `koanf:"tpm"`
 
 	origin uri.Origin     // of Device
 	own    *backendConfig // the device that is opened for the root alone; nil: none
 }
 
-// backendConfig is a backend by name and URI: "software:", or a PKCS#11 URI (RFC 7512). The first one is the default for new keys. A software
+// backendConfig is a backend by name and URI: "software:", a PKCS#11 URI (RFC 7512), or a TPM's as in "tpm:/dev/tpmrm0". The first one is the default for new keys. A software
 // backend is added behind the others when none is named, as the root that it stands for is there in any case.
 type backendConfig struct {
 	Name   string       `koanf:"name"`
 	URI    string       `koanf:"uri"`
 	PKCS11 pkcs11Config `koanf:"pkcs11"` // for a PKCS#11 URI
+	TPM    tpmConfig    `koanf:"tpm"`    // for a TPM's
 
 	origin uri.Origin // a PIN in a URI is taken from the file alone
 }

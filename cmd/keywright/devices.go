@@ -20,7 +20,7 @@ const rootDeviceName = "root"
 // isDevice reports whether a URI is one of a device.
 func isDevice(address string) bool {
 	scheme, _, ok := strings.Cut(address, ":")
-	return ok && strings.EqualFold(scheme+":", uri.Scheme)
+	return ok && strings.EqualFold(scheme+":", uri.Scheme) || isTPM(address)
 }
 
 // openBackend opens one backend. This is where the scheme of its URI decides.
@@ -32,8 +32,10 @@ func (n *node) openBackend(ctx context.Context, b *backendConfig, registry prome
 			Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
 	case uri.Scheme:
 		return n.openHSM(ctx, b, registry)
+	case schemeTPM:
+		return n.openTPM(ctx, b, registry)
 	}
-	return nil, errors.New("this build opens software: and pkcs11: only")
+	return nil, errors.New("this build opens software:, pkcs11: and tpm: only")
 }
 
 // completeRoot refuses what cannot open a root, and settles which device is meant.
@@ -48,6 +50,9 @@ func (c *config) completeRoot() error {
 	if given > 1 {
 		return errors.New("root: give one of key_file, passphrase_file and device; more slots are added while running")
 	}
+	if r.TPM != (tpmConfig{}) && !isTPM(r.Device) {
+		return errors.New("root.tpm is for a device that is a TPM's URI; a backend has its own tpm")
+	}
 	if r.Device == "" {
 		return nil
 	}
@@ -60,11 +65,16 @@ func (c *config) completeRoot() error {
 		}
 	}
 	if !isDevice(r.Device) {
-		return errors.New("the root's device is the name of a configured HSM, or a PKCS#11 URI")
+		return errors.New("the root's device is the name of a configured HSM or TPM, a PKCS#11 URI, or one as in tpm:/dev/tpmrm0")
 	}
-	own := &backendConfig{Name: rootDeviceName, URI: r.Device, origin: r.origin}
-	if _, err := own.members(); err != nil {
+	own := &backendConfig{Name: rootDeviceName, URI: r.Device, TPM: r.TPM, origin: r.origin}
+	if shared, err := c.checkRootDevice(own); err != nil {
 		return fmt.Errorf("the root's device: %w", err)
+	} else if shared != "" && r.TPM != (tpmConfig{}) {
+		return fmt.Errorf("the root's device: the TPM is that of backend %s, whose tpm counts: root.tpm must be empty", shared)
+	} else if shared != "" {
+		r.Device = shared
+		return nil
 	}
 	for _, b := range c.Backends {
 		if b.Name == rootDeviceName {
@@ -73,6 +83,26 @@ func (c *config) completeRoot() error {
 	}
 	r.own, r.Device = own, rootDeviceName
 	return nil
+}
+
+// checkRootDevice checks what is to be opened for the root alone. A TPM that is a backend already is not opened twice: it has one owner; its name is given.
+func (c *config) checkRootDevice(own *backendConfig) (shared string, err error) {
+	if !isTPM(own.URI) {
+		_, err := own.members()
+		return "", err
+	}
+	o, err := own.tpmOptions()
+	if err != nil {
+		return "", err
+	}
+	for i := range c.Backends {
+		if b := &c.Backends[i]; isTPM(b.URI) {
+			if other, err := b.tpmOptions(); err == nil && other.URI.Address == o.URI.Address {
+				return b.Name, nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // attach makes a backend that is a device known to the root, for slots on it. The software backend is none: it is sealed by the root.

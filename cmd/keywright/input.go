@@ -260,11 +260,14 @@ func (p passphrase) get(a *app, what string, fresh bool) (string, error) {
 }
 
 // ask reads a line from the terminal without echo.
-func (a *app) ask(prompt string) (string, error) {
+func (a *app) ask(prompt string) (string, error) { return a.askFor(prompt, "--passphrase-file", envPassphrase) }
+
+// askFor is ask for what can also be given by a flag or a variable.
+func (a *app) askFor(prompt, flag, variable string) (string, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
 		if !isTerminal(a.stdin) {
-			return "", usage("there is no terminal to ask on: give --passphrase-file, or $%s", envPassphrase)
+			return "", usage("there is no terminal to ask on: give %s, or $%s", flag, variable)
 		}
 		tty = a.stdin
 	} else {

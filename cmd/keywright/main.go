@@ -49,6 +49,8 @@ type commands struct {
 
 	HSM hsmCmd `cmd:"" name:"hsm" help:"Look at PKCS#11 tokens and prepare them, without the service." group:"Devices"`
 
+	TPM tpmCmd `cmd:"" name:"tpm" help:"Look at a TPM 2.0 and prepare it, without the service." group:"Devices"`
+
 	Version    versionCmd    `cmd:"" help:"Show the version of this program." group:"Program"`
 	Completion completionCmd `cmd:"" help:"Print a completion script for a shell." group:"Program"`
 }

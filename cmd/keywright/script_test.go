@@ -56,6 +56,7 @@ func TestScripts(t *testing.T) {
 			"fill": fillScript, "flip": flipScript, "cut": cutScript, "nofiles": noFilesScript,
 			"interrupt": interruptScript, "detached": detachedScript, "softhsm": softHSMScript,
 			"kill9": kill9Script, "within": withinScript,
+			"swtpm": swtpmScript, "tpmextend": tpmExtendScript, "tpmlock": tpmLockScript, "authority": authorityScript,
 		},
 	})
 }

@@ -20,10 +20,10 @@ type serveCmd struct {
 	Listen         string   `help:"Where to serve the API (default 127.0.0.1:8200)." placeholder:"HOST:PORT"`
 	MetricsListen  string   `help:"Where to serve /metrics, or off (default: the port after --listen's, on loopback)." placeholder:"HOST:PORT"`
 	Store          string   `help:"The store (default sqlite:DIR/keywright.db)." placeholder:"URI"`
-	Backend        []string `help:"A backend by name and URI, as in software=software: or hsm=pkcs11:token=prod?module-path=/M.so&pin-source=file:/PIN; the first is the default. Repeatable." placeholder:"NAME=URI" sep:"none"`
+	Backend        []string `help:"A backend by name and URI, as in software=software:, tpm=tpm:/dev/tpmrm0 or hsm=pkcs11:token=prod?module-path=/M.so&pin-source=file:/PIN; the first is the default. Repeatable." placeholder:"NAME=URI" sep:"none"`
 	RootKeyFile    string   `help:"Key file that opens the root at start." placeholder:"FILE" type:"path"`
 	PassphraseFile string   `help:"File with the passphrase that opens the root at start." placeholder:"FILE" type:"path"`
-	RootSlot       string   `help:"Device that opens the root at start: the name of a backend, or pkcs11:token=prod?module-path=/M.so&pin-source=file:/PIN for the root alone." placeholder:"NAME|URI"`
+	RootSlot       string   `help:"Device that opens the root at start: the name of a backend, or pkcs11:token=prod?module-path=/M.so&pin-source=file:/PIN or tpm:/dev/tpmrm0 for the root alone." placeholder:"NAME|URI"`
 	LogLevel       string   `help:"debug, info, warn or error." placeholder:"LEVEL"`
 }
 

@@ -24,12 +24,39 @@ const (
 // written is checked on the way: the error is fault.StoreCorrupted, with the entries that do not fit, when the store no
 // longer holds what was recorded. An error leaves w with an export that does not verify. progress, when not nil, is called
 // with the number of entries written so far. The memory is constant; records go on meanwhile.
+//
+// While the device of the checkpoint key is not there the export ends with the newest checkpoint that it has signed, which the log says
+// and the checkpoint that is given.
 func (l *Log) Export(ctx context.Context, w io.Writer, progress func(n uint64)) (Checkpoint, error) {
 	s, err := l.signedNow(ctx, func(*signedHead) bool { return false })
 	if err != nil {
-		return Checkpoint{}, err
+		last := l.signedBefore(ctx, err)
+		if last == nil {
+			return Checkpoint{}, err
+		}
+		l.log.Warn("an audit export ends with the newest checkpoint there is: its key cannot sign another", "size", last.Size, "entries", l.Size(), "error", err)
+		s = last
 	}
 	return s.Checkpoint, l.exportTo(ctx, w, s, progress)
+}
+
+// signedBefore gives the newest checkpoint when no newer one can be had because the device of the key is away, nil when there is none or
+// something else is the matter.
+func (l *Log) signedBefore(ctx context.Context, why error) *signedHead {
+	away := fault.Has(why, fault.BackendUnavailable) || fault.Has(why, fault.Overloaded) || fault.Has(why, fault.Timeout)
+	if !away || ctx.Err() != nil {
+		return nil
+	}
+	_, key, err := l.signer(ctx)
+	if err != nil {
+		return nil
+	}
+	last := l.checkpoint.Load()
+	c, err := OpenCheckpoint(last.note, key)
+	if err != nil {
+		return nil // none, or of another key
+	}
+	return &signedHead{Checkpoint: c, note: last.note, key: key}
 }
 
 func (l *Log) exportTo(ctx context.Context, w io.Writer, s *signedHead, progress func(n uint64)) error {

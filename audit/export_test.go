@@ -54,6 +54,52 @@ func TestExport(t *testing.T) {
 	}
 }
 
+// While the device of the key is away an export ends with the newest checkpoint, and without one, or when something else is wrong, there is none.
+func TestExportWithoutDevice(t *testing.T) {
+	ctx := context.Background()
+	signer, s := newSigner(t), newMemStore()
+	s.fill(t, 300)
+	l := openLog(t, s, Options{Signer: signer.open, CheckpointEvery: -1})
+	var b bytes.Buffer
+	signer.err = fault.New(fault.BackendUnavailable, "gone")
+	_, err := l.Export(ctx, &b, nil)
+	wantFault(t, err, fault.BackendUnavailable)
+	signer.err = nil
+	if _, err := l.Checkpoint(ctx); err != nil {
+		t.Fatal(err)
+	}
+	key := mustKey(t, l)
+	s.fill(t, 50)
+	for _, code := range []fault.Code{fault.BackendUnavailable, fault.Timeout, fault.Overloaded} {
+		signer.err = fault.New(code, "gone")
+		for _, l := range []*Log{l, openLog(t, s, Options{Signer: signer.open, CheckpointEvery: -1})} { // also one that was started meanwhile
+			b.Reset()
+			c, err := l.Export(ctx, &b, nil)
+			if err != nil || c.Size != 300 {
+				t.Fatalf("%s: %+v, %v", code, c, err)
+			}
+			if r, err := VerifyExport(&b, nil, key, nil); err != nil || r.Size != 300 {
+				t.Errorf("%s: %+v, %v", code, r, err)
+			}
+		}
+	}
+	signer.err = fault.New(fault.KeyMaterial, "damaged")
+	if _, err := l.Export(ctx, &b, nil); !fault.Has(err, fault.KeyMaterial) {
+		t.Errorf("a key that is damaged: %v", err)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	signer.err = fault.New(fault.Timeout, "late")
+	if _, err := l.Export(ended, &b, nil); err == nil {
+		t.Error("an export whose caller has left")
+	}
+	signer.err = nil
+	b.Reset()
+	if c, err := l.Export(ctx, &b, nil); err != nil || c.Size != 350 {
+		t.Errorf("with the device: %+v, %v", c, err)
+	}
+}
+
 // An auditor's own checkpoint must be of the same log, whatever its size.
 func TestExportKeptCheckpoint(t *testing.T) {
 	ctx := context.Background()

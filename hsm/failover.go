@@ -170,7 +170,7 @@ func (b *Backend) noted(ctx context.Context, m *member, kind operation, n int, s
 		}
 	case fault.Has(err, fault.BackendUnavailable):
 		b.mark(m, err)
-	case len(b.members) > 1 && took >= patience && fault.Has(err, fault.Timeout) && context.Cause(ctx) == context.DeadlineExceeded && //nolint:errorlint // the exact value
+	case len(b.members) > 1 && took >= patience && fault.Has(err, fault.Timeout) && (ctx.Err() == nil || context.Cause(ctx) == context.DeadlineExceeded) && //nolint:errorlint // the exact value
 		m.pace[kind].last.Load() <= int64(start):
 		// Nothing of the kind has succeeded in all that time: it hangs, and is not merely busy. Its watcher asks it at once.
 		b.mark(m, err)

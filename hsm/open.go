@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	joinFirst   = time.Second      // before a token that is missing is looked for again
-	joinMost    = 30 * time.Second // this grows to
-	joinTimeout = time.Minute      // of opening one
+	joinFirst   = time.Second     // before a token that is missing is looked for again
+	joinMost    = 5 * time.Second // this grows to
+	joinTimeout = time.Minute     // of opening one
 	// settleTimeout is for making the backend of the first token that comes, and what that one lacks.
 	settleTimeout = 2 * time.Minute
 )
@@ -28,7 +28,7 @@ type Known struct {
 }
 
 // Open makes a backend of tokens. On tokens that it has not seen it makes the service's own keys (see ServiceKeys). A member that is not there
-// joins when it is: it is looked for in growing intervals of at most 30 seconds. At least one must be there, unless the identity of the backend
+// joins when it is: it is looked for in growing intervals of at most 5 seconds. At least one must be there, unless the identity of the backend
 // is known (Options.Known, Options.ID) and Options.Required is not set. When Open fails the tokens that it was given stay open
 // and the caller's.
 func Open(ctx context.Context, o Options) (*Backend, error) {

@@ -62,8 +62,9 @@ type pkcs11Config struct {
 	KEKLabel string `koanf:"kek_label"`
 	// WrappedCache is how many wrapped keys stay loaded on the token. Default 1024.
 	WrappedCache int `koanf:"wrapped_cache"`
-	// OpenTimeout and CallTimeout bound the opening of the token and a call that has no deadline of its own. Default 30s.
+	// OpenTimeout bounds the first opening of the token. Default 30s.
 	OpenTimeout time.Duration `koanf:"open_timeout"`
+	// CallTimeout bounds a use of a key, however long the request would wait, and others as token.Limit says. Default 5s.
 	CallTimeout time.Duration `koanf:"call_timeout"`
 	// PingEvery is the time between two tests of the token. Default 20s, at most 1m.
 	PingEvery time.Duration `koanf:"ping_every"`
@@ -227,6 +228,9 @@ func (n *node) openHSM(ctx context.Context, b *backendConfig, registry prometheu
 	return hsm.Open(ctx, o)
 }
 
+// callTimeout is how long a use of a key may take on a token, if nothing is configured.
+const callTimeout = 5 * time.Second
+
 // open opens one token, in processes of its own unless the configuration wants it otherwise.
 func (c *pkcs11Config) open(ctx context.Context, m member, n *node) (token.Token, error) {
 	t, err := m.uri.Config()
@@ -244,10 +248,10 @@ func (c *pkcs11Config) open(ctx context.Context, m member, n *node) (token.Token
 	log := n.log.With("token", cmp.Or(m.uri.Token, m.uri.Serial))
 	var opened token.Token
 	if m.uri.InProcess || c.InProcess {
-		opened, err = token.Open(ctx, t, token.Options{Logger: log})
+		opened, err = token.Open(ctx, t, token.Options{Logger: log, CallTimeout: cmp.Or(c.CallTimeout, callTimeout)})
 	} else {
 		opened, err = remote.Open(ctx, t, remote.Options{Processes: cmp.Or(m.uri.Processes, c.Processes), OpenTimeout: c.OpenTimeout,
-			CallTimeout: c.CallTimeout, Logger: log})
+			CallTimeout: cmp.Or(c.CallTimeout, callTimeout), Logger: log})
 	}
 	if err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ func roomFor(n int) *[]byte {
 
 func (s *Supervisor) Use(ctx context.Context, c token.Call) ([]byte, error) {
 	room := roomFor(len(c.Input) + len(c.AAD) + len(c.Wrapped) + len(c.Label))
-	a, err := s.do(ctx, opUse, room, appendCall(beginRequest(*room, opUse), &c))
+	a, err := s.do(ctx, opUse, s.options.CallTimeout, room, appendCall(beginRequest(*room, opUse), &c))
 	return a.body, err
 }
 
@@ -36,40 +36,40 @@ func (s *Supervisor) Random(ctx context.Context, n int) ([]byte, error) {
 		return nil, fault.New(fault.BadSize, "so many random bytes are not given at once")
 	}
 	room := roomFor(0)
-	a, err := s.do(ctx, opRandom, room, binary.BigEndian.AppendUint32(beginRequest(*room, opRandom), uint32(n)))
+	a, err := s.do(ctx, opRandom, s.options.CallTimeout, room, binary.BigEndian.AppendUint32(beginRequest(*room, opRandom), uint32(n)))
 	return a.body, err
 }
 
 func (s *Supervisor) Ping(ctx context.Context) error {
 	room := roomFor(0)
-	_, err := s.do(ctx, opPing, room, beginRequest(*room, opPing))
+	_, err := s.do(ctx, opPing, s.options.CallTimeout, room, beginRequest(*room, opPing))
 	return err
 }
 
 func (s *Supervisor) Find(ctx context.Context, id token.ID) (token.Object, error) {
 	room := roomFor(0)
-	return s.object(s.do(ctx, opFind, room, append(beginRequest(*room, opFind), id[:]...)))
+	return s.object(s.do(ctx, opFind, s.options.CallTimeout, room, append(beginRequest(*room, opFind), id[:]...)))
 }
 
 func (s *Supervisor) Generate(ctx context.Context, id token.ID, a backend.Algorithm, p backend.Purpose, wrapped bool) (token.Object, error) {
 	room := roomFor(0)
-	return s.object(s.do(ctx, opGenerate, room, appendMake(beginRequest(*room, opGenerate), id, a, p, wrapped)))
+	return s.object(s.do(ctx, opGenerate, s.limit(token.TimeMake, a), room, appendMake(beginRequest(*room, opGenerate), id, a, p, wrapped)))
 }
 
 func (s *Supervisor) Import(ctx context.Context, id token.ID, a backend.Algorithm, p backend.Purpose, material secret.Bytes, wrapped bool) (token.Object, error) {
 	room := roomFor(len(material))
-	return s.object(s.do(ctx, opImport, room, appendBytes(appendMake(beginRequest(*room, opImport), id, a, p, wrapped), material)))
+	return s.object(s.do(ctx, opImport, s.limit(token.TimeMake, a), room, appendBytes(appendMake(beginRequest(*room, opImport), id, a, p, wrapped), material)))
 }
 
 func (s *Supervisor) Destroy(ctx context.Context, id token.ID) error {
 	room := roomFor(0)
-	_, err := s.do(ctx, opDestroy, room, append(beginRequest(*room, opDestroy), id[:]...))
+	_, err := s.do(ctx, opDestroy, s.limit(token.TimeDestroy, ""), room, append(beginRequest(*room, opDestroy), id[:]...))
 	return err
 }
 
 func (s *Supervisor) List(ctx context.Context) ([]token.Object, error) {
 	room := roomFor(0)
-	a, err := s.do(ctx, opList, room, beginRequest(*room, opList))
+	a, err := s.do(ctx, opList, token.ListLimit, room, beginRequest(*room, opList))
 	if err != nil {
 		return nil, err
 	}
@@ -93,13 +93,18 @@ func (s *Supervisor) object(a answer, err error) (token.Object, error) {
 	return o, nil
 }
 
+// limit is the longest that an operation may take.
+func (s *Supervisor) limit(t token.Timed, a backend.Algorithm) time.Duration {
+	return token.Limit(s.options.CallTimeout, t, a, 0)
+}
+
 func broken(err error) error {
 	return fault.Wrap(fault.Internal, "the module's process has given a malformed answer", err)
 }
 
 // do makes a call on the child that has the least to do, and once more on another when the first is lost and nothing can be done
-// twice by it. The frame, which began in room, is wiped.
-func (s *Supervisor) do(ctx context.Context, op operation, room *[]byte, frame []byte) (answer, error) {
+// twice by it. It takes no longer than the limit. The frame, which began in room, is wiped.
+func (s *Supervisor) do(caller context.Context, op operation, limit time.Duration, room *[]byte, frame []byte) (answer, error) {
 	defer func() {
 		clear(frame)
 		*room = keep(frame)
@@ -108,15 +113,16 @@ func (s *Supervisor) do(ctx context.Context, op operation, room *[]byte, frame [
 	if !finish(frame) {
 		return answer{}, fault.New(fault.BadSize, "the input is larger than the token's process takes")
 	}
-	if err := ctx.Err(); err != nil {
+	if err := caller.Err(); err != nil {
 		return answer{}, timeout(err)
 	}
-	deadline, ok := ctx.Deadline()
-	if !ok {
+	ctx, deadline := caller, time.Now().Add(limit)
+	if theirs, ok := caller.Deadline(); ok && theirs.Before(deadline) {
+		deadline = theirs
+	} else {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, s.options.CallTimeout)
+		ctx, cancel = context.WithDeadline(caller, deadline)
 		defer cancel()
-		deadline, _ = ctx.Deadline()
 	}
 	if s.closed.Load() {
 		return answer{}, s.unavailable(nil)
@@ -141,6 +147,8 @@ func (s *Supervisor) do(ctx context.Context, op operation, room *[]byte, frame [
 	case err == nil && a.err == nil:
 		l.good.Add(1)
 		return a, nil
+	case err == nil && fault.Has(a.err, fault.Timeout) && caller.Err() == nil && time.Until(deadline) <= 0:
+		return answer{}, slow(a.err)
 	case err == nil:
 		return answer{}, a.err
 	case errors.Is(err, errLost):
@@ -149,7 +157,15 @@ func (s *Supervisor) do(ctx context.Context, op operation, room *[]byte, frame [
 	case errors.Is(err, errFull):
 		return answer{}, fault.Wrap(fault.Overloaded, "the queue of the token is full", err).RetryAfter(time.Second)
 	}
+	if caller.Err() == nil {
+		return answer{}, slow(err)
+	}
 	return answer{}, timeout(err)
+}
+
+// slow is the answer to a caller who would have waited longer.
+func slow(err error) error {
+	return fault.Wrap(fault.Timeout, "the token did not answer in the time that an operation may take", err).RetryAfter(time.Second)
 }
 
 func timeout(err error) error {

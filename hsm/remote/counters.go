@@ -88,6 +88,7 @@ func (s *Supervisor) Stats() token.Stats {
 			total.Queued += c.stats.Queued
 			total.Stuck += c.stats.Stuck
 			total.StuckFor = max(total.StuckFor, c.stats.StuckFor)
+			total.MendingFor = max(total.MendingFor, c.stats.MendingFor)
 			if b := c.stats.Breaker; b == "closed" || b == "half-open" && total.Breaker == "open" {
 				total.Breaker = b
 			}
@@ -120,6 +121,7 @@ func addCounters(to, s *token.Stats) {
 	to.Logins += s.Logins
 	to.LoginsRefused += s.LoginsRefused
 	to.Calls += s.Calls
+	to.Returns += s.Returns
 	to.QueueTime += s.QueueTime
 	to.DeviceTime += s.DeviceTime
 	for i := range to.Times {

@@ -16,6 +16,8 @@ import (
 var (
 	errLost = errors.New("the module's process is gone")
 	errHung = errors.New("the module has a call past its deadline")
+
+	errSlowOpening = errors.New("opening the token takes much longer than it did")
 )
 
 // answer is what a child has said to a call. Its bytes belong to the receiver.
@@ -30,8 +32,10 @@ type waiter struct {
 	told  chan answer // has room for one
 	parts [][]byte
 	size  int         // of parts, in bytes
-	limit *time.Timer // of an abandoned call: kills the child
+	limit *time.Timer // of an abandoned call: looks into the child
 	given bool        // abandoned: nobody is told
+	late  int         // how often it was overdue
+	heard uint64      // what the child had said by then
 }
 
 // link is the parent's end of one child: it matches answers to calls, and dies as a whole.
@@ -43,6 +47,12 @@ type link struct {
 	grace  time.Duration // of a call past its deadline
 	logins *logins
 
+	// patience is the grace, or longer: what the child needs to show that it is slow and not hung. openTime is what opening the token
+	// anew may take. In nanoseconds.
+	patience, openTime atomic.Int64
+
+	heard   atomic.Uint64 // frames that have come
+	turns   atomic.Uint64 // logins that are over
 	load    atomic.Int32  // calls under way
 	good    atomic.Uint64 // calls that the child has answered well
 	suspect atomic.Bool   // a suspicion is being looked into
@@ -62,6 +72,8 @@ type link struct {
 func newLink(conn *net.UnixConn, limit int, grace time.Duration, g *logins) (*link, error) {
 	l := &link{conn: conn, in: newFrameReader(conn), limit: limit, grace: grace, logins: g,
 		waiting: make(map[uint64]*waiter), dead: make(chan struct{}), loggedIn: make(chan struct{}, 1)}
+	l.patience.Store(int64(grace))
+	l.openTime.Store(int64(leastOpening))
 	var err error
 	if l.out, err = newWriter(conn, &l.load, maxQueued); err != nil {
 		return nil, err
@@ -118,6 +130,7 @@ func (l *link) serve() {
 	for {
 		kind, id, body, err := l.in.next()
 		if err == nil {
+			l.heard.Add(1)
 			err = l.receive(kind, id, body)
 		}
 		if err != nil {
@@ -158,6 +171,7 @@ func (l *link) receive(kind byte, id uint64, body []byte) error {
 		if body[0] == loginRefused {
 			l.logins.refuse()
 		}
+		l.turns.Add(1)
 		l.asked.Store(false)
 		select {
 		case l.loggedIn <- struct{}{}:
@@ -271,7 +285,7 @@ func (l *link) withdraw(id uint64, why error) error {
 	return why
 }
 
-// abandon leaves a call to the child, which is killed when it still has it a while after the deadline. It reports false when the
+// abandon leaves a call to the child, which is looked into when it still has it a while after the deadline. It reports false when the
 // answer is there already.
 func (l *link) abandon(id uint64, w *waiter, deadline time.Time) bool {
 	l.mu.Lock()
@@ -279,15 +293,8 @@ func (l *link) abandon(id uint64, w *waiter, deadline time.Time) bool {
 	if l.waiting[id] != w {
 		return false
 	}
-	w.given, w.parts = true, nil
-	w.limit = time.AfterFunc(time.Until(deadline)+l.grace, func() {
-		l.mu.Lock()
-		still := l.waiting[id] == w
-		l.mu.Unlock()
-		if still {
-			l.die(errHung)
-		}
-	})
+	w.given, w.parts, w.heard = true, nil, l.heard.Load()
+	w.limit = time.AfterFunc(time.Until(deadline)+l.patient(), func() { l.overdue(id, w) })
 	// A cancellation that cannot be sent changes nothing: the child is dead, or does not read and will be.
 	_ = l.out.send(control(kindCancel, id))
 	return true

@@ -63,7 +63,7 @@ func (s *Supervisor) part(ctx context.Context, c *token.Call, items []backend.It
 			n, size = n+1, size+more
 		}
 		room := roomFor(size + len(c.Wrapped) + len(c.Label))
-		a, err := s.do(ctx, opUseMany, room, appendItems(appendCall(beginRequest(*room, opUseMany), c), items[:n]))
+		a, err := s.do(ctx, opUseMany, token.Limit(s.options.CallTimeout, token.TimeMany, "", n), room, appendItems(appendCall(beginRequest(*room, opUseMany), c), items[:n]))
 		if err != nil {
 			return err
 		}
@@ -146,13 +146,13 @@ func decodeResults(body []byte, out []backend.Result) error {
 // Attributes asks the child that looks after the objects.
 func (s *Supervisor) Attributes(ctx context.Context, id token.ID, a backend.Algorithm, wrapped []byte) (token.Object, error) {
 	room := roomFor(len(wrapped))
-	return s.object(s.do(ctx, opAttributes, room, appendBytes(appendBytes(append(beginRequest(*room, opAttributes), id[:]...), a), wrapped)))
+	return s.object(s.do(ctx, opAttributes, s.options.CallTimeout, room, appendBytes(appendBytes(append(beginRequest(*room, opAttributes), id[:]...), a), wrapped)))
 }
 
 // ImportWrapped asks the child that looks after the objects.
 func (s *Supervisor) ImportWrapped(ctx context.Context, id token.ID, a backend.Algorithm, p backend.Purpose, e token.Envelope, wrapped bool) (token.Object, error) {
 	room := roomFor(len(e.Blob) + len(e.Wrapped))
-	return s.object(s.do(ctx, opImportWrapped, room, appendEnvelope(appendMake(beginRequest(*room, opImportWrapped), id, a, p, wrapped), &e)))
+	return s.object(s.do(ctx, opImportWrapped, s.limit(token.TimeMake, a), room, appendEnvelope(appendMake(beginRequest(*room, opImportWrapped), id, a, p, wrapped), &e)))
 }
 
 func appendEnvelope(b []byte, e *token.Envelope) []byte {

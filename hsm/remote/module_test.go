@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"os"
+	"os/exec"
 	"sync"
 	"syscall"
 	"testing"
@@ -36,6 +38,36 @@ func openModule(t testing.TB, p *rig.Part, o Options) *Supervisor {
 		}
 	})
 	return s
+}
+
+// openApart opens a module without the environment of this process, so that tests can run side by side.
+func openApart(t *testing.T, p *rig.Part, o Options) *Supervisor {
+	t.Helper()
+	o.Command = func() *exec.Cmd {
+		cmd := command()
+		cmd.Env = append(os.Environ(), p.Env...)
+		return cmd
+	}
+	config := token.Config{Module: p.Module, InitArgs: p.Init, Serial: p.Serial, Label: p.Label, PIN: secret.Bytes(p.PIN(t))}
+	s, err := Open(within(t, 60*time.Second), config, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// after gives the time after which an error says to try again.
+func after(err error) time.Duration {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		return 0
+	}
+	return f.After
 }
 
 // signer is a key on the token, and what its signatures are checked with.

@@ -13,5 +13,5 @@ func (s *Supervisor) Place(ctx context.Context, id token.ID, a backend.Algorithm
 	room := roomFor(len(wrapped) + len(public))
 	frame := append(beginRequest(*room, opPlace), id[:]...)
 	frame = appendBytes(appendBytes(frame, a), p)
-	return s.object(s.do(ctx, opPlace, room, appendBytes(appendBytes(frame, wrapped), public)))
+	return s.object(s.do(ctx, opPlace, s.limit(token.TimeMake, a), room, appendBytes(appendBytes(frame, wrapped), public)))
 }

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,8 +90,8 @@ func (p *process) kill() {
 	<-p.logged
 }
 
-// greeting opens the token in a new child. The link is dead and the process gone when it fails.
-func greeting(ctx context.Context, p *process, conn *net.UnixConn, c *token.Config, grace time.Duration, g *logins) (*link, token.Description, error) {
+// greeting opens the token in a new child, in the limit if ctx leaves as much. The link is dead and the process gone when it fails.
+func greeting(ctx context.Context, p *process, conn *net.UnixConn, c *token.Config, grace, limit time.Duration, g *logins) (*link, token.Description, error) {
 	fail := func(l *link, err error) (*link, token.Description, error) {
 		if l != nil {
 			l.die(err)
@@ -109,17 +110,45 @@ func greeting(ctx context.Context, p *process, conn *net.UnixConn, c *token.Conf
 	}
 	stop := context.AfterFunc(ctx, func() { l.die(context.Cause(ctx)) })
 	defer stop()
+	opened := make(chan struct{})
+	defer close(opened)
+	l.wg.Go(func() { l.hurry(limit, opened) })
 	if err := l.greet(); err != nil {
 		return fail(l, fmt.Errorf("greeting the module's process: %w", err))
 	}
 	d, err := l.open(ctx, c)
 	if err != nil {
+		if err == errLost { //nolint:errorlint // our own value, never wrapped
+			err = cmp.Or(l.why(), err)
+		}
 		return fail(l, err)
 	}
 	if !stop() {
 		return fail(l, ctx.Err())
 	}
 	return l, d, nil
+}
+
+// hurry ends a child whose opening takes longer than the limit. A login, its own or others' that it waits for, has limits of its own, and starts this
+// one again.
+func (l *link) hurry(limit time.Duration, opened <-chan struct{}) {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	for {
+		turns := l.turns.Load()
+		select {
+		case <-opened:
+			return
+		case <-l.dead:
+			return
+		case <-t.C:
+		}
+		if !l.asked.Load() && l.turns.Load() == turns {
+			l.die(errSlowOpening)
+			return
+		}
+		t.Reset(limit)
+	}
 }
 
 // launcher starts processes on one thread of its own: the kernel sends the signal of a parent's death when the thread ends that

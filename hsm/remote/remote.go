@@ -21,7 +21,7 @@ import (
 const Argument = "hsm-module"
 
 const (
-	version = 1 // of the protocol; both ends must have the same, as they are one binary
+	version = 2 // of the protocol; both ends must have the same, as they are one binary
 
 	// maxFrame bounds one frame in bytes, its length field not counted. An operation carries at most a request's body (1 MiB and its
 	// overhead); long lists travel in several frames.
@@ -33,6 +33,7 @@ const (
 	// maxBacklog bounds the answers that wait for a parent that does not read, in bytes: then the child ends.
 	maxBacklog = 256 << 20
 
+	defaultCall     = 5 * time.Second
 	defaultSessions = 64   // as token.Config says
 	defaultQueue    = 1024 // as token.Config says
 )
@@ -45,13 +46,17 @@ type Options struct {
 	// Command makes the command of one child; nil: this binary with Argument. Its files and streams are set by the
 	// Supervisor, its environment is its own: modules find their configuration by it.
 	Command func() *exec.Cmd
-	// Grace is how long after its deadline a call may still be in the module before the child is killed; 0: 500 ms.
+	// Grace is how long after its deadline a call may still be in the module before the child is killed, if nothing else comes to an end
+	// in it meanwhile; 0: 500 ms. It is longer for a child that took longer to open the token, up to 4 s, and doubles with
+	// each child in a row that was killed before it had done anything, up to 10 s.
 	Grace time.Duration
 	// RestartEvery is the least time between two starts of one child; 0: 1 s. A child that lived longer is replaced at once.
 	RestartEvery time.Duration
-	// OpenTimeout bounds the opening of the token by a child; 0: 30 s.
+	// OpenTimeout bounds the opening of the token by a child; 0: 30 s. A child in whose place another has opened it before gets three times
+	// as long as that one, 2 s at least, and twice that after each failure.
 	OpenTimeout time.Duration
-	// CallTimeout is the deadline of calls whose context has none; 0: 30 s.
+	// CallTimeout is the longest that a use of a key may take, a look-up or a test, whatever its context says; 0: 5 s. token.Limit gives
+	// that of other operations. What takes longer is answered with fault.Timeout and a time to try again.
 	CallTimeout time.Duration
 	// LesserFor is how long a token that does less than at the start, when a child opens it anew, is refused and tried again; then it is
 	// taken as it is, and opened anew every LesserFor, which ends nothing that is under way. 0: 30 s.
@@ -71,7 +76,7 @@ func (o *Options) fill() {
 	for _, d := range []struct {
 		p *time.Duration
 		v time.Duration
-	}{{&o.Grace, 500 * time.Millisecond}, {&o.RestartEvery, time.Second}, {&o.OpenTimeout, 30 * time.Second}, {&o.CallTimeout, 30 * time.Second}, {&o.LesserFor, 30 * time.Second}} {
+	}{{&o.Grace, 500 * time.Millisecond}, {&o.RestartEvery, time.Second}, {&o.OpenTimeout, 30 * time.Second}, {&o.CallTimeout, defaultCall}, {&o.LesserFor, 30 * time.Second}} {
 		if *d.p <= 0 {
 			*d.p = d.v
 		}

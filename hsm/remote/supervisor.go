@@ -18,8 +18,8 @@ const closeTime = drainTime + time.Second
 
 // Supervisor is a token in other processes. It implements token.Token; its methods are safe for concurrent use.
 //
-// A child that crashes, breaks the protocol or has a call past its deadline is killed and replaced, at most once per
-// Options.RestartEvery. Its calls under way answer fault.BackendUnavailable with RetryAfter, but for uses of keys, random bytes
+// A child that crashes, breaks the protocol or hangs is killed and replaced, at most once per Options.RestartEvery. It hangs when a call is
+// past its deadline and nothing comes to an end in it; one in which other calls do is slow, and has seconds for a late one. Its calls under way answer fault.BackendUnavailable with RetryAfter, but for uses of keys, random bytes
 // and look-ups, which are tried once more on another child. Once a child reports that the PIN was refused, no child is
 // started or logged in any more; those that are logged in go on.
 type Supervisor struct {
@@ -46,6 +46,7 @@ type child struct {
 	index  int
 	link   atomic.Pointer[link] // nil while there is none to work with
 	lesser time.Time            // since when its token does less than at the start; zero: it does not. Of the goroutine that starts it
+	tempo                       // of the goroutine that starts it
 
 	mu          sync.Mutex
 	description token.Description // guarded by mu: what the child said last; its generation counts from base
@@ -111,13 +112,15 @@ func (c *child) start(ctx context.Context) (*link, *process, error) {
 	s := c.s
 	ctx, cancel := context.WithTimeout(ctx, s.options.OpenTimeout)
 	defer cancel()
+	began := time.Now()
 	defer context.AfterFunc(s.ctx, cancel)()
 	p, conn, err := start(s.options.Command(), s.launcher, s.log().With("child", c.index), s.config.PIN)
 	if err != nil {
 		return nil, nil, err
 	}
-	l, d, err := greeting(ctx, p, conn, &s.config, s.options.Grace, s.logins)
+	l, d, err := greeting(ctx, p, conn, &s.config, s.options.Grace, c.openingLimit(s.options.OpenTimeout), s.logins)
 	if err != nil {
+		c.notOpened(err)
 		return nil, nil, err
 	}
 	if err := c.compare(&d); err != nil {
@@ -126,6 +129,7 @@ func (c *child) start(ctx context.Context) (*link, *process, error) {
 		l.wg.Wait()
 		return nil, nil, err
 	}
+	c.opened(l, time.Since(began), s.options.OpenTimeout)
 	c.mu.Lock()
 	c.base += c.description.Generation
 	c.description = d
@@ -230,6 +234,7 @@ func (c *child) watch(l *link, p *process) {
 	} else {
 		s.counters.crashes.Add(1)
 	}
+	c.ended(l)
 	s.log().Error("the module's process was lost", "child", c.index, "pid", p.cmd.Process.Pid, "error", l.why(), "status", p.status)
 	c.bury()
 }

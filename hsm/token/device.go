@@ -53,6 +53,8 @@ type device struct {
 	traits
 	profile profile
 	wrapped wrappedCache
+	limits  limits
+	began   time.Time
 
 	queue    chan *job
 	idle     atomic.Int32
@@ -83,6 +85,8 @@ type counters struct {
 	reinitialisations, dropped   atomic.Uint64
 	logins, loginsRefused, calls atomic.Uint64
 	queueTime, deviceTime        atomic.Int64
+	returns                      atomic.Uint64 // see came
+	last                         atomic.Int64  // when that was: since began, in nanoseconds
 	times                        timings
 }
 
@@ -110,7 +114,7 @@ func Open(ctx context.Context, cfg Config, o Options) (Token, error) {
 	if cfg.Profile != "" && !slices.ContainsFunc(profiles, func(p profile) bool { return p.name == cfg.Profile }) {
 		return nil, fault.New(fault.BadField, "the vendor profile is unknown")
 	}
-	d := &device{cfg: cfg, log: o.Logger, now: o.Now, pins: o.PINs}
+	d := &device{cfg: cfg, log: o.Logger, now: o.Now, pins: o.PINs, limits: limits{o.CallTimeout}}
 	d.cfg.PIN = slices.Clone(cfg.PIN)
 	d.defaults()
 	done := make(chan error, 1)
@@ -155,6 +159,7 @@ func (d *device) defaults() {
 	if d.pins == nil {
 		d.pins = &PINMemory{}
 	}
+	d.began = time.Now()
 	d.queue = make(chan *job, d.cfg.Queue)
 	d.stop = make(chan struct{})
 	d.wake = make(chan struct{}, 1)
@@ -221,13 +226,14 @@ func cloneCapabilities(in []backend.Capability) []backend.Capability {
 func (d *device) Stats() Stats {
 	d.mu.Lock()
 	stuck := len(d.given)
-	var oldest time.Duration
+	var oldest, mending time.Duration
 	for _, since := range d.given {
 		oldest = max(oldest, time.Since(since))
 	}
-	if !d.mending.IsZero() && time.Since(d.mending) > stuckFor {
-		stuck++ // the healer hangs
-		oldest = max(oldest, time.Since(d.mending))
+	if !d.mending.IsZero() {
+		if mending = time.Since(d.mending); mending > stuckFor {
+			stuck++ // the healer hangs, or is slow
+		}
 	}
 	d.mu.Unlock()
 	return Stats{
@@ -239,6 +245,8 @@ func (d *device) Stats() Stats {
 		LoginsRefused:     d.stats.loginsRefused.Load(),
 		Stuck:             stuck,
 		StuckFor:          oldest,
+		MendingFor:        mending,
+		Returns:           d.stats.returns.Load(),
 		Breaker:           [...]string{"closed", "open", "half-open", "open"}[d.state.Load()],
 		Queued:            len(d.queue),
 		Calls:             d.stats.calls.Load(),

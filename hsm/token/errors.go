@@ -149,6 +149,7 @@ var (
 	errShut       = fault.New(fault.BackendUnavailable, "the token is closed")
 	errHealing    = fault.New(fault.BackendUnavailable, "the token is not available at the moment").RetryAfter(time.Second)
 	errStuck      = fault.New(fault.BackendUnavailable, "too many calls of the token's module hang").RetryAfter(time.Second)
+	errSlow       = fault.New(fault.Timeout, "the token did not answer in the time that an operation may take").RetryAfter(time.Second)
 	errSpoiled    = fault.New(fault.KeyMaterial, "the wrapped key does not open or does not fit its record")
 	errPeer       = fault.New(fault.BadField, "the peer's public key is not a valid key of the same curve")
 	errMaterial   = fault.New(fault.BadImport, "the material is not a key of the algorithm")
@@ -161,6 +162,9 @@ func errPIN() error {
 }
 
 func timeout(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause == errSlow { //nolint:errorlint // the exact value
+		return cause
+	}
 	return fault.Wrap(fault.Timeout, "the deadline passed before the token answered", context.Cause(ctx))
 }
 

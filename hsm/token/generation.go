@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,7 +18,7 @@ import (
 type generation struct {
 	// objects is held while an object of the token is made, destroyed or searched for: under several sessions at once SoftHSM and
 	// opencryptoki answer errors, show objects of other identities or the same one twice, or crash.
-	objects     sync.Mutex
+	objects     chan struct{} // has one element while it is held; see session.enter
 	description Description
 	pinned      pkcs11.SessionHandle // logged in, holds the test key, closed last: closing the last session logs out
 	loginless   bool                 // the token wants no login
@@ -58,7 +57,7 @@ func (d *device) generation(number uint64) (*generation, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &generation{}
+	g := &generation{objects: make(chan struct{}, 1)}
 	g.description = d.describe(slot, info)
 	g.description.Generation = number
 	g.alone = g.description.MaxSessions == 1
@@ -269,7 +268,8 @@ func (d *device) sleep(for_ time.Duration) bool {
 	}
 }
 
-// watch opens the breaker when too many calls hang, and comes back while any may.
+// watch opens the breaker when too many calls hang, and comes back while any may. Calls that were given up while others come to an end are
+// slow, which a new initialisation would only make worse.
 func (d *device) watch() {
 	d.mu.Lock()
 	stuck, young := 0, false
@@ -281,9 +281,10 @@ func (d *device) watch() {
 		}
 	}
 	d.mu.Unlock()
-	if stuck >= min(stuckMany, int(d.limit.Load())) {
+	many := stuck >= min(stuckMany, int(d.limit.Load()))
+	if many && time.Since(d.began)-time.Duration(d.stats.last.Load()) > stuckFor {
 		d.trip(errStuck, false)
-	} else if young {
+	} else if many || young {
 		time.AfterFunc(stuckFor/4, func() {
 			select {
 			case d.wake <- struct{}{}:

@@ -64,10 +64,16 @@ func (s *session) lookup(id ID, class uint) (pkcs11.ObjectHandle, error) {
 	}
 	var found []pkcs11.ObjectHandle
 	for try := 0; ; try++ {
-		s.gen.objects.Lock()
+		if err := s.enter(); err != nil {
+			return 0, err
+		}
+		if h, ok := s.gen.handles.get(k); ok {
+			s.leave()
+			return h, nil // another has found it meanwhile
+		}
 		var err error
 		found, err = s.search(id, class)
-		s.gen.objects.Unlock()
+		s.leave()
 		if err != nil {
 			return 0, err
 		}
@@ -100,6 +106,7 @@ const (
 func (s *session) search(id ID, class uint) ([]pkcs11.ObjectHandle, error) {
 	for try := 0; ; try++ {
 		found, err := s.d.lib.find(s.SessionHandle, class, onToken, id[:], "", maxSame)
+		s.d.came()
 		if err != nil {
 			return nil, err
 		}

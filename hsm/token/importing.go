@@ -49,13 +49,15 @@ func (d *device) Import(ctx context.Context, id ID, a backend.Algorithm, p backe
 		return Object{}, err
 	}
 	result := new(Object)
-	_, err = d.creating(ctx, id, 0, func(s *session) error {
+	_, err = d.creating(ctx, id, making(k), func(s *session) error {
 		if !in.enter() {
 			return timeout(ctx)
 		}
 		defer in.leave()
-		s.gen.objects.Lock()
-		defer s.gen.objects.Unlock()
+		if err := s.enter(); err != nil {
+			return err
+		}
+		defer s.leave()
 		out, err := s.bring(k, p, id, in, wrapped)
 		*result = out
 		return err

@@ -54,10 +54,12 @@ func (d *device) ImportWrapped(ctx context.Context, id ID, a backend.Algorithm, 
 		e.Wrapped = nil
 	}
 	result := new(Object)
-	_, err = d.creating(ctx, id, opens, func(s *session) error {
+	_, err = d.creating(ctx, id, opens|making(k), func(s *session) error {
 		return s.with(with, Call{ID: e.ID, Wrapped: e.Wrapped}, func(key pkcs11.ObjectHandle) error {
-			s.gen.objects.Lock()
-			defer s.gen.objects.Unlock()
+			if err := s.enter(); err != nil {
+				return err
+			}
+			defer s.leave()
 			out, err := s.bringInside(k, p, id, key, with.KeyBits/8, e, wrapped)
 			*result = out
 			return err

@@ -58,9 +58,11 @@ func (d *device) Generate(ctx context.Context, id ID, a backend.Algorithm, p bac
 		return Object{}, err
 	}
 	result := new(Object)
-	_, err = d.creating(ctx, id, 0, func(s *session) error {
-		s.gen.objects.Lock()
-		defer s.gen.objects.Unlock()
+	_, err = d.creating(ctx, id, making(k), func(s *session) error {
+		if err := s.enter(); err != nil {
+			return err
+		}
+		defer s.leave()
 		out, err := s.generate(k, p, id, wrapped)
 		*result = out
 		return err
@@ -281,8 +283,10 @@ func (d *device) Find(ctx context.Context, id ID) (Object, error) {
 
 // keysWith searches for private and secret keys with an id. class is that of the last.
 func (s *session) keysWith(id ID) (found []pkcs11.ObjectHandle, class uint, err error) {
-	s.gen.objects.Lock()
-	defer s.gen.objects.Unlock()
+	if err := s.enter(); err != nil {
+		return nil, 0, err
+	}
+	defer s.leave()
 	for _, c := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
 		hs, err := s.search(id, c)
 		if err != nil {
@@ -383,8 +387,11 @@ func (s *session) algorithm(h pkcs11.ObjectHandle, class uint) (backend.Algorith
 // List leaves out objects that cannot be read or are of no algorithm of ours.
 func (d *device) List(ctx context.Context) ([]Object, error) {
 	result := new([]Object)
-	err := d.do(ctx, 0, func(s *session) error {
+	err := d.do(ctx, whole, func(s *session) error {
 		var out []Object
+		if err := s.knowPublic(ctx); err != nil {
+			return err
+		}
 		for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_SECRET_KEY} {
 			for _, label := range labels {
 				handles, err := d.lib.find(s.SessionHandle, class, onToken, nil, label, maxList)
@@ -396,6 +403,7 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 						return timeout(ctx)
 					}
 					o, err := s.inspect(h, class)
+					d.came()
 					if err == errUnsized { //nolint:errorlint // as above
 						err = nil
 					}
@@ -426,11 +434,46 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 	return *result, nil
 }
 
+// knowPublic finds the public keys of our labels all at once: looked up one by one each of them would take a search through the whole token.
+func (s *session) knowPublic(ctx context.Context) error {
+	found := map[ID][]pkcs11.ObjectHandle{}
+	for _, label := range labels {
+		handles, err := s.d.lib.find(s.SessionHandle, pkcs11.CKO_PUBLIC_KEY, onToken, nil, label, maxList)
+		if err != nil {
+			return err
+		}
+		for _, h := range handles {
+			if ctx.Err() != nil {
+				return timeout(ctx)
+			}
+			id, err := s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_ID, 256)
+			s.d.came()
+			if c, ok := classOf(err); ok && (c == classHandle || c == classAbsent) {
+				continue // destroyed since the search, or without an identity
+			}
+			if err != nil {
+				return err
+			}
+			if len(id) == IDSize {
+				found[ID(id)] = append(found[ID(id)], h)
+			}
+		}
+	}
+	for id, handles := range found {
+		if len(handles) == 1 {
+			s.gen.handles.put(handleKey{id, pkcs11.CKO_PUBLIC_KEY}, handles[0])
+		}
+	}
+	return nil
+}
+
 // Destroy is done when no object with the id is found any more.
 func (d *device) Destroy(ctx context.Context, id ID) error {
 	return d.do(ctx, as(TimeDestroy), func(s *session) error {
-		s.gen.objects.Lock()
-		defer s.gen.objects.Unlock()
+		if err := s.enter(); err != nil {
+			return err
+		}
+		defer s.leave()
 		s.gen.handles.forget(id)
 		defer s.gen.handles.forget(id) // what was looked up meanwhile
 		gone := true

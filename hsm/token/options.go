@@ -15,6 +15,8 @@ type Options struct {
 	Now    func() time.Time // nil: time.Now
 	// PINs remembers refused PINs over several openings in this process; nil: this opening alone remembers.
 	PINs *PINMemory
+	// CallTimeout bounds operations as Config.Limit says; 0: by their contexts alone.
+	CallTimeout time.Duration
 }
 
 // PINMemory remembers which PINs tokens have refused, by a keyed hash, so that none is sent twice. Safe for concurrent use.

@@ -54,10 +54,12 @@ func (d *device) Place(ctx context.Context, id ID, a backend.Algorithm, p backen
 	}
 	blob := append([]byte(nil), wrapped...) // a call that was given up may still read it
 	result := new(Object)
-	err = d.do(ctx, once, func(s *session) error {
+	err = d.do(ctx, once|making(k), func(s *session) error {
 		defer release()
-		s.gen.objects.Lock()
-		defer s.gen.objects.Unlock()
+		if err := s.enter(); err != nil {
+			return err
+		}
+		defer s.leave()
 		out, err := s.place(k, p, id, blob, pub)
 		*result = out
 		return err

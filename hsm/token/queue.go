@@ -31,6 +31,8 @@ type jobFlags uint16
 const (
 	once  jobFlags = 1 << iota // after begun no second attempt
 	opens                      // data that does not open is fault.DecryptionFailed
+	slow                       // it makes an RSA key
+	whole                      // it goes through all objects of the token
 )
 
 const (
@@ -48,6 +50,33 @@ type session struct {
 	job *job
 }
 
+// came notes that the module has come back.
+func (d *device) came() {
+	d.stats.returns.Add(1)
+	d.stats.last.Store(int64(time.Since(d.began)))
+}
+
+// enter waits until it may make, destroy or search for objects of the token, as long as the caller does: what nobody waits for any more would
+// only keep the others waiting. leave follows.
+func (s *session) enter() error {
+	var done <-chan struct{}
+	if s.job != nil {
+		done = s.job.ctx.Done()
+	}
+	select {
+	case s.gen.objects <- struct{}{}:
+	case <-done:
+		return timeout(s.job.ctx)
+	}
+	if s.job != nil && s.job.state.Load() == givenUp {
+		s.leave()
+		return timeout(s.job.ctx)
+	}
+	return nil
+}
+
+func (s *session) leave() { <-s.gen.objects }
+
 // begin marks the point after which the operation must not be repeated.
 func (s *session) begin() { s.job.begun = true }
 
@@ -58,6 +87,11 @@ func (d *device) do(ctx context.Context, flags jobFlags, run func(s *session) er
 	}
 	if err := d.refusal(); err != nil {
 		return err
+	}
+	if d.limits.call > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, d.limits.of(flags), errSlow)
+		defer cancel()
 	}
 	j := &job{run: run, ctx: ctx, flags: flags, done: make(chan error, 1), queued: time.Now()}
 	select {
@@ -228,7 +262,9 @@ func (d *device) attempt(s *session, j *job) (*session, error) {
 		}
 		if err == nil {
 			s.job = j
-			if err = j.run(s); err == nil {
+			err = j.run(s)
+			d.came()
+			if err == nil {
 				return s, nil
 			}
 		}

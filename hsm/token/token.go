@@ -140,6 +140,8 @@ type Stats struct {
 	Logins, LoginsRefused              uint64
 	Stuck                              int               // calls that were given up at their deadline and that the module still has
 	StuckFor                           time.Duration     // how long the one of them that was given up first has been so
+	MendingFor                         time.Duration     // how long the healer has been in the module; 0: it is not
+	Returns                            uint64            // how often the module has come back from something: it grows while a slow one works
 	Breaker                            string            // closed, open, half-open
 	Queued                             int               // operations that wait for a session now
 	Calls                              uint64            // operations that reached a session

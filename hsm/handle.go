@@ -41,6 +41,8 @@ func (b *Backend) handle(e *entry) backend.Key {
 		return &signerKey{handle{b: b, e: e}}
 	case backend.PurposeMAC:
 		return &macKey{handle{b: b, e: e}}
+	case backend.PurposeEncapsulation:
+		return &decapsulatorKey{handle{b: b, e: e}}
 	}
 	return &agreerKey{handle{b: b, e: e}}
 }
@@ -139,11 +141,24 @@ func (k *signerKey) Sign(ctx context.Context, input []byte, opts backend.SignOpt
 	if err := k.acceptable(input, opts); err != nil {
 		return nil, err
 	}
-	return k.use(ctx, opSign, token.Call{Op: token.Sign, Input: input, Hash: opts.Hash, Padding: opts.Padding})
+	c := signCall(opts)
+	c.Input = input
+	return k.use(ctx, opSign, c)
+}
+
+func signCall(opts backend.SignOpts) token.Call {
+	c := token.Call{Op: token.Sign, Hash: opts.Hash, Padding: opts.Padding, Deterministic: opts.Deterministic}
+	if opts.Context != "" {
+		c.Context = []byte(opts.Context)
+	}
+	return c
 }
 
 // acceptable checks input and choices. SHA-1 is for nobody's signatures (SP 800-131A section 3).
 func (k *signerKey) acceptable(input []byte, opts backend.SignOpts) error {
+	if k.e.info.PostQuantum {
+		return acceptablePQ(k.e.info, input, opts)
+	}
 	if err := opts.Classical(); err != nil {
 		return err
 	}

@@ -111,7 +111,7 @@ func (k *aeadKey) OpenMany(ctx context.Context, items []backend.Item) ([]backend
 }
 
 func (k *signerKey) SignMany(ctx context.Context, items []backend.Item, opts backend.SignOpts) ([]backend.Result, error) {
-	return k.manyOf(ctx, opSign, token.Call{Op: token.Sign, Hash: opts.Hash, Padding: opts.Padding}, items, func(i *backend.Item) error {
+	return k.manyOf(ctx, opSign, signCall(opts), items, func(i *backend.Item) error {
 		return k.acceptable(i.Input, opts)
 	})
 }

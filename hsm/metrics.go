@@ -21,6 +21,7 @@ const (
 	opAgree
 	opWrap
 	opUnwrap
+	opDecapsulate
 	opRandom
 	opFind
 	opTag
@@ -30,11 +31,11 @@ const (
 	operations
 )
 
-var operationNames = [operations]string{"encrypt", "decrypt", "sign", "mac", "agree", "wrap", "unwrap", "random", "find", "tag", "make", "place", "destroy"}
+var operationNames = [operations]string{"encrypt", "decrypt", "sign", "mac", "agree", "wrap", "unwrap", "decapsulate", "random", "find", "tag", "make", "place", "destroy"}
 
 // abilities are what a key's token has to have for an operation.
 var abilities = [operations]backend.Operation{opEncrypt: backend.OpEncrypt, opDecrypt: backend.OpDecrypt, opSign: backend.OpSign,
-	opMAC: backend.OpMAC, opAgree: backend.OpDerive, opWrap: backend.OpWrap, opUnwrap: backend.OpUnwrap}
+	opMAC: backend.OpMAC, opAgree: backend.OpDerive, opWrap: backend.OpWrap, opUnwrap: backend.OpUnwrap, opDecapsulate: backend.OpDecapsulate}
 
 // metrics of a backend. Labels are the backend's name, the member's index, the operation and the state: all bounded.
 type metrics struct {

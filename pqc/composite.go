@@ -83,6 +83,8 @@ func (p *compositePrivate) sign(message []byte, o *SignOptions) ([]byte, error) 
 	return append(sig, trad...), nil
 }
 
+func (p *compositePrivate) footprint() int { return p.mldsa.footprint() + 1024 }
+
 func (p *compositePrivate) wipe() {
 	p.mldsa.wipe()
 	if k, ok := p.trad.(ed25519.PrivateKey); ok {

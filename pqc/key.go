@@ -6,29 +6,42 @@ import (
 	"crypto/subtle"
 	"log/slog"
 	"sync"
+	"weak"
 
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/secret"
 )
 
-// PublicKey is a public key in its standard's encoding, checked, and expanded for use when it is first used. Immutable.
+// PublicKey is a public key in its standard's encoding, checked, and expanded while it is in use. Immutable.
 type PublicKey struct {
 	alg *Algorithm
 	raw []byte
 
-	once sync.Once // guards what follows
-	impl publicImpl
-	err  error
+	mu   sync.Mutex // guards what follows
+	last weak.Pointer[expansion]
 }
 
-// expanded gives the key as its scheme has it. The keys of ML-DSA take up to 60 kB, which a private key that only signs need not keep.
+// expansion is a key as its scheme has it.
+type expansion struct{ impl publicImpl }
+
+// expanded gives the key as its scheme has it. Those of ML-DSA take up to 60 kB, and whoever keeps many public keys seldom uses them all: so
+// the collector may take an expansion that nobody is using, and the next use, some 50 µs longer, makes another.
 func (p *PublicKey) expanded() (publicImpl, error) {
-	p.once.Do(func() {
-		if p.impl, p.err = p.alg.scheme.public(p.raw); p.err != nil {
-			p.err = errPublic // without the cause: it has nothing to say but that
-		}
-	})
-	return p.impl, p.err
+	p.mu.Lock()
+	e := p.last.Value()
+	p.mu.Unlock()
+	if e != nil {
+		return e.impl, nil
+	}
+	impl, err := p.alg.scheme.public(p.raw)
+	if err != nil {
+		return nil, errPublic // without the cause: it has nothing to say but that
+	}
+	e = &expansion{impl}
+	p.mu.Lock()
+	p.last = weak.Make(e)
+	p.mu.Unlock()
+	return impl, nil
 }
 
 // ParsePublicKey reads an encoded public key: the size, and what the standard wants checked (the modulus check of FIPS 203 section
@@ -106,6 +119,7 @@ var (
 type PrivateKey struct {
 	alg    *Algorithm
 	public *PublicKey
+	size   func() int // of impl, in bytes, at this moment; nil where the sizes of the algorithm say enough
 
 	mu    sync.Mutex // guards what follows
 	seed  secret.Bytes
@@ -143,7 +157,11 @@ func (a *Algorithm) newPrivate(seed, public []byte) (*PrivateKey, error) {
 		impl.wipe()
 		return nil, errSeed
 	}
-	return &PrivateKey{alg: a, public: &PublicKey{alg: a, raw: raw}, seed: own, impl: impl}, nil
+	k := &PrivateKey{alg: a, public: &PublicKey{alg: a, raw: raw}, seed: own, impl: impl}
+	if x, ok := impl.(interface{ footprint() int }); ok {
+		k.size = x.footprint
+	}
+	return k, nil
 }
 
 // Algorithm is the row of the table that the key belongs to.
@@ -154,6 +172,17 @@ func (k *PrivateKey) Public() crypto.PublicKey { return k.public }
 
 // PublicKey is Public with its type.
 func (k *PrivateKey) PublicKey() *PublicKey { return k.public }
+
+// Footprint is about how much memory the key takes, in bytes: 70 kB for ML-DSA-65, and more from its first signature by a message representative
+// or a digest on, which needs another form of the key. It does not wait for operations under way.
+func (k *PrivateKey) Footprint() int {
+	n := len(k.public.raw) + k.alg.info.SeedSize + 512
+	if k.size != nil {
+		return n + k.size()
+	}
+	// What circl has of a KEM's key is the matrix of its public key, four to seven times as long as that encoded, and less beside it.
+	return n + 10*len(k.public.raw)
+}
 
 // Seed is a copy of the seed; the caller wipes it. Nil after Wipe.
 func (k *PrivateKey) Seed() secret.Bytes {

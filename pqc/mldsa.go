@@ -2,7 +2,9 @@ package pqc
 
 import (
 	"crypto/sha3"
+	"reflect"
 	"sync"
+	"sync/atomic"
 
 	"filippo.io/mldsa"
 	"filippo.io/mldsa/mldsacrypto"
@@ -36,15 +38,28 @@ type mldsaPrivate[PK, SK any] struct {
 	seed [mldsaSeed]byte
 	tr   [64]byte
 
-	once sync.Once // guards what follows
-	mu   *mldsa.PrivateKey
-	err  error
+	once   sync.Once // guards mu and err
+	mu     *mldsa.PrivateKey
+	err    error
+	second atomic.Bool // mu is there
 }
 
 // byMu is the same key for message representatives, expanded when it is first used.
 func (p *mldsaPrivate[PK, SK]) byMu() (*mldsa.PrivateKey, error) {
-	p.once.Do(func() { p.mu, p.err = mldsa.NewPrivateKey(p.set.params, p.seed[:]) })
+	p.once.Do(func() {
+		p.mu, p.err = mldsa.NewPrivateKey(p.set.params, p.seed[:])
+		p.second.Store(p.err == nil)
+	})
 	return p.mu, p.err
+}
+
+// footprint is the size of both expanded forms, which have no pointers, in bytes.
+func (p *mldsaPrivate[PK, SK]) footprint() int {
+	n := reflect.TypeFor[SK]().Size()
+	if p.second.Load() {
+		n += reflect.TypeFor[mldsa.PrivateKey]().Size()
+	}
+	return int(n)
 }
 
 func (s *mldsaSet[PK, SK]) private(seed, _ []byte) (privateImpl, []byte, error) {

@@ -25,7 +25,7 @@ func roomFor(n int) *[]byte {
 }
 
 func (s *Supervisor) Use(ctx context.Context, c token.Call) ([]byte, error) {
-	room := roomFor(len(c.Input) + len(c.AAD) + len(c.Wrapped) + len(c.Label))
+	room := roomFor(len(c.Input) + len(c.AAD) + len(c.Wrapped) + len(c.Label) + len(c.Context))
 	a, err := s.do(ctx, opUse, s.options.CallTimeout, room, appendCall(beginRequest(*room, opUse), &c))
 	return a.body, err
 }

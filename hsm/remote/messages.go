@@ -126,7 +126,9 @@ func appendCall(b []byte, c *token.Call) []byte {
 	b = appendBytes(b, c.AAD)
 	b = binary.BigEndian.AppendUint32(b, uint32(c.Hash))
 	b = appendBytes(b, c.Padding)
-	return appendBytes(b, c.Label)
+	b = appendBytes(b, c.Label)
+	b = appendBytes(b, c.Context)
+	return appendBool(b, c.Deterministic)
 }
 
 func (d *decoder) call(c *token.Call) {
@@ -136,7 +138,7 @@ func (d *decoder) call(c *token.Call) {
 	c.Wrapped, c.Input, c.AAD = d.bytes(), d.bytes(), d.bytes()
 	c.Hash = crypto.Hash(d.u32())
 	c.Padding = paddingName(d.bytes())
-	c.Label = d.bytes()
+	c.Label, c.Context, c.Deterministic = d.bytes(), d.bytes(), d.boolean()
 }
 
 // algorithmName saves the hot path an allocation for the names that it sees most.

@@ -17,6 +17,7 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 )
 
 var errInconsistent = fault.New(fault.BackendUnavailable, "the token's new key does not fit its public key")
@@ -65,6 +66,8 @@ func (s *session) consistent(k kind, p backend.Purpose, key pkcs11.ObjectHandle,
 			return errInconsistent
 		}
 		return s.agreesOn(k, key, peer.PublicKey(), want)
+	case *pqc.PublicKey:
+		return s.pqConsistent(k, key, pk)
 	case keyenc.X448PublicKey:
 		var peer keyenc.X448PrivateKey
 		rand.Read(peer[:]) // never fails (crypto/rand)

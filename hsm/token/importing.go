@@ -22,6 +22,7 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/pqc"
 	"github.com/keywright/keywright/secret"
 )
 
@@ -94,7 +95,7 @@ func (c *clearKey) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.users--; c.over && c.users == 0 {
-		clear(c.bytes)
+		c.wipe()
 	}
 }
 
@@ -102,7 +103,14 @@ func (c *clearKey) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over = true; c.users == 0 {
-		clear(c.bytes)
+		c.wipe()
+	}
+}
+
+func (c *clearKey) wipe() {
+	clear(c.bytes)
+	if key, ok := c.priv.(*pqc.PrivateKey); ok {
+		key.Wipe()
 	}
 }
 
@@ -137,6 +145,8 @@ func parseMaterial(k kind, material []byte) (*clearKey, error) {
 		fits = k.Name == backend.X25519
 	case *keyenc.X448PrivateKey:
 		fits = k.Name == backend.X448
+	case *pqc.PrivateKey:
+		fits = key.Algorithm() == k.pq
 	}
 	if !fits {
 		return nil, errMaterial
@@ -299,6 +309,11 @@ func (s *session) create(k kind, p backend.Purpose, id []byte, c *clearKey, onTo
 		t = append(t, attr(pkcs11.CKA_EC_PARAMS, s.d.paramsOf(k)), attr(pkcs11.CKA_VALUE, key.Seed()))
 	case ed448.PrivateKey:
 		t = append(t, attr(pkcs11.CKA_EC_PARAMS, s.d.paramsOf(k)), attr(pkcs11.CKA_VALUE, key.Seed()))
+	case *pqc.PrivateKey:
+		var err error
+		if t, err = k.pqCreate(key, t); err != nil {
+			return 0, err
+		}
 	case *keyenc.X448PrivateKey:
 		t = append(t, attr(pkcs11.CKA_EC_PARAMS, s.d.paramsOf(k)), attr(pkcs11.CKA_VALUE, key[:]))
 	default:
@@ -316,7 +331,7 @@ func (s *session) create(k kind, p backend.Purpose, id []byte, c *clearKey, onTo
 
 func secretAttribute(t uint) bool {
 	switch t {
-	case pkcs11.CKA_PRIVATE_EXPONENT, pkcs11.CKA_PRIME_1, pkcs11.CKA_PRIME_2, pkcs11.CKA_EXPONENT_1, pkcs11.CKA_EXPONENT_2, pkcs11.CKA_COEFFICIENT:
+	case pkcs11.CKA_PRIVATE_EXPONENT, pkcs11.CKA_PRIME_1, pkcs11.CKA_PRIME_2, pkcs11.CKA_EXPONENT_1, pkcs11.CKA_EXPONENT_2, pkcs11.CKA_COEFFICIENT, ckaSeed:
 		return true
 	}
 	return false
@@ -333,6 +348,9 @@ func (s *session) publish(k kind, p backend.Purpose, id []byte, pub crypto.Publi
 	raw, err := keyenc.MarshalRaw(pub)
 	if err != nil {
 		return 0, errMaterial
+	}
+	if k.set != 0 {
+		return s.d.lib.CreateObject(s.SessionHandle, k.pqPublish(raw, t))
 	}
 	point, err := asn1.Marshal(raw)
 	if s.d.points[k.Name] != "" {

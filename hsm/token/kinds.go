@@ -6,6 +6,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/pqc"
 )
 
 // Numbers of PKCS#11 3.0 that the library does not have.
@@ -28,6 +29,9 @@ type kind struct {
 	params   [][]byte // CKA_EC_PARAMS, in the order of trying: named curves as OID, then as the printable name of PKCS#11 3.0
 	curve    elliptic.Curve
 	field    int // bytes of a field element
+	// Of post-quantum algorithms: CKA_PARAMETER_SET, which is 0 for all others, the mechanism of the operation, and the code that checks.
+	set, mech uint
+	pq        *pqc.Algorithm
 }
 
 // OIDs of curves in DER (RFC 5480 section 2.1.1.1, RFC 8410 section 3) and names (PKCS#11 3.0 section 2.3.10).
@@ -84,6 +88,8 @@ func kindOf(name backend.Algorithm) (kind, bool) {
 		case backend.X448:
 			k.keyType, k.generate, k.params, k.field = ckkECMontgomery, ckmECMontgomeryKeyPairGen, edwardsParams[name], 56
 		}
+	case backend.FamilyKEM, backend.FamilyMLDSA, backend.FamilySLHDSA:
+		return pqKind(k)
 	default:
 		return kind{}, false
 	}
@@ -202,6 +208,8 @@ func (d *device) usagesOf(k kind, p backend.Purpose) (own, public []uint) {
 		return []uint{pkcs11.CKA_SIGN, pkcs11.CKA_VERIFY}, nil
 	case backend.FamilyECDH:
 		return []uint{pkcs11.CKA_DERIVE}, []uint{pkcs11.CKA_DERIVE}
+	case backend.FamilyKEM:
+		return nil, nil // kemUsage
 	}
 	if p == backend.PurposeEncryption && len(d.inside) > 0 {
 		return []uint{pkcs11.CKA_DECRYPT, pkcs11.CKA_UNWRAP}, []uint{pkcs11.CKA_ENCRYPT} // it opens envelopes

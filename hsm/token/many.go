@@ -37,7 +37,7 @@ func (d *device) UseMany(ctx context.Context, c Call, items []backend.Item) ([]b
 	for i := range items {
 		todo[i] = backend.Item{Input: clone(items[i].Input), AAD: clone(items[i].AAD)}
 	}
-	c.Wrapped = bytes.Clone(c.Wrapped)
+	c.Wrapped, c.Context = bytes.Clone(c.Wrapped), bytes.Clone(c.Context)
 	flags := as(TimeMany)
 	if c.Op == Decrypt {
 		flags |= opens

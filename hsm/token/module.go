@@ -28,6 +28,7 @@ type module struct {
 	reserved unsafe.Pointer // the C string given to C_Initialize; lives as long as the module may look at it
 	owner    bool           // we initialised it: only then it is ours to finalize
 	locking  bool           // it takes calls from several threads
+	newer    newer          // its 3.2 side, if it has one
 }
 
 func load(path, initArgs string) (*module, error) {

@@ -140,12 +140,15 @@ func (s *session) make(k kind, o object, public []uint) (key, pub pkcs11.ObjectH
 		return key, 0, err
 	}
 	template := st.publicTemplate(o, public...)
-	if k.Family == backend.FamilyRSA {
+	switch {
+	case k.set != 0:
+		template = k.kemUsage(pkcs11.CKO_PUBLIC_KEY, append(template, attr(ckaParameterSet, k.set)))
+	case k.Family == backend.FamilyRSA:
 		template = append(template, attr(pkcs11.CKA_MODULUS_BITS, k.KeyBits), attr(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}))
-	} else {
+	default:
 		template = append(template, attr(pkcs11.CKA_EC_PARAMS, s.d.paramsOf(k)))
 	}
-	pub, key, err = s.d.lib.GenerateKeyPair(s.SessionHandle, mech, template, st.template(o))
+	pub, key, err = s.d.lib.GenerateKeyPair(s.SessionHandle, mech, template, k.kemUsage(k.class, st.template(o)))
 	return key, pub, err
 }
 
@@ -355,6 +358,8 @@ func (s *session) algorithm(h pkcs11.ObjectHandle, class uint) (backend.Algorith
 		var n []byte
 		n, err = s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_MODULUS, maxAttribute)
 		size = uint(len(bytes.TrimLeft(n, "\x00")) * 8)
+	case typ == ckkMLKEM || typ == ckkMLDSA || typ == ckkSLHDSA:
+		size, err = s.number(h, ckaParameterSet)
 	default:
 		params, err = s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_EC_PARAMS, 256)
 	}
@@ -371,6 +376,8 @@ func (s *session) algorithm(h pkcs11.ObjectHandle, class uint) (backend.Algorith
 			ok = uint(k.KeySize) == size
 		case typ == pkcs11.CKK_RSA:
 			ok = uint(k.KeyBits) == size
+		case k.set != 0:
+			ok = k.set == size
 		default:
 			ok = slices.ContainsFunc(k.params, func(p []byte) bool { return bytes.Equal(p, params) })
 		}

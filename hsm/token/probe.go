@@ -27,7 +27,9 @@ type traits struct {
 	points    map[backend.Algorithm]pointForm
 	peerForm  pointForm // "" or pointRaw: bare points in CKM_ECDH1_DERIVE
 	can       map[backend.Algorithm]ability
-	testWith  backend.Algorithm // of the test key; "": only the generator is tested
+	pq        map[backend.Algorithm]pqForm // how it signs
+	kemLength bool                         // C_DecapsulateKey wants to be told the length
+	testWith  backend.Algorithm            // of the test key; "": only the generator is tested
 }
 
 // ability is what was proven of one algorithm: bit n is Operation n.
@@ -41,7 +43,7 @@ func (a ability) has(op Operation) bool { return a.ops&(1<<op) != 0 }
 
 // lists reports whether an operation of a key is one that was proven, for a key's purpose.
 func (a ability) lists(op backend.Operation) bool {
-	for o := Sign; o <= Unwrap; o++ {
+	for o := Sign; o <= Decapsulate; o++ {
 		if a.has(o) && opOf(o) == op {
 			return true
 		}
@@ -86,7 +88,7 @@ func (d *device) probe(ctx context.Context, g *generation) error {
 	d.native = native{pss: map[crypto.Hash]bool{}, oaep: map[crypto.Hash]bool{}, label: map[crypto.Hash]bool{}}
 	p := &prober{device: d, g: g, ctx: ctx, last: map[uint]importWay{}}
 	defer p.end()
-	for _, part := range []func(){p.templates, p.aes, p.hmac, p.kwrap, p.curves, p.rsa, p.envelopes, p.wrapping, p.leaks} {
+	for _, part := range []func(){p.templates, p.aes, p.hmac, p.kwrap, p.curves, p.rsa, p.postQuantum, p.envelopes, p.wrapping, p.leaks} {
 		part()
 		if p.fatal != nil {
 			return p.fatal
@@ -235,6 +237,8 @@ func (p *prober) conclude() {
 			add(MAC, backend.OpMAC, backend.OpVerifyMAC)
 		case backend.FamilyECDH:
 			add(Agree, backend.OpDerive)
+		case backend.FamilyKEM:
+			add(Decapsulate, backend.OperationsOf(info, backend.PurposeEncapsulation)...)
 		default:
 			add(Sign, backend.OpSign, backend.OpVerify)
 			add(Decrypt, backend.OpEncrypt, backend.OpDecrypt, backend.OpRewrap, backend.OpDataKey, backend.OpWrap, backend.OpUnwrap)

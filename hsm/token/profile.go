@@ -69,6 +69,20 @@ func mechanismName(m uint) string {
 		return "CKM_EC_MONTGOMERY_KEY_PAIR_GEN"
 	case ckmEDDSA:
 		return "CKM_EDDSA"
+	case ckmMLKEMKeyPairGen:
+		return "CKM_ML_KEM_KEY_PAIR_GEN"
+	case ckmMLKEM:
+		return "CKM_ML_KEM"
+	case ckmMLDSAKeyPairGen:
+		return "CKM_ML_DSA_KEY_PAIR_GEN"
+	case ckmMLDSA:
+		return "CKM_ML_DSA"
+	case ckmHashMLDSA:
+		return "CKM_HASH_ML_DSA"
+	case ckmSLHDSAKeyPairGen:
+		return "CKM_SLH_DSA_KEY_PAIR_GEN"
+	case ckmSLHDSA:
+		return "CKM_SLH_DSA"
 	case ckmAESKeyWrapKWP:
 		return "CKM_AES_KEY_WRAP_KWP"
 	}

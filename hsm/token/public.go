@@ -34,6 +34,9 @@ func (s *session) public(k kind, h pkcs11.ObjectHandle) (crypto.PublicKey, error
 		}
 		return rsaPublic(k, n, e)
 	}
+	if k.set != 0 {
+		return s.pqPublic(k, h)
+	}
 	point, err := s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_EC_POINT, maxAttribute)
 	if err != nil {
 		return nil, err

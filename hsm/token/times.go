@@ -10,18 +10,18 @@ import (
 type Timed uint8
 
 const (
-	TimeOther   Timed                  = 0                    // look-ups, lists, tests
-	TimeMany    Timed                  = Timed(Unwrap) + iota // many inputs to one operation, a turn of them
-	TimeRandom                                                // random bytes
-	TimeMake                                                  // keys made, brought in or placed
-	TimeDestroy                                               // keys destroyed
-	timedKinds  = int(TimeDestroy) + 1                        // how many there are
-	TimedKinds  = timedKinds                                  // the length of Stats.Times
-	firstBucket = 14                                          // 2^14 ns: 16.4 µs
-	TimeBuckets = 20                                          // 2^33 ns: 8.6 s
+	TimeOther   Timed                  = 0                         // look-ups, lists, tests
+	TimeMany    Timed                  = Timed(Decapsulate) + iota // many inputs to one operation, a turn of them
+	TimeRandom                                                     // random bytes
+	TimeMake                                                       // keys made, brought in or placed
+	TimeDestroy                                                    // keys destroyed
+	timedKinds  = int(TimeDestroy) + 1                             // how many there are
+	TimedKinds  = timedKinds                                       // the length of Stats.Times
+	firstBucket = 14                                               // 2^14 ns: 16.4 µs
+	TimeBuckets = 20                                               // 2^33 ns: 8.6 s
 )
 
-var timedNames = [timedKinds]string{"other", "sign", "encrypt", "decrypt", "mac", "agree", "wrap", "unwrap", "many", "random", "make", "destroy"}
+var timedNames = [timedKinds]string{"other", "sign", "encrypt", "decrypt", "mac", "agree", "wrap", "unwrap", "decapsulate", "many", "random", "make", "destroy"}
 
 func (t Timed) String() string {
 	if int(t) < len(timedNames) {

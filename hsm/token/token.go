@@ -1,4 +1,4 @@
-// Package token works one PKCS#11 token (OASIS PKCS#11 2.40): sessions, logins, object handles, mechanisms and the healing of
+// Package token works one PKCS#11 token (OASIS PKCS#11 2.40, and of 3.2 the post-quantum mechanisms): sessions, logins, object handles, mechanisms and the healing of
 // all of them. It says nothing of networks, processes or backends: package hsm/remote carries the same interface to a
 // process of its own, and package hsm makes a backend of it.
 //
@@ -67,13 +67,14 @@ type Token interface {
 type Operation uint8
 
 const (
-	Sign    Operation = iota + 1 // ECDSA (r ‖ s), RSA (digest as Input), Ed25519 (message)
-	Encrypt                      // AES-GCM: nonce ‖ ciphertext ‖ tag
-	Decrypt                      // AES-GCM of Encrypt's form, RSA-OAEP
-	MAC                          // HMAC, full length
-	Agree                        // ECDH: Input is the peer's SPKI DER; the raw shared secret
-	Wrap                         // AES-KWP of Input
-	Unwrap                       // AES-KWP
+	Sign        Operation = iota + 1 // ECDSA (r ‖ s), RSA and HashML-DSA (digest as Input), Ed25519, ML-DSA and SLH-DSA (message)
+	Encrypt                          // AES-GCM: nonce ‖ ciphertext ‖ tag
+	Decrypt                          // AES-GCM of Encrypt's form, RSA-OAEP
+	MAC                              // HMAC, full length
+	Agree                            // ECDH: Input is the peer's SPKI DER; the raw shared secret
+	Wrap                             // AES-KWP of Input
+	Unwrap                           // AES-KWP
+	Decapsulate                      // ML-KEM: Input is the ciphertext; the shared secret
 )
 
 // Call is one operation with one key.
@@ -84,9 +85,12 @@ type Call struct {
 	Wrapped   []byte // of a wrapped key: what Generate gave; nil for a resident one
 	Input     []byte
 	AAD       []byte          // Encrypt, Decrypt
-	Hash      crypto.Hash     // Sign with RSA, Decrypt with OAEP
+	Hash      crypto.Hash     // Sign with RSA and HashML-DSA, Decrypt with OAEP
 	Padding   backend.Padding // Sign with RSA
 	Label     []byte          // OAEP
+	// Sign with ML-DSA and SLH-DSA: the context string, up to 255 bytes, and no fresh randomness. What the token cannot is fault.Unsupported.
+	Context       []byte
+	Deterministic bool
 }
 
 // Object is a key on the token.

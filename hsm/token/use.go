@@ -31,8 +31,9 @@ func (d *device) Use(ctx context.Context, c Call) ([]byte, error) {
 		return nil, err
 	}
 	c.Input, c.AAD, c.Label, c.Wrapped = bytes.Clone(c.Input), bytes.Clone(c.AAD), bytes.Clone(c.Label), bytes.Clone(c.Wrapped)
+	c.Context = bytes.Clone(c.Context)
 	flags := as(Timed(c.Op))
-	if c.Op == Decrypt || c.Op == Unwrap {
+	if c.Op == Decrypt || c.Op == Unwrap || c.Op == Decapsulate {
 		flags |= opens
 	}
 	// What a call that was given up writes later goes into a variable of its own.
@@ -84,6 +85,8 @@ func (s *session) perform(k kind, c Call, key pkcs11.ObjectHandle) ([]byte, erro
 			return s.ecdsaSign(k, key, c.Input)
 		case backend.FamilyRSA:
 			return s.rsaSign(k, key, c.Input, c.Hash, c.Padding)
+		case backend.FamilyMLDSA, backend.FamilySLHDSA:
+			return s.pqSign(k, key, c)
 		default:
 			return s.signInto(key, ckmEDDSA, c.Input, edSize(k))
 		}
@@ -102,6 +105,8 @@ func (s *session) perform(k kind, c Call, key pkcs11.ObjectHandle) ([]byte, erro
 		return s.kwpWrap(key, c.Input)
 	case Unwrap:
 		return s.kwpUnwrap(key, c.Input)
+	case Decapsulate:
+		return s.decapsulate(k, key, c.Input)
 	}
 	return nil, fault.New(fault.Unsupported, "the token does not know the operation")
 }
@@ -293,6 +298,8 @@ func opOf(op Operation) backend.Operation {
 		return backend.OpWrap
 	case Unwrap:
 		return backend.OpUnwrap
+	case Decapsulate:
+		return backend.OpDecapsulate
 	}
 	return ""
 }

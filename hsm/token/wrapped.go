@@ -69,7 +69,8 @@ func (s *session) held(key pkcs11.ObjectHandle) error {
 	return nil
 }
 
-var purposeNumbers = [...]backend.Purpose{1: backend.PurposeEncryption, backend.PurposeWrapping, backend.PurposeSigning, backend.PurposeMAC, backend.PurposeAgreement}
+var purposeNumbers = [...]backend.Purpose{1: backend.PurposeEncryption, backend.PurposeWrapping, backend.PurposeSigning, backend.PurposeMAC, backend.PurposeAgreement,
+	backend.PurposeEncapsulation}
 
 // wrappedKey is a parsed blob. Its parts belong to the blob.
 type wrappedKey struct {
@@ -172,7 +173,7 @@ func (d *device) unwrapTemplate(w wrapWay, k kind, p backend.Purpose, id []byte,
 		// The last one: an index of NSS's database, the public key by custom; for session objects anything does.
 		t = append(t, attr(ckaNSSDB, append([]byte{0}, id...)))
 	}
-	return t
+	return k.kemUsage(k.class, t)
 }
 
 // withWrapped runs f with the session object of a wrapped key.

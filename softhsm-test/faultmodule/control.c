@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define FUNCTION_NAME(name) #name,
-const char *const function_names[FN_COUNT] = {FUNCTIONS(FUNCTION_NAME)};
+const char *const function_names[FN_COUNT] = {FUNCTIONS(FUNCTION_NAME) FUNCTIONS_3_2(FUNCTION_NAME)};
 
 /* Carries the layout's size: a block that another build made is refused. */
 #define MAGIC (UINT64_C(0x4b5746415500) << 16 | (sizeof(struct control) & 0xffff))

@@ -1,4 +1,5 @@
-/* Every function of PKCS#11 2.40, once: the list from which the numbers, the names and the function list are made. */
+/* Every function of PKCS#11 2.40, once: the list from which the numbers, the names and the function list are made. And those of 3.2 that a token with a
+ * helper has. */
 #ifndef FUNCTIONS_H
 #define FUNCTIONS_H
 
@@ -16,8 +17,10 @@
   X(C_GenerateKey) X(C_GenerateKeyPair) X(C_WrapKey) X(C_UnwrapKey) X(C_DeriveKey) X(C_SeedRandom) \
   X(C_GenerateRandom) X(C_GetFunctionStatus) X(C_CancelFunction) X(C_WaitForSlotEvent)
 
+#define FUNCTIONS_3_2(X) X(C_EncapsulateKey) X(C_DecapsulateKey)
+
 #define FUNCTION_NUMBER(name) FN_##name,
-enum function { FUNCTIONS(FUNCTION_NUMBER) FN_COUNT };
+enum function { FUNCTIONS(FUNCTION_NUMBER) FUNCTIONS_3_2(FUNCTION_NUMBER) FN_COUNT };
 #undef FUNCTION_NUMBER
 
 #endif

@@ -1,10 +1,12 @@
-/* A PKCS#11 2.40 module that forwards every call to another and, when told, does not. README.md says what it can be told.
+/* A PKCS#11 2.40 module that forwards every call to another and, when told, does not. README.md says what it can be told. With a helper it is one of 3.2 (pq.c).
  *
  * Not thread-safe are only C_Initialize and C_Finalize against each other, as in the standard (5.4). */
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "module.h"
+#include "pq.h"
 
 #define EXPORT __attribute__((visibility("default"))) CK_RV
 
@@ -58,6 +60,10 @@ static const struct mechanism *added(CK_MECHANISM_TYPE type) {
 
 #define UNLESS_HIDDEN(m, invocation) \
   ((m) != NULL && hidden((m)->mechanism) ? CKR_MECHANISM_INVALID : (invocation))
+
+/* What pq.c answers, or the invocation. */
+static _Thread_local CK_RV pq_rv;
+#define UNLESS_PQ(taken, invocation) ((taken) ? pq_rv : (invocation))
 
 EXPORT C_Initialize(void *args) {
   struct call c;
@@ -145,13 +151,15 @@ EXPORT C_GetTokenInfo(CK_SLOT_ID slot, CK_TOKEN_INFO *info) {
 
 static CK_RV mechanism_list(CK_SLOT_ID slot, CK_MECHANISM_TYPE *out, CK_ULONG *count) {
   uint32_t changes = atomic_load(&control->mechanism_count);
-  if (changes == 0 || count == NULL) return real->C_GetMechanismList(slot, out, count);
+  CK_ULONG own = pq_helper != NULL ? PQ_MECHANISMS : 0;
+  if (changes + own == 0 || count == NULL) return real->C_GetMechanismList(slot, out, count);
   CK_ULONG n = 0;
   CK_RV rv = real->C_GetMechanismList(slot, NULL, &n);
   if (rv != CKR_OK) return rv;
-  CK_MECHANISM_TYPE *list = calloc(n + changes, sizeof *list);
+  CK_MECHANISM_TYPE *list = calloc(n + changes + own, sizeof *list);
   if (list == NULL) return CKR_HOST_MEMORY;
   rv = real->C_GetMechanismList(slot, list, &n);
+  for (CK_ULONG i = 0; rv == CKR_OK && i < own; i++) list[n++] = pq_mechanisms[i];
   CK_ULONG kept = 0;
   for (CK_ULONG i = 0; rv == CKR_OK && i < n; i++)
     if (!hidden(list[i]) && added(list[i]) == NULL) list[kept++] = list[i];
@@ -169,6 +177,7 @@ EXPORT C_GetMechanismList(CK_SLOT_ID slot, CK_MECHANISM_TYPE *list, CK_ULONG *co
 static CK_RV mechanism_info(CK_SLOT_ID slot, CK_MECHANISM_TYPE type, CK_MECHANISM_INFO *info) {
   if (hidden(type)) return CKR_MECHANISM_INVALID;
   const struct mechanism *m = added(type);
+  if (m == NULL && info != NULL && pq_helper != NULL && pq_mechanism_info(type, info)) return CKR_OK;
   if (m == NULL || info == NULL) return real->C_GetMechanismInfo(slot, type, info);
   *info = (CK_MECHANISM_INFO){.ulMinKeySize = m->min, .ulMaxKeySize = m->max, .flags = m->flags};
   return CKR_OK;
@@ -206,6 +215,7 @@ EXPORT C_OpenSession(CK_SLOT_ID slot, CK_FLAGS flags, void *app, CK_NOTIFY notif
 
 static CK_RV close_session(CK_SESSION_HANDLE s, CK_SESSION_HANDLE handle) {
   CK_RV rv = real->C_CloseSession(s);
+  pq_forget(s);
   if (rv == CKR_OK) session_remove(handle);
   return rv;
 }
@@ -239,7 +249,8 @@ EXPORT C_Login(CK_SESSION_HANDLE h, CK_USER_TYPE user, CK_BYTE *pin, CK_ULONG pi
 }
 
 EXPORT C_GetAttributeValue(CK_SESSION_HANDLE h, CK_OBJECT_HANDLE object, CK_ATTRIBUTE *list, CK_ULONG count) {
-  WITH_SESSION(C_GetAttributeValue, h, real->C_GetAttributeValue(s, object, list, count),
+  WITH_SESSION(C_GetAttributeValue, h,
+               UNLESS_PQ(pq_attributes(s, object, list, count, &pq_rv), real->C_GetAttributeValue(s, object, list, count)),
                call_end_attributes(&c, rv, list, count));
 }
 
@@ -261,7 +272,8 @@ EXPORT C_GetOperationState(CK_SESSION_HANDLE h, CK_BYTE *state, CK_ULONG *length
 
 EXPORT C_WrapKey(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, CK_BYTE *out,
                  CK_ULONG *length) {
-  WITH_SESSION(C_WrapKey, h, UNLESS_HIDDEN(m, real->C_WrapKey(s, m, wrapping, key, out, length)), BYTES(out, length));
+  WITH_SESSION(C_WrapKey, h, 
+               UNLESS_HIDDEN(m, pq_ours(s, key) ? CKR_KEY_NOT_WRAPPABLE : real->C_WrapKey(s, m, wrapping, key, out, length)), BYTES(out, length));
 }
 
 EXPORT C_UnwrapKey(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE unwrapping, CK_BYTE *wrapped, CK_ULONG length,
@@ -282,8 +294,10 @@ EXPORT C_GenerateKeyPair(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_ATTRIBUTE *pub
                          CK_ATTRIBUTE *private_list, CK_ULONG private_count, CK_OBJECT_HANDLE *public_key,
                          CK_OBJECT_HANDLE *private_key) {
   WITH_SESSION(C_GenerateKeyPair, h,
-               UNLESS_HIDDEN(m, real->C_GenerateKeyPair(s, m, public_list, public_count, private_list, private_count, public_key,
-                                                        private_key)),
+               UNLESS_HIDDEN(m, UNLESS_PQ(pq_generate(s, m, public_list, public_count, private_list, private_count, public_key,
+                                                      private_key, &pq_rv),
+                                          real->C_GenerateKeyPair(s, m, public_list, public_count, private_list, private_count,
+                                                                  public_key, private_key))),
                PLAIN);
 }
 
@@ -309,7 +323,6 @@ EXPORT C_GenerateKeyPair(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_ATTRIBUTE *pub
 
 INIT_WITH_KEY(C_EncryptInit)
 INIT_WITH_KEY(C_DecryptInit)
-INIT_WITH_KEY(C_SignInit)
 INIT_WITH_KEY(C_SignRecoverInit)
 INIT_WITH_KEY(C_VerifyInit)
 INIT_WITH_KEY(C_VerifyRecoverInit)
@@ -318,7 +331,6 @@ BYTES_TO_BYTES(C_EncryptUpdate)
 BYTES_TO_BYTES(C_Decrypt)
 BYTES_TO_BYTES(C_DecryptUpdate)
 BYTES_TO_BYTES(C_Digest)
-BYTES_TO_BYTES(C_Sign)
 BYTES_TO_BYTES(C_SignRecover)
 BYTES_TO_BYTES(C_VerifyRecover)
 BYTES_TO_BYTES(C_DigestEncryptUpdate)
@@ -354,7 +366,44 @@ EXPORT C_SetOperationState(CK_SESSION_HANDLE h, CK_BYTE *state, CK_ULONG length,
 }
 
 EXPORT C_CreateObject(CK_SESSION_HANDLE h, CK_ATTRIBUTE *list, CK_ULONG count, CK_OBJECT_HANDLE *object) {
-  WITH_SESSION(C_CreateObject, h, real->C_CreateObject(s, list, count, object), PLAIN);
+  WITH_SESSION(C_CreateObject, h, UNLESS_PQ(pq_create(s, list, count, object, &pq_rv), real->C_CreateObject(s, list, count, object)), PLAIN);
+}
+
+EXPORT C_SignInit(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE key) {
+  WITH_SESSION(C_SignInit, h, UNLESS_HIDDEN(m, UNLESS_PQ(pq_sign_init(s, m, key, &pq_rv), real->C_SignInit(s, m, key))), PLAIN);
+}
+
+EXPORT C_Sign(CK_SESSION_HANDLE h, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *out, CK_ULONG *out_len) {
+  WITH_SESSION(C_Sign, h, UNLESS_PQ(pq_sign(s, in, in_len, out, out_len, &pq_rv), real->C_Sign(s, in, in_len, out, out_len)),
+               BYTES(out, out_len));
+}
+
+static CK_RV encapsulate(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE key, CK_ATTRIBUTE *list, CK_ULONG count, CK_BYTE *text,
+                         CK_ULONG *text_len, CK_OBJECT_HANDLE *secret) {
+  struct call c;
+  CK_RV rv = CKR_OK;
+  CK_SESSION_HANDLE s = 0;
+  if (!call_begin(&c, FN_C_EncapsulateKey))
+    rv = c.rv;
+  else if ((rv = session_enter(h, &s)) == CKR_OK) {
+    rv = UNLESS_HIDDEN(m, pq_encapsulate(s, m, key, list, count, text, text_len, secret));
+    sessions_leave();
+  }
+  return BYTES(text, text_len);
+}
+
+static CK_RV decapsulate(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE key, CK_ATTRIBUTE *list, CK_ULONG count, CK_BYTE *text,
+                         CK_ULONG text_len, CK_OBJECT_HANDLE *secret) {
+  struct call c;
+  CK_RV rv = CKR_OK;
+  CK_SESSION_HANDLE s = 0;
+  if (!call_begin(&c, FN_C_DecapsulateKey))
+    rv = c.rv;
+  else if ((rv = session_enter(h, &s)) == CKR_OK) {
+    rv = UNLESS_HIDDEN(m, pq_decapsulate(s, m, key, list, count, text, text_len, secret));
+    sessions_leave();
+  }
+  return PLAIN;
 }
 
 EXPORT C_CopyObject(CK_SESSION_HANDLE h, CK_OBJECT_HANDLE object, CK_ATTRIBUTE *list, CK_ULONG count, CK_OBJECT_HANDLE *copy) {
@@ -383,11 +432,69 @@ EXPORT C_Verify(CK_SESSION_HANDLE h, CK_BYTE *data, CK_ULONG data_len, CK_BYTE *
   WITH_SESSION(C_Verify, h, real->C_Verify(s, data, data_len, signature, signature_len), PLAIN);
 }
 
-EXPORT C_GetFunctionList(CK_FUNCTION_LIST **out) {
 #define FUNCTION_MEMBER(name) .name = name,
-  static CK_FUNCTION_LIST list = {.version = {2, 40}, FUNCTIONS(FUNCTION_MEMBER)};
+static CK_FUNCTION_LIST list_2_40 = {.version = {2, 40}, FUNCTIONS(FUNCTION_MEMBER)};
+
+EXPORT C_GetFunctionList(CK_FUNCTION_LIST **out) {
   if (out == NULL) return CKR_ARGUMENTS_BAD;
   if (!load()) return CKR_GENERAL_ERROR;
-  *out = &list;
+  *out = &list_2_40;
+  return CKR_OK;
+}
+
+/* CK_INTERFACE and CK_FUNCTION_LIST_3_2 (3.2, sections 3.7 and 5.4.6): version, the functions of 2.40, 24 of 3.0, of which the first two are those about
+ * interfaces, and twelve of 3.2, of which the first two are about encapsulation. */
+typedef struct {
+  const char *name;
+  void *list;
+  CK_FLAGS flags;
+} interface;
+CK_RV C_GetInterfaceList(interface *out, CK_ULONG *count);
+CK_RV C_GetInterface(const CK_BYTE *name, const CK_VERSION *version, interface **out, CK_FLAGS flags);
+
+enum { COUNT_2_40 = 68, COUNT_3_0 = COUNT_2_40 + 24, COUNT_3_2 = COUNT_3_0 + 12 };
+
+/* Called with more arguments than it looks at. */
+static CK_RV unsupported(void) { return CKR_FUNCTION_NOT_SUPPORTED; }
+
+static interface *interface_3_2(void) {
+  static struct {
+    CK_VERSION version;
+    void *f[COUNT_3_2];
+  } list = {.version = {3, 2}};
+  static interface it = {"PKCS 11", &list, 0};
+  static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  pthread_mutex_lock(&lock);
+  if (list.f[0] == NULL) {
+    for (int i = COUNT_2_40; i < COUNT_3_2; i++) list.f[i] = (void *)unsupported;
+    list.f[COUNT_2_40] = (void *)C_GetInterfaceList;
+    list.f[COUNT_2_40 + 1] = (void *)C_GetInterface;
+    list.f[COUNT_3_0] = (void *)encapsulate;
+    list.f[COUNT_3_0 + 1] = (void *)decapsulate;
+    memcpy(list.f, &list_2_40.C_Initialize, COUNT_2_40 * sizeof list.f[0]);
+  }
+  pthread_mutex_unlock(&lock);
+  return &it;
+}
+
+EXPORT C_GetInterfaceList(interface *out, CK_ULONG *count) {
+  if (count == NULL) return CKR_ARGUMENTS_BAD;
+  if (!load()) return CKR_GENERAL_ERROR;
+  if (pq_helper == NULL) return CKR_FUNCTION_NOT_SUPPORTED;
+  CK_ULONG room = *count;
+  *count = 1;
+  if (out == NULL) return CKR_OK;
+  if (room < 1) return CKR_BUFFER_TOO_SMALL;
+  *out = *interface_3_2();
+  return CKR_OK;
+}
+
+EXPORT C_GetInterface(const CK_BYTE *name, const CK_VERSION *version, interface **out, CK_FLAGS flags) {
+  if (out == NULL) return CKR_ARGUMENTS_BAD;
+  if (!load()) return CKR_GENERAL_ERROR;
+  if (pq_helper == NULL) return CKR_FUNCTION_NOT_SUPPORTED;
+  if ((name != NULL && strcmp((const char *)name, "PKCS 11") != 0) || (version != NULL && (version->major != 3 || version->minor != 2)) || flags != 0)
+    return CKR_FUNCTION_FAILED;
+  *out = interface_3_2();
   return CKR_OK;
 }

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "module.h"
+#include "pq.h"
 
 /* A handle is the entry's index and, above it, how often the entry was used: 64-bit handles do not come round. */
 enum { INDEX_BITS = 16, MAX_SESSIONS = 1 << INDEX_BITS };
@@ -197,6 +198,7 @@ CK_RV module_finalize(void *args) {
   pthread_once(&once, make_lock);
   pthread_rwlock_wrlock(&calls);
   CK_RV rv = real->C_Finalize(args);
+  if (rv == CKR_OK) pq_end();
   if (rv == CKR_OK && here != NULL) {
     forget_all();
     if (here != &nowhere) atomic_store(&process_here()->pid, 0);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "module.h"
+#include "pq.h"
 
 struct control *control;
 CK_FUNCTION_LIST *real;
@@ -38,6 +39,8 @@ static bool read_line(struct settings *s, char *line) {
     replace(&s->init, value);
   else if (strcmp(line, "reserved") == 0)
     replace(&reserved, value);
+  else if (strcmp(line, "pq") == 0)
+    replace(&pq_helper, value);
   else if (strcmp(line, "env") == 0) { /* for the module behind: env=SOFTHSM2_CONF=/path */
     char *inner = strchr(value, '=');
     if (inner == NULL) return false;
@@ -92,6 +95,7 @@ static void load_once(void) {
   if ((value = getenv("KEYWRIGHT_FAULT_CONTROL")) != NULL) replace(&s.control, value);
   if ((value = getenv("KEYWRIGHT_FAULT_INIT")) != NULL) replace(&s.init, value);
   if ((value = getenv("KEYWRIGHT_FAULT_RESERVED")) != NULL) replace(&reserved, value);
+  if ((value = getenv("KEYWRIGHT_FAULT_PQ")) != NULL) replace(&pq_helper, value);
   bool made = false;
   if (!read_file(&s)) goto out;
   if (s.module == NULL) {

@@ -35,6 +35,12 @@ type FaultModule struct {
 // Fault puts the fault module in front of the part. Two of them are two devices, even in one process.
 func Fault(t testing.TB, behind *Part) *FaultModule {
 	t.Helper()
+	return fault(t, behind, "")
+}
+
+// fault is Fault with more settings.
+func fault(t testing.TB, behind *Part, more string) *FaultModule {
+	t.Helper()
 	built, err := build()
 	if err != nil {
 		t.Fatalf("building the fault module: %v", err)
@@ -47,7 +53,7 @@ func Fault(t testing.TB, behind *Part) *FaultModule {
 	f := &FaultModule{Part: &part, Control: filepath.Join(dir, "control")}
 
 	var settings strings.Builder
-	fmt.Fprintf(&settings, "module=%s\ncontrol=%s\n", behind.Module, f.Control)
+	fmt.Fprintf(&settings, "module=%s\ncontrol=%s\n%s", behind.Module, f.Control, more)
 	if behind.Init != "" {
 		fmt.Fprintf(&settings, "reserved=%s\n", behind.Init)
 	}
@@ -295,20 +301,29 @@ var build = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	dir = filepath.Join(dir, "faultmodule")
-	lock, err := os.Open(filepath.Join(dir, "Makefile"))
+	unlock, err := lock(dir)
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = lock.Close() }() // read only, and the lock goes with it
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", fmt.Errorf("locking the build: %w", err)
-	}
+	defer unlock()
 	out, err := exec.Command("make", "-s", "-C", dir).CombinedOutput() //nolint:gosec,noctx // our own Makefile
 	if err != nil {
 		return "", fmt.Errorf("make: %w: %s", err, out)
 	}
 	return dir, nil
 })
+
+// lock keeps the fault module's directory to one builder, of whatever process.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.Open(filepath.Join(dir, "Makefile")) //nolint:gosec // our own
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("locking the build: %w", err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil // read only, and the lock goes with it
+}
 
 func copyFile(to, from string) error {
 	content, err := os.ReadFile(from)

@@ -136,7 +136,7 @@ func loaded(ctx context.Context, socket string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is to come
 	r := &rawTPM{conn: conn}
 	n := 0
 	for _, first := range []uint32{0x80000000, 0x02000000} {

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
+	"encoding/binary"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -15,61 +16,71 @@ import (
 	"github.com/keywright/keywright/tpm/device"
 )
 
-// sign has the TPM sign a digest, which is as long as opts.Hash.
+// sign has the TPM sign a digest, which is as long as opts.Hash. The command is put together here, and not by reflection: a TPM waits meanwhile.
 func sign(tx *device.Tx, key loaded, info backend.AlgorithmInfo, digest []byte, opts backend.SignOpts) ([]byte, error) {
-	scheme, digest, ok := signScheme(info, digest, opts)
+	params, scheme, ok := signParams(info, digest, opts)
 	if !ok {
 		return nil, errHash
 	}
-	rsp, err := tpm2.Sign{KeyHandle: key.as(device.Plain), Digest: tpm2.TPM2BDigest{Buffer: digest}, InScheme: scheme,
-		Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck}}.Execute(tx)
+	rsp, err := tx.Run(tpm2.TPMCCSign, key.NamedHandle, key.auth, device.Plain, params)
 	if err != nil {
 		return nil, err
 	}
-	out, ok := signature(info, &rsp.Signature)
+	out, ok := signature(info, scheme, rsp)
 	if !ok {
 		return nil, fault.New(fault.BackendUnavailable, "the TPM gave a signature of another form")
 	}
 	return out, nil
 }
 
-// signScheme gives the TPM's scheme, and the digest in its size. ECDSA signs the leftmost bits of a digest, as many as the order has (FIPS 186-5 section
-// 6.4.1), so that a digest longer than the curve is cut here and goes as one of the curve's hash: TPMs need not have the longer hashes then.
-func signScheme(info backend.AlgorithmInfo, digest []byte, opts backend.SignOpts) (tpm2.TPMTSigScheme, []byte, bool) {
+// signParams gives the parameters of TPM2_Sign (part 3, section 20.2): the digest in the scheme's size, the scheme, and no ticket: the keys are not restricted. ECDSA signs the leftmost bits of a digest,
+// as many as the order has (FIPS 186-5 section 6.4.1), so that a digest longer than the curve is cut here and goes as one of the curve's hash: TPMs need not have the longer
+// hashes then.
+func signParams(info backend.AlgorithmInfo, digest []byte, opts backend.SignOpts) (params []byte, scheme tpm2.TPMAlgID, ok bool) {
 	h := opts.Hash
-	if info.Family == backend.FamilyECDSA && h.Size() > info.Hash.Size() {
-		h = info.Hash
-		digest = digest[:h.Size()]
-	}
-	alg, ok := hashAlg(h)
+	scheme = tpm2.TPMAlgRSASSA
 	switch {
 	case info.Family == backend.FamilyECDSA:
-		return tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgECDSA, Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSchemeHash{HashAlg: alg})}, digest, ok
+		if scheme = tpm2.TPMAlgECDSA; h.Size() > info.Hash.Size() {
+			h = info.Hash
+			digest = digest[:h.Size()]
+		}
 	case opts.Padding == backend.PaddingPSS:
-		return tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgRSAPSS, Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgRSAPSS, &tpm2.TPMSSchemeHash{HashAlg: alg})}, digest, ok
+		scheme = tpm2.TPMAlgRSAPSS
 	}
-	return tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgRSASSA, Details: tpm2.NewTPMUSigScheme(tpm2.TPMAlgRSASSA, &tpm2.TPMSSchemeHash{HashAlg: alg})}, digest, ok
+	alg, ok := hashAlg(h)
+	params = appendField(make([]byte, 0, 2+len(digest)+12), digest)
+	params = binary.BigEndian.AppendUint16(params, uint16(scheme))
+	params = binary.BigEndian.AppendUint16(params, uint16(alg))
+	params = binary.BigEndian.AppendUint16(params, uint16(tpm2.TPMSTHashCheck))
+	params = binary.BigEndian.AppendUint32(params, uint32(tpm2.TPMRHNull))
+	return binary.BigEndian.AppendUint16(params, 0), scheme, ok
 }
 
-// signature gives a TPM's signature as backend.Signer promises it.
-func signature(info backend.AlgorithmInfo, s *tpm2.TPMTSignature) ([]byte, bool) {
-	if c, ok := curveOf(info); ok {
-		sig, err := s.Signature.ECDSA()
-		if err != nil || len(sig.SignatureR.Buffer) > c.size || len(sig.SignatureS.Buffer) > c.size {
+// signature gives a TPM's signature (TPMT_SIGNATURE: part 2, section 11.3.4) as backend.Signer promises it.
+func signature(info backend.AlgorithmInfo, scheme tpm2.TPMAlgID, rsp []byte) ([]byte, bool) {
+	if len(rsp) < 4 || tpm2.TPMAlgID(binary.BigEndian.Uint16(rsp)) != scheme {
+		return nil, false
+	}
+	first, rest, ok := part(rsp[4:]) // behind the hash
+	if !ok {
+		return nil, false
+	}
+	if info.Family == backend.FamilyRSA {
+		if len(rest) > 0 {
 			return nil, false
 		}
-		out := make([]byte, 2*c.size)
-		copy(out[c.size-len(sig.SignatureR.Buffer):], sig.SignatureR.Buffer)
-		copy(out[2*c.size-len(sig.SignatureS.Buffer):], sig.SignatureS.Buffer)
-		return out, true
+		return padded(first, info.KeyBits/8)
 	}
-	sig, err := s.Signature.RSASSA()
-	if err != nil {
-		if sig, err = s.Signature.RSAPSS(); err != nil {
-			return nil, false
-		}
+	second, rest, ok := part(rest)
+	c, known := curveOf(info)
+	if !ok || !known || len(rest) > 0 || len(first) > c.size || len(second) > c.size {
+		return nil, false
 	}
-	return padded(sig.Sig.Buffer, info.KeyBits/8)
+	out := make([]byte, 2*c.size)
+	copy(out[c.size-len(first):], first)
+	copy(out[2*c.size-len(second):], second)
+	return out, true
 }
 
 // padded puts the zeros back that a TPM may leave away at the front of a number.

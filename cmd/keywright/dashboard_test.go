@@ -14,12 +14,13 @@ import (
 	"github.com/keywright/keywright/softhsm-test/rig"
 )
 
-// TestDashboard runs a service on a token and holds the dashboard against its metrics, both ways: a panel for what is not there
+// TestDashboard runs a service on a token and a TPM and holds the dashboard against its metrics, both ways: a panel for what is not there
 // stays empty without a word, and a metric without a panel is not looked at.
 func TestDashboard(t *testing.T) {
 	part := rig.SoftHSM(t)
 	part.Setenv(t)
-	c := config{Data: t.TempDir(), Backends: []backendConfig{{Name: "hsm", URI: part.URI, PKCS11: pkcs11Config{InProcess: true, AllowSealed: true}}}}
+	c := config{Data: t.TempDir(), Backends: []backendConfig{{Name: "hsm", URI: part.URI, PKCS11: pkcs11Config{InProcess: true, AllowSealed: true}},
+		{Name: "tpm", URI: rig.SWTPM(t).URI, TPM: tpmConfig{AllowSealed: true}}}}
 	if err := c.complete(true); err != nil {
 		t.Fatal(err)
 	}

@@ -260,7 +260,9 @@ func (p passphrase) get(a *app, what string, fresh bool) (string, error) {
 }
 
 // ask reads a line from the terminal without echo.
-func (a *app) ask(prompt string) (string, error) { return a.askFor(prompt, "--passphrase-file", envPassphrase) }
+func (a *app) ask(prompt string) (string, error) {
+	return a.askFor(prompt, "--passphrase-file", envPassphrase)
+}
 
 // askFor is ask for what can also be given by a flag or a variable.
 func (a *app) askFor(prompt, flag, variable string) (string, error) {

@@ -164,7 +164,7 @@ func TestReplicas(t *testing.T) {
 					t.Errorf("Destroy that a replica did not confirm: %v", err)
 				}
 				m[i].set(false)
-				for deadline := time.Now().Add(5 * time.Second); !b.MemberStates()[i].Healthy; time.Sleep(20 * time.Millisecond) {
+				for deadline := time.Now().Add(30 * time.Second); !b.MemberStates()[i].Healthy; time.Sleep(20 * time.Millisecond) {
 					if time.Now().After(deadline) {
 						t.Fatal("the member did not come back")
 					}
@@ -244,7 +244,7 @@ func TestPinned(t *testing.T) {
 			}
 		}
 		m[1-i].set(false)
-		for deadline := time.Now().Add(5 * time.Second); !b.MemberStates()[1-i].Healthy && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(30 * time.Second); !b.MemberStates()[1-i].Healthy && time.Now().Before(deadline); {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}

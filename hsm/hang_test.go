@@ -90,7 +90,8 @@ func TestHangs(t *testing.T) {
 		t.Run(hangs, func(t *testing.T) {
 			left.Hang(t, hangs)
 			during := timed(t, b, r, 40)
-			if longest := during[len(during)-1]; longest < 200*time.Millisecond || longest > 1500*time.Millisecond {
+			// A machine that is busy with other things is slower by as much as it was before.
+			if longest := during[len(during)-1]; longest < 200*time.Millisecond || longest > 1500*time.Millisecond+20*p99(before) {
 				t.Errorf("the longest call while a member began to hang took %v", longest)
 			}
 			if state(b, 0) == hsm.StateHealthy {

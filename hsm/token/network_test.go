@@ -41,8 +41,8 @@ func TestNetwork(t *testing.T) {
 		t.Helper()
 		start := time.Now()
 		for b.sign(t.Context(), b.resident) != nil {
-			if time.Since(start) > 2*time.Second {
-				t.Fatalf("%s: not back after two seconds", what)
+			if time.Since(start) > 15*time.Second { // two seconds, and a while for a busy machine
+				t.Fatalf("%s: not back after fifteen seconds", what)
 			}
 			time.Sleep(5 * time.Millisecond)
 		}

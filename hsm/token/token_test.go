@@ -34,7 +34,7 @@ func tryOpen(t testing.TB, p *rig.Part, change ...func(*Config)) (*device, error
 		c(&cfg)
 	}
 	p.Setenv(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tok, err := Open(ctx, cfg, Options{Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {

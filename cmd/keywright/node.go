@@ -46,6 +46,7 @@ type node struct {
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
 
+	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
 	stopped     []func() error // in the order of opening; close runs them backwards
 	tasks       sync.WaitGroup // what runs beside the listeners
@@ -234,6 +235,7 @@ func (n *node) serve(ctx context.Context) error {
 		n.log.Info("metrics are served", "address", m.Addr().String())
 	}
 	n.tasks.Go(func() { n.maintain(ctx) })
+	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	addressFile := filepath.Join(n.config.Data, "address")
 	if err := replaceFile(addressFile, []byte(listener.Addr().String()+"\n")); err != nil {
 		return errors.Join(fmt.Errorf("writing the address: %w", err), main.Close())

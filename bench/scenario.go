@@ -28,8 +28,11 @@ func bench(ctx context.Context, s settings) error {
 	}
 	var r report
 	one, base := benchDefault, "table"
-	if s.only == "hsm" {
+	switch s.only {
+	case "hsm":
 		one, base = benchHSM, "hsm"
+	case "pq":
+		one, base = benchPQ, "pq"
 	}
 	err := one(ctx, s, &r)
 	r.print(os.Stdout) // what there is, if not all

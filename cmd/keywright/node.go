@@ -26,6 +26,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/pqc"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/store/sqlite"
 )
@@ -60,6 +61,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 			err = errors.Join(err, n.close())
 		}
 	}()
+	n.powerOn()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := n.openStore(ctx, registry); err != nil {
@@ -117,6 +119,20 @@ func (n *node) close() error {
 	}
 	n.stopped = nil
 	return errors.Join(errs...)
+}
+
+// powerOn begins the self-tests of the post-quantum algorithms, a quarter of a second of processor time, beside the opening of the store. The backends
+// wait for the results before they offer anything, and offer nothing that has failed.
+func (n *node) powerOn() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, failed := pqc.PowerOn()
+		for _, f := range failed {
+			n.log.Error("an algorithm has failed its self-test and is not offered", "algorithm", f.Algorithm, "error", f.Err)
+		}
+	}()
+	n.onClose(func() error { <-done; return nil })
 }
 
 func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) error {

@@ -127,11 +127,11 @@ func (h *hsmSuite) raw(what, op string, faulty bool, processes int) runner {
 // rest drives a work for the duration, or for count requests if there is one.
 func (h *hsmSuite) rest(what string, s *onToken, w work, count uint64) runner {
 	return runner{what, func(ctx context.Context) (figures, error) {
-		lim := limits{duration: h.duration}
-		if count > 0 {
-			lim = limits{duration: 10 * time.Minute, count: count}
+		lim, warm := limits{duration: h.duration}, limits{duration: h.duration / 8}
+		if count > 0 { // what is cut off at the end of a warm-up would go on into the measurement
+			lim, warm = limits{duration: 10 * time.Minute, count: count}, limits{duration: time.Minute, count: hsmConns}
 		}
-		run(ctx, hsmConns, limits{duration: h.duration / 8}, w) // warm up: connections, sessions
+		run(ctx, hsmConns, warm, w) // connections, sessions
 		before, err := processorTime(s.process.cmd.Process.Pid)
 		if err != nil {
 			return figures{}, err

@@ -1,7 +1,8 @@
 // Command bench measures a running service over HTTP and ends in a table: closed loop at 1, 16 and 64 connections, open loop
 // at a fixed rate, batches, key creation, memory, and the same with a million keys in the store. With -only hsm it measures
-// the service on a SoftHSM2 token beside the module itself, and how it heals when the token fails; with -only tpm, on a swtpm beside the TPM itself. Beside the service it
-// measures, in the same run and in turns, the floor: a bare Gin handler that does the same AEAD and JSON and nothing
+// the service on a SoftHSM2 token beside the module itself, and how it heals when the token fails; with -only tpm, on a swtpm beside
+// the TPM itself; with -only pq the post-quantum operations beside the code that computes them, and very many sealed keys. Beside the
+// service it measures, in the same run and in turns, the floor: a bare Gin handler that does the same AEAD and JSON and nothing
 // else. Any address that speaks Vault's transit API can be measured with the same work (-transit).
 //
 // All traffic stays on this machine. Ratios within one run are what counts: absolute figures are those of the machine.
@@ -30,6 +31,7 @@ type settings struct {
 	part     string
 	tpmPart  string
 	tpmOps   int
+	pqPart   string
 }
 
 func main() {
@@ -40,6 +42,8 @@ func main() {
 			err = serveFloor()
 		case "raw":
 			err = serveRaw(os.Args[2:])
+		case "raw-pq":
+			err = serveRawPQ(os.Args[2:])
 		default:
 			measure()
 		}
@@ -56,14 +60,15 @@ func measure() {
 	flag.StringVar(&s.binary, "binary", "bin/keywright", "the service's binary")
 	flag.DurationVar(&s.duration, "duration", 4*time.Second, "length of one measurement")
 	flag.IntVar(&s.rounds, "rounds", 3, "measurements of each kind; the median counts")
-	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out")
+	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out; of sealed keys at most 100,000")
 	flag.StringVar(&s.out, "out", "bench/out", "folder for table and plots")
 	flag.StringVar(&s.transit, "transit", "", "address of a service with Vault's transit API to measure beside (loopback only)")
-	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm or tpm")
+	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm or pq")
 	flag.StringVar(&s.parts, "parts", "softhsm-test", "folder of the scripts that set SoftHSM and swtpm up, and of the fault module")
 	flag.StringVar(&s.part, "hsm-part", "", "with -only hsm, this part alone: fast, slow, child, others, heal or pin")
 	flag.StringVar(&s.tpmPart, "tpm-part", "", "with -only tpm, this part alone: fast, slow, cycle or left")
 	flag.IntVar(&s.tpmOps, "tpm-ops", 20_000, "with -only tpm, operations with faults after which nothing may be left over")
+	flag.StringVar(&s.pqPart, "pq-part", "", "with -only pq, this part alone: batch, single or sealed")
 	token := flag.String("transit-token-file", "", "file with its token")
 	flag.Parse()
 	if *token != "" {

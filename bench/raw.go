@@ -187,6 +187,12 @@ func (w *rawWork) measure(sessions []pkcs11.SessionHandle, call func(pkcs11.Sess
 
 // run does the work in so many processes at the same time, and gives what they did together, and the processor time of one call.
 func (w rawWork) run(ctx context.Context, processes int) (figures, error) {
+	return runRaw(ctx, processes, "raw", "-module", w.module, "-label", w.label, "-pin-file", w.pinFile, "-op", w.op,
+		"-threads", fmt.Sprint(w.threads), "-duration", w.duration.String())
+}
+
+// runRaw starts this program once more, so many times, lets all of them begin when all are ready, and adds up what they have measured.
+func runRaw(ctx context.Context, processes int, args ...string) (figures, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return figures{}, err
@@ -198,9 +204,7 @@ func (w rawWork) run(ctx context.Context, processes int) (figures, error) {
 	}
 	children := make([]child, processes)
 	for i := range children {
-		//nolint:gosec // this program once more
-		cmd := exec.CommandContext(ctx, self, "raw", "-module", w.module, "-label", w.label, "-pin-file", w.pinFile, "-op", w.op,
-			"-threads", fmt.Sprint(w.threads), "-duration", w.duration.String())
+		cmd := exec.CommandContext(ctx, self, args...) //nolint:gosec // this program once more
 		cmd.Stderr = os.Stderr
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -215,7 +219,7 @@ func (w rawWork) run(ctx context.Context, processes int) (figures, error) {
 		}
 		children[i] = child{cmd, in, bufio.NewReader(out)}
 		if _, err := children[i].out.ReadString('\n'); err != nil {
-			return figures{}, fmt.Errorf("straight on the module: %w", err)
+			return figures{}, fmt.Errorf("measuring without the service: %w", err)
 		}
 	}
 	for _, c := range children {
@@ -228,10 +232,10 @@ func (w rawWork) run(ctx context.Context, processes int) (figures, error) {
 	for _, c := range children {
 		var r rawResult
 		if err := json.NewDecoder(c.out).Decode(&r); err != nil {
-			return figures{}, fmt.Errorf("straight on the module: %w", err)
+			return figures{}, fmt.Errorf("measuring without the service: %w", err)
 		}
 		if err := c.cmd.Wait(); err != nil {
-			return figures{}, fmt.Errorf("straight on the module: %w", err)
+			return figures{}, fmt.Errorf("measuring without the service: %w", err)
 		}
 		sum.perSecond += r.perSecond()
 		sum.processor += r.Processor

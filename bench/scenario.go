@@ -33,6 +33,8 @@ func bench(ctx context.Context, s settings) error {
 		one, base = benchHSM, "hsm"
 	case "tpm":
 		one, base = benchTPM, "tpm"
+	case "pq":
+		one, base = benchPQ, "pq"
 	}
 	err := one(ctx, s, &r)
 	r.print(os.Stdout) // what there is, if not all

@@ -99,9 +99,11 @@ type Options struct {
 	Refs int
 	// RefTTL is the longest time for which a checked Ref is believed; 0: 5 minutes.
 	RefTTL time.Duration
-	// Capacity, TTL and Rand are those of the engine for sealed custody (sealed.Options). Rand nil is the tokens' generator and the operating
+	// Capacity, Bytes, Held, TTL and Rand are those of the engine for sealed custody (sealed.Options). Rand nil is the tokens' generator and the operating
 	// system's together.
 	Capacity int
+	Bytes    int64
+	Held     *atomic.Int64
 	TTL      time.Duration
 	Rand     io.Reader
 	// PingEvery is the time between two tests of a healthy member; 0: 20 seconds. At most a minute.

@@ -190,7 +190,7 @@ func (b *Backend) settle(ctx context.Context) error {
 	}
 	if b.form != 0 && b.engine == nil {
 		b.engine, err = sealed.New(engineSealer{b}, sealed.Options{Name: b.o.Name, Custody: backend.CustodySealed, Capacity: b.o.Capacity,
-			TTL: b.o.TTL, Rand: b.generator(), Now: b.o.Now, Registerer: b.o.Registerer})
+			Bytes: b.o.Bytes, Held: b.o.Held, TTL: b.o.TTL, Rand: b.generator(), Now: b.o.Now, Registerer: b.o.Registerer})
 	}
 	if err == nil {
 		err = b.describe()

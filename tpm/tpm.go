@@ -44,8 +44,10 @@ type Options struct {
 	Policy *PCRPolicy
 	// Approvals gives the approvals that are known now; it is asked at every opening of a text with a policy. nil: none.
 	Approvals func() []Approval
-	// Capacity, TTL and Rand are those of the engine for sealed custody (sealed.Options).
+	// Capacity, Bytes, Held, TTL and Rand are those of the engine for sealed custody (sealed.Options).
 	Capacity   int
+	Bytes      int64
+	Held       *atomic.Int64
 	TTL        time.Duration
 	Rand       io.Reader
 	Logger     *slog.Logger          // nil: nothing is logged
@@ -124,7 +126,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 		return nil, err
 	}
 	engine, err := sealed.New(engineSealer{b}, sealed.Options{Name: o.Name, Custody: backend.CustodySealed, Capacity: o.Capacity,
-		TTL: o.TTL, Rand: o.Rand, Now: o.Now, Registerer: o.Registerer})
+		Bytes: o.Bytes, Held: o.Held, TTL: o.TTL, Rand: o.Rand, Now: o.Now, Registerer: o.Registerer})
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ type entry struct {
 	public  []byte
 	blob    []byte
 	expires time.Time
+	size    int64 // bytes, as the cache counts them; guarded by the shard's lock
 
 	prev, next *entry // in its shard's list, most recently used first; guarded by the shard's lock
 }
@@ -34,6 +35,22 @@ func newEntry(r *backend.Ref, mat material) *entry {
 	e.refs.Store(1)
 	return e
 }
+
+// entryOverhead is about what an entry takes beside what is counted: itself, its place in the map, and materials that do not say what they
+// take, of which a key schedule is the largest. In bytes.
+const entryOverhead = 1536
+
+// footprint is about what the entry takes in memory, in bytes. It grows when a key makes itself another form for some operation.
+func (e *entry) footprint() int64 {
+	n := entryOverhead + len(e.public) + len(e.blob) + len(e.export)
+	if m, ok := e.mat.(sized); ok {
+		n += m.footprint()
+	}
+	return int64(n)
+}
+
+// sized is material that takes kilobytes and says how many bytes.
+type sized interface{ footprint() int }
 
 // retain takes a share unless the entry is wiped already.
 func (e *entry) retain() bool {
@@ -91,7 +108,11 @@ type shard struct {
 // cache keeps opened material. Its lock is split by key id, so that calls for different keys seldom meet.
 type cache struct {
 	shards []shard
-	each   int // entries per shard; 0: the cache is off
+	each   int   // entries per shard; 0: the cache is off
+	limit  int64 // bytes in all shards; 0: no limit
+	bytes  atomic.Int64
+	held   *atomic.Int64 // the same, of all caches together; may be nil
+	victim atomic.Uint32 // the shard that gave the last entry for want of bytes
 	ttl    time.Duration
 	now    func() time.Time
 	stop   chan struct{}
@@ -107,8 +128,8 @@ func shardsFor(capacity int) int {
 	return n
 }
 
-func newCache(capacity int, ttl time.Duration, now func() time.Time) *cache {
-	c := &cache{ttl: ttl, now: now, stop: make(chan struct{}), swept: make(chan struct{})}
+func newCache(capacity int, limit int64, ttl time.Duration, now func() time.Time) *cache {
+	c := &cache{limit: max(limit, 0), ttl: ttl, now: now, stop: make(chan struct{}), swept: make(chan struct{})}
 	if capacity < 0 || ttl < 0 {
 		c.shards = make([]shard, 1) // counts misses
 		close(c.swept)
@@ -149,8 +170,50 @@ func (c *cache) hit(r *backend.Ref) *entry {
 		s.push(e)
 	}
 	s.hits++
+	grown := c.weigh(e)
 	s.mu.Unlock()
+	if grown {
+		c.shrink()
+	}
 	return e
+}
+
+// weigh counts the entry as large as it is now, and reports whether it has grown. The shard's lock is held.
+func (c *cache) weigh(e *entry) bool {
+	n := e.footprint()
+	if n == e.size {
+		return false
+	}
+	c.count(n - e.size)
+	e.size = n
+	return true
+}
+
+func (c *cache) count(n int64) {
+	c.bytes.Add(n)
+	if c.held != nil {
+		c.held.Add(n)
+	}
+}
+
+// shrink drops entries until the cache is within its bytes: of one shard after the other the least recently used one. With few entries in a
+// shard that may be one that others would have outlived; looking for the oldest of all would cost every hit a clock of its own.
+func (c *cache) shrink() {
+	for empty := 0; c.limit > 0 && c.bytes.Load() > c.limit && empty < len(c.shards); {
+		s := &c.shards[int(c.victim.Add(1))&(len(c.shards)-1)]
+		s.mu.Lock()
+		last := s.list.prev
+		if last == &s.list {
+			s.mu.Unlock()
+			empty++
+			continue
+		}
+		c.remove(s, slot{last.spec.KeyID, last.spec.Version}, last)
+		s.evicted++
+		s.mu.Unlock()
+		last.release()
+		empty = 0
+	}
 }
 
 // load opens the Ref after a miss, or waits for the caller who is opening it. The entry comes with a share for the caller.
@@ -224,7 +287,7 @@ func (c *cache) lead(ctx context.Context, s *shard, key slot, o *opening, open f
 		delete(s.loading, key)
 		if o.ent != nil {
 			o.ent.refs.Add(int64(o.waiters))
-			if !o.dropped {
+			if !o.dropped && (c.limit == 0 || o.ent.footprint() <= c.limit) {
 				old = c.insert(s, key, o.ent)
 			}
 		}
@@ -233,6 +296,7 @@ func (c *cache) lead(ctx context.Context, s *shard, key slot, o *opening, open f
 		for _, e := range old {
 			e.release()
 		}
+		c.shrink()
 	}()
 	o.ent, o.err = open(ctx, o.ref)
 	o.gaveUp = o.err != nil && ctx.Err() != nil
@@ -243,12 +307,12 @@ func (c *cache) lead(ctx context.Context, s *shard, key slot, o *opening, open f
 // them outside the lock.
 func (c *cache) insert(s *shard, key slot, e *entry) (old []*entry) {
 	if prev := s.entries[key]; prev != nil {
-		s.remove(key, prev)
+		c.remove(s, key, prev)
 		old = append(old, prev)
 	}
 	for len(s.entries) >= c.each {
 		last := s.list.prev
-		s.remove(slot{last.spec.KeyID, last.spec.Version}, last)
+		c.remove(s, slot{last.spec.KeyID, last.spec.Version}, last)
 		s.evicted++
 		old = append(old, last)
 	}
@@ -256,6 +320,7 @@ func (c *cache) insert(s *shard, key slot, e *entry) (old []*entry) {
 	e.refs.Add(1)
 	s.entries[key] = e
 	s.push(e)
+	c.weigh(e)
 	return old
 }
 
@@ -269,7 +334,7 @@ func (c *cache) drop(spec *backend.Spec) {
 	s.mu.Lock()
 	e := s.entries[key]
 	if e != nil {
-		s.remove(key, e)
+		c.remove(s, key, e)
 	}
 	if o := s.loading[key]; o != nil {
 		o.dropped = true
@@ -304,7 +369,7 @@ func (c *cache) evict(which func(*entry) bool) {
 		s.mu.Lock()
 		for key, e := range s.entries {
 			if which(e) {
-				s.remove(key, e)
+				c.remove(s, key, e)
 				s.evicted++
 				old = append(old, e)
 			}
@@ -323,9 +388,12 @@ func (c *cache) close() {
 	c.evict(func(*entry) bool { return true })
 }
 
-func (s *shard) remove(key slot, e *entry) {
+// remove takes an entry out. The shard's lock is held; the caller releases the entry without it.
+func (c *cache) remove(s *shard, key slot, e *entry) {
 	delete(s.entries, key)
 	e.unlink()
+	c.count(-e.size)
+	e.size = 0
 }
 
 func (s *shard) push(e *entry) {

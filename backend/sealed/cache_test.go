@@ -16,12 +16,16 @@ import (
 	"github.com/keywright/keywright/fault"
 )
 
-// counted is material that knows whether it was wiped.
-type counted struct{ wipes atomic.Int32 }
+// counted is material that knows whether it was wiped, and is as large as the test says.
+type counted struct {
+	wipes atomic.Int32
+	bytes atomic.Int64
+}
 
 func (m *counted) public() crypto.PublicKey           { return nil }
 func (m *counted) handle(*Engine, *entry) backend.Key { return nil }
 func (m *counted) wipe()                              { m.wipes.Add(1) }
+func (m *counted) footprint() int                     { return int(m.bytes.Load()) }
 
 // opener opens everything and remembers what it gave.
 type opener struct{ opened []*counted }
@@ -44,7 +48,10 @@ func TestCacheProperties(t *testing.T) {
 		now := time.Unix(1e9, 0)
 		capacity := rapid.IntRange(1, 4).Draw(t, "capacity")
 		const ttl = time.Hour // the sweeper's own ticks are far away
-		c := newCache(capacity, ttl, func() time.Time { return now })
+		const limit = 3 * (entryOverhead + 1000)
+		c := newCache(capacity, limit, ttl, func() time.Time { return now })
+		var total atomic.Int64
+		c.held = &total
 		o := &opener{}
 		type held struct {
 			ent *entry
@@ -83,6 +90,16 @@ func TestCacheProperties(t *testing.T) {
 					t.Fatal("a dropped entry is there")
 				}
 			},
+			"grow": func(t *rapid.T) {
+				if len(handles) == 0 {
+					t.Skip("nothing is held")
+				}
+				h := handles[rapid.IntRange(0, len(handles)-1).Draw(t, "handle")]
+				h.ent.mat.(*counted).bytes.Store(rapid.Int64Range(0, limit).Draw(t, "bytes"))
+				if e := c.hit(h.ref); e != nil { // the cache learns of it by the next hit
+					e.release()
+				}
+			},
 			"wait": func(t *rapid.T) {
 				now = now.Add(rapid.SampledFrom([]time.Duration{time.Minute, 20 * time.Minute, ttl}).Draw(t, "time"))
 			},
@@ -95,9 +112,19 @@ func TestCacheProperties(t *testing.T) {
 				if n := c.stats().entries; n > capacity {
 					t.Fatalf("%d entries, capacity %d", n, capacity)
 				}
+				counted := int64(0)
+				for _, e := range c.shards[0].entries {
+					counted += e.size
+				}
+				if n := c.bytes.Load(); n > limit || n != counted || n != total.Load() {
+					t.Fatalf("%d bytes are counted and %d in all, %d are there, the limit is %d", n, total.Load(), counted, limit)
+				}
 			},
 		})
 		c.close()
+		if n := total.Load(); n != 0 {
+			t.Fatalf("%d bytes are left", n)
+		}
 		for _, h := range handles {
 			if h.ent.mat.(*counted).wipes.Load() != 0 {
 				t.Fatal("material in use was wiped by close")
@@ -113,7 +140,7 @@ func TestCacheProperties(t *testing.T) {
 }
 
 func TestCacheEvictsTheLeastRecentlyUsed(t *testing.T) {
-	c := newCache(2, time.Hour, time.Now)
+	c := newCache(2, 0, time.Hour, time.Now)
 	defer c.close()
 	o := &opener{}
 	use := func(id byte) bool { // reports a hit
@@ -142,6 +169,58 @@ func TestCacheEvictsTheLeastRecentlyUsed(t *testing.T) {
 	}
 }
 
+// TestBytes: a cache of many shards keeps within its bytes, keeps what was used last, and hands out what is larger than all of it without
+// keeping it.
+func TestBytes(t *testing.T) {
+	const each = 10_000
+	c := newCache(DefaultCapacity, 100*(each+entryOverhead), time.Hour, time.Now)
+	defer c.close()
+	bytes := int64(each)
+	use := func(i int) (hit bool) {
+		ref := &backend.Ref{Spec: backend.Spec{KeyID: uuid.UUID{14: byte(i >> 8), 15: byte(i)}, Version: 1}}
+		ent := c.hit(ref)
+		hit = ent != nil
+		if !hit {
+			var err error
+			ent, err = c.load(t.Context(), ref, func(_ context.Context, r *backend.Ref) (*entry, error) {
+				m := &counted{}
+				m.bytes.Store(bytes)
+				return newEntry(r, m), nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		ent.release()
+		return hit
+	}
+	for i := range 1000 {
+		use(i)
+		if c.bytes.Load() > c.limit {
+			t.Fatalf("%d bytes after %d keys, the limit is %d", c.bytes.Load(), i+1, c.limit)
+		}
+	}
+	if n := c.stats().entries; n != 100 {
+		t.Errorf("%d entries have room where 100 have", n)
+	}
+	for i := range 90 { // a set that fits: after one round all are there
+		use(i)
+	}
+	hits := 0
+	for i := range 90 {
+		if use(i) {
+			hits++
+		}
+	}
+	if hits < 80 {
+		t.Errorf("%d of 90 hits", hits)
+	}
+	bytes = c.limit + 1
+	if use(2000) || use(2000) || c.bytes.Load() > c.limit {
+		t.Error("what is larger than the cache is kept")
+	}
+}
+
 func TestShards(t *testing.T) {
 	for _, capacity := range []int{1, 2, 63, 128, 200, 1000, DefaultCapacity, 1 << 20} {
 		n := shardsFor(capacity)
@@ -156,7 +235,7 @@ func TestShards(t *testing.T) {
 func TestSweeper(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const ttl = 10 * time.Second
-		c := newCache(8, ttl, time.Now)
+		c := newCache(8, 0, ttl, time.Now)
 		o := &opener{}
 		ent, err := c.load(t.Context(), refOf(1, 1, ""), o.open)
 		if err != nil {
@@ -218,7 +297,7 @@ func startLoad(ctx context.Context, c *cache, r *backend.Ref, open func(context.
 
 func TestSingleFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCache(8, time.Hour, time.Now)
+		c := newCache(8, 0, time.Hour, time.Now)
 		s := &slow{gate: make(chan error)}
 		var waiting []chan loaded
 		for range 10 {
@@ -260,7 +339,7 @@ func TestSingleFlight(t *testing.T) {
 // TestSingleFlightFailures: a failure is everybody's and is not kept; an opener who gave up is replaced.
 func TestSingleFlightFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCache(8, time.Hour, time.Now)
+		c := newCache(8, 0, time.Hour, time.Now)
 		defer c.close()
 		s := &slow{gate: make(chan error)}
 		one := startLoad(t.Context(), c, refOf(1, 1, ""), s.open)
@@ -293,7 +372,7 @@ func TestSingleFlightFailures(t *testing.T) {
 // TestDropWhileOpening: what is destroyed while it is being opened serves who asked for it and is not kept.
 func TestDropWhileOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCache(8, time.Hour, time.Now)
+		c := newCache(8, 0, time.Hour, time.Now)
 		defer c.close()
 		s := &slow{gate: make(chan error)}
 		ref := refOf(1, 1, "")
@@ -315,7 +394,7 @@ func TestDropWhileOpening(t *testing.T) {
 // TestForeignRefWhileOpening: a damaged copy of a Ref neither waits for the good one nor shares its fate.
 func TestForeignRefWhileOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCache(8, time.Hour, time.Now)
+		c := newCache(8, 0, time.Hour, time.Now)
 		defer c.close()
 		s, bad := &slow{gate: make(chan error)}, &slow{gate: make(chan error)}
 		one := startLoad(t.Context(), c, refOf(1, 1, "good"), s.open)
@@ -345,7 +424,7 @@ func TestForeignRefWhileOpening(t *testing.T) {
 // TestOpenPanics: whoever waits for an opener that panics gets an answer.
 func TestOpenPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCache(8, time.Hour, time.Now)
+		c := newCache(8, 0, time.Hour, time.Now)
 		defer c.close()
 		begin, recovered := make(chan struct{}), make(chan any, 1)
 		go func() {

@@ -419,6 +419,10 @@ func TestMetrics(t *testing.T) {
 		}
 		got[f.GetName()] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
 	}
+	if n := got["keywright_sealed_cache_bytes"]; n < entryOverhead || n > 2*entryOverhead {
+		t.Errorf("one AES key takes %v bytes", n)
+	}
+	delete(got, "keywright_sealed_cache_bytes")
 	if d := cmp.Diff(map[string]float64{
 		"keywright_sealed_cache_hits_total": 2, "keywright_sealed_cache_misses_total": 2,
 		"keywright_sealed_cache_evictions_total": 1, "keywright_sealed_cache_entries": 1,

@@ -4,8 +4,8 @@ import "github.com/prometheus/client_golang/prometheus"
 
 // collector reads the cache's own counters when it is scraped, so that the hot path counts under the lock it holds anyway.
 type collector struct {
-	cache                           *cache
-	hits, misses, evictions, gauges *prometheus.Desc
+	cache                                  *cache
+	hits, misses, evictions, gauges, bytes *prometheus.Desc
 }
 
 func newCollector(backend string, c *cache) *collector {
@@ -18,11 +18,12 @@ func newCollector(backend string, c *cache) *collector {
 		misses:    desc("misses_total", "Loads of sealed keys that had to ask the sealer or wait for it."),
 		evictions: desc("evictions_total", "Opened materials dropped for want of room or because their time was over."),
 		gauges:    desc("entries", "Opened materials in memory."),
+		bytes:     desc("bytes", "About what the opened materials take in memory."),
 	}
 }
 
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.hits, c.misses, c.evictions, c.gauges} {
+	for _, d := range []*prometheus.Desc{c.hits, c.misses, c.evictions, c.gauges, c.bytes} {
 		ch <- d
 	}
 }
@@ -33,6 +34,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.misses, prometheus.CounterValue, float64(n.misses))
 	ch <- prometheus.MustNewConstMetric(c.evictions, prometheus.CounterValue, float64(n.evicted))
 	ch <- prometheus.MustNewConstMetric(c.gauges, prometheus.GaugeValue, float64(n.entries))
+	ch <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(c.cache.bytes.Load()))
 }
 
 type stats struct {

@@ -194,6 +194,7 @@ type pqMaterial struct {
 
 func (m *pqMaterial) public() crypto.PublicKey { return m.pub }
 func (m *pqMaterial) wipe()                    { m.key.Wipe() }
+func (m *pqMaterial) footprint() int           { return m.key.Footprint() }
 
 func (m *pqMaterial) handle(e *Engine, ent *entry) backend.Key {
 	switch {

@@ -19,6 +19,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +32,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultCapacity = 4096
+	DefaultBytes    = 96 << 20
 	DefaultTTL      = 5 * time.Minute
 )
 
@@ -44,6 +46,11 @@ type Options struct {
 	// Capacity is the most opened keys that are kept in memory. 0 is DefaultCapacity, negative switches the cache off:
 	// every Load then asks the sealer.
 	Capacity int
+	// Bytes is about the most memory that opened keys may take in the cache: an ML-DSA-65 key takes 70 kB, most others less than 10. Keys
+	// in use outlive their eviction. 0 is DefaultBytes, negative no limit but Capacity.
+	Bytes int64
+	// Held, when it is not nil, is kept at the bytes that this engine's cache and those of others with the same Held have taken.
+	Held *atomic.Int64
 	// TTL is the longest time for which opened material is kept after its opening. 0 is DefaultTTL, negative switches the
 	// cache off.
 	TTL time.Duration
@@ -98,6 +105,9 @@ func New(sealer backend.Sealer, o Options) (*Engine, error) {
 	if o.Capacity == 0 {
 		o.Capacity = DefaultCapacity
 	}
+	if o.Bytes == 0 {
+		o.Bytes = DefaultBytes
+	}
 	if o.TTL == 0 {
 		o.TTL = DefaultTTL
 	}
@@ -110,7 +120,8 @@ func New(sealer backend.Sealer, o Options) (*Engine, error) {
 	e := &Engine{sealer: sealer, custody: o.Custody, rand: o.Rand, gate: NewGate(), reg: o.Registerer,
 		rsa: newPrimeWorks(runtime.GOMAXPROCS(0))}
 	e.slow = pqc.NewPool(runtime.GOMAXPROCS(0), slowQueue*runtime.GOMAXPROCS(0))
-	e.cache = newCache(o.Capacity, o.TTL, o.Now)
+	e.cache = newCache(o.Capacity, o.Bytes, o.TTL, o.Now)
+	e.cache.held = o.Held
 	e.metrics = newCollector(o.Name, e.cache)
 	if e.reg != nil {
 		if err := e.reg.Register(e.metrics); err != nil {

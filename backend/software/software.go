@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,8 +41,10 @@ type Options struct {
 	// Derive gives 32 bytes for a label, the same ones each time, out of the root; the backend wipes them. It answers
 	// fault.Locked while the root is not open. It is asked once, at the first use after that.
 	Derive func(label string) (secret.Bytes, error)
-	// Capacity, TTL and Now are those of sealed.Options.
+	// Capacity, Bytes, Held, TTL and Now are those of sealed.Options.
 	Capacity int
+	Bytes    int64
+	Held     *atomic.Int64
 	TTL      time.Duration
 	Now      func() time.Time
 	// Rand is what key material is drawn from (see sealed.Options); nil is the operating system's generator.
@@ -79,7 +82,7 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 		o.ID = DefaultID
 	}
 	s := &rootSealer{derive: o.Derive}
-	e, err := sealed.New(s, sealed.Options{Name: o.Name, Custody: backend.CustodySoftware, Capacity: o.Capacity, TTL: o.TTL,
+	e, err := sealed.New(s, sealed.Options{Name: o.Name, Custody: backend.CustodySoftware, Capacity: o.Capacity, Bytes: o.Bytes, Held: o.Held, TTL: o.TTL,
 		Now: o.Now, Rand: o.Rand, Registerer: o.Registerer})
 	if err != nil {
 		return nil, err

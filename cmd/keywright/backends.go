@@ -209,7 +209,7 @@ func (n *node) openHSM(ctx context.Context, b *backendConfig, registry prometheu
 		return nil, err
 	}
 	o := hsm.Options{Name: b.Name, ID: c.ID, Sharing: hsm.Sharing(c.Sharing), Placement: hsm.Placement(c.Placement), AllowSealed: c.AllowSealed,
-		Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, PingEvery: c.PingEvery, Logger: n.log, Registerer: registry,
+		Capacity: n.config.Cache.Material, Bytes: n.config.Cache.materialBytes(), Held: &n.held, TTL: n.config.Cache.MaterialTTL, PingEvery: c.PingEvery, Logger: n.log, Registerer: registry,
 		Required: c.Required, FailoverAfter: c.FailoverAfter, MinCopies: c.MinCopies, Known: known, Remember: func(k hsm.Known) {
 			if err := remembered.keep(&n.remembering, k); err != nil {
 				n.log.Warn("the backend could not be remembered: the next start needs its token", "backend", b.Name, "error", err)

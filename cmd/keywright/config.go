@@ -77,9 +77,13 @@ type logConfig struct {
 // cacheConfig bounds what stays in memory.
 type cacheConfig struct {
 	Records     int           `koanf:"records"`      // key records. Default 16384.
-	Material    int           `koanf:"material"`     // opened keys. Default 4096; -1: none.
+	Material    int           `koanf:"material"`     // opened keys of one backend. Default 4096; -1: none.
+	MaterialMiB int           `koanf:"material_mib"` // what they may take in memory, in MiB. Default 96; -1: no limit but their number.
 	MaterialTTL time.Duration `koanf:"material_ttl"` // how long an opened key may stay. Default 5m.
 }
+
+// materialBytes is MaterialMiB in bytes.
+func (c *cacheConfig) materialBytes() int64 { return int64(c.MaterialMiB) << 20 }
 
 // limitsConfig bounds the server.
 type limitsConfig struct {

@@ -29,7 +29,7 @@ func (n *node) openBackend(ctx context.Context, b *backendConfig, registry prome
 	switch strings.ToLower(scheme) + ":" {
 	case schemeSoftware:
 		return software.Open(ctx, software.Options{Name: b.Name, Derive: n.root.Derive,
-			Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
+			Capacity: n.config.Cache.Material, Bytes: n.config.Cache.materialBytes(), Held: &n.held, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
 	case uri.Scheme:
 		return n.openHSM(ctx, b, registry)
 	case schemeTPM:

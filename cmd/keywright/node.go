@@ -26,6 +26,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/pqc"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/store/sqlite"
 )
@@ -46,6 +47,7 @@ type node struct {
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
 
+	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
 	stopped     []func() error // in the order of opening; close runs them backwards
 	tasks       sync.WaitGroup // what runs beside the listeners
@@ -59,6 +61,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 			err = errors.Join(err, n.close())
 		}
 	}()
+	n.powerOn()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := n.openStore(ctx, registry); err != nil {
@@ -116,6 +119,20 @@ func (n *node) close() error {
 	}
 	n.stopped = nil
 	return errors.Join(errs...)
+}
+
+// powerOn begins the self-tests of the post-quantum algorithms, a quarter of a second of processor time, beside the opening of the store. The backends
+// wait for the results before they offer anything, and offer nothing that has failed.
+func (n *node) powerOn() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, failed := pqc.PowerOn()
+		for _, f := range failed {
+			n.log.Error("an algorithm has failed its self-test and is not offered", "algorithm", f.Algorithm, "error", f.Err)
+		}
+	}()
+	n.onClose(func() error { <-done; return nil })
 }
 
 func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) error {
@@ -234,6 +251,7 @@ func (n *node) serve(ctx context.Context) error {
 		n.log.Info("metrics are served", "address", m.Addr().String())
 	}
 	n.tasks.Go(func() { n.maintain(ctx) })
+	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	addressFile := filepath.Join(n.config.Data, "address")
 	if err := replaceFile(addressFile, []byte(listener.Addr().String()+"\n")); err != nil {
 		return errors.Join(fmt.Errorf("writing the address: %w", err), main.Close())

@@ -211,7 +211,7 @@ func (n *node) openTPM(ctx context.Context, b *backendConfig, registry prometheu
 	w := tpm.WaitOptions{Name: b.Name, Required: b.TPM.Required, Logger: n.log, Registerer: registry, Arrived: n.root.Wake,
 		Open: func(ctx context.Context) (*tpm.Backend, error) {
 			return n.openTPMOnce(ctx, b, o, pins, tpm.Options{Name: b.Name, Derive: n.root.Derive, AllowSealed: b.TPM.AllowSealed, Policy: policy,
-				Approvals: func() []tpm.Approval { return approvals(dir, n.log) }, Capacity: n.config.Cache.Material, TTL: n.config.Cache.MaterialTTL,
+				Approvals: func() []tpm.Approval { return approvals(dir, n.log) }, Capacity: n.config.Cache.Material, Bytes: n.config.Cache.materialBytes(), Held: &n.held, TTL: n.config.Cache.MaterialTTL,
 				Logger: n.log, Registerer: registry})
 		}}
 	if pinned != nil {

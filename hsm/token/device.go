@@ -227,7 +227,10 @@ func (d *device) Stats() Stats {
 	d.mu.Lock()
 	stuck := len(d.given)
 	var oldest, mending time.Duration
-	for _, since := range d.given {
+	for j, since := range d.given {
+		if j.flags&slow != 0 { // whoever leaves earlier says nothing of the module
+			since = later(since, j.queued.Add(slowTime))
+		}
 		oldest = max(oldest, time.Since(since))
 	}
 	if !d.mending.IsZero() {
@@ -254,6 +257,13 @@ func (d *device) Stats() Stats {
 		QueueTime:         time.Duration(d.stats.queueTime.Load()),
 		DeviceTime:        time.Duration(d.stats.deviceTime.Load()),
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // Close waits for calls under way, two seconds at most, then closes the sessions and finalizes the module. With calls that hang it

@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/rsa"
 	"errors"
 	"slices"
 
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/backend/sealed"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/hsm/token"
 	"github.com/keywright/keywright/keyenc"
@@ -94,37 +94,12 @@ func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backen
 		return backend.Ref{}, err
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
-	opener, ok := key.(backend.Decrypter)
-	if !ok {
-		return backend.Ref{}, fault.New(fault.Unsupported, "the wrapping key is not an RSA encryption key")
-	}
-	if !keyenc.OAEPHash(hash) {
-		return backend.Ref{}, errHash
-	}
-	pub, ok := key.Public().(*rsa.PublicKey)
-	if !ok {
-		return backend.Ref{}, errUnreadable
-	}
-	if by, ok := key.(*decrypterKey); ok {
+	if by, ok := key.(*decrypterKey); ok && keyenc.OAEPHash(hash) {
 		if ref, err = b.importInside(ctx, s, by, hash, wrapped); !fault.Has(err, fault.Unsupported) {
 			return ref, err
 		}
 	}
-	raw, err := keyenc.UnwrapRSAAES(rand.Reader, pub.Size(), wrapped, func(head []byte) ([]byte, error) {
-		return opener.Decrypt(ctx, head, backend.OAEPOpts{Hash: hash})
-	}, func(err error) bool { return !fault.Has(err, fault.DecryptionFailed) })
-	if errors.Is(err, keyenc.ErrUnwrap) {
-		return backend.Ref{}, errImport
-	}
-	if err != nil {
-		return backend.Ref{}, err // the deadline, or the token is gone: nothing about the data
-	}
-	defer clear(raw)
-	ref, err = b.Import(ctx, s, raw)
-	if fault.Has(err, fault.BadImport) {
-		return backend.Ref{}, errImport // the same as for a blob that does not open
-	}
-	return ref, err
+	return sealed.ImportWrapped(ctx, key, hash, wrapped, rand.Reader, func(raw []byte) (backend.Ref, error) { return b.Import(ctx, s, raw) })
 }
 
 // sealedRef makes a Ref of ours of an engine's.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/backend/sealed"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
 	"github.com/keywright/keywright/secret"
@@ -195,30 +196,5 @@ func (b *Backend) ImportWrapped(ctx context.Context, s backend.Spec, with backen
 		return backend.Ref{}, err
 	}
 	defer func() { err = errors.Join(err, key.Close()) }()
-	opener, ok := key.(backend.Decrypter)
-	if !ok {
-		return backend.Ref{}, fault.New(fault.Unsupported, "the wrapping key is not an RSA encryption key")
-	}
-	if !keyenc.OAEPHash(hash) {
-		return backend.Ref{}, errHash
-	}
-	pub, ok := key.Public().(*rsa.PublicKey)
-	if !ok {
-		return backend.Ref{}, errUnreadable
-	}
-	raw, err := keyenc.UnwrapRSAAES(rand.Reader, pub.Size(), wrapped, func(head []byte) ([]byte, error) {
-		return opener.Decrypt(ctx, head, backend.OAEPOpts{Hash: hash})
-	}, func(err error) bool { return !fault.Has(err, fault.DecryptionFailed) })
-	if errors.Is(err, keyenc.ErrUnwrap) {
-		return backend.Ref{}, errImport
-	}
-	if err != nil {
-		return backend.Ref{}, err // the deadline, or the TPM is gone: nothing about the data
-	}
-	defer clear(raw)
-	ref, err = b.Import(ctx, s, raw)
-	if fault.Has(err, fault.BadImport) {
-		return backend.Ref{}, errImport // the same as for a blob that does not open
-	}
-	return ref, err
+	return sealed.ImportWrapped(ctx, key, hash, wrapped, rand.Reader, func(raw []byte) (backend.Ref, error) { return b.Import(ctx, s, raw) })
 }

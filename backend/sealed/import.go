@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"errors"
+	"io"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
@@ -54,6 +55,13 @@ func (e *Engine) ImportWrapped(ctx context.Context, s backend.Spec, with backend
 		return backend.Ref{}, err
 	}
 	defer func() { _ = key.Close() }() // a handle's Close never fails
+	return ImportWrapped(ctx, key, hash, wrapped, e.rand, func(raw []byte) (backend.Ref, error) { return e.Import(ctx, s, raw) })
+}
+
+// ImportWrapped is for backends that open wrapped material here: key, a loaded RSA encryption key, opens the AES key of the blob, this process opens
+// the material with it, take imports it, and it is wiped. Whatever is wrong with blob or material is the same fault.BadImport; fault.Unsupported
+// when key does not decrypt.
+func ImportWrapped(ctx context.Context, key backend.Key, hash crypto.Hash, wrapped []byte, random io.Reader, take func(raw []byte) (backend.Ref, error)) (backend.Ref, error) {
 	opener, ok := key.(backend.Decrypter)
 	if !ok {
 		return backend.Ref{}, fault.New(fault.Unsupported, "the wrapping key is not an RSA encryption key")
@@ -65,15 +73,19 @@ func (e *Engine) ImportWrapped(ctx context.Context, s backend.Spec, with backend
 	if !ok {
 		return backend.Ref{}, errUnreadable
 	}
-	raw, err := keyenc.UnwrapRSAAES(e.rand, pub.Size(), wrapped, func(head []byte) ([]byte, error) {
+	raw, err := keyenc.UnwrapRSAAES(random, pub.Size(), wrapped, func(head []byte) ([]byte, error) {
 		return opener.Decrypt(ctx, head, backend.OAEPOpts{Hash: hash})
 	}, func(err error) bool { return !fault.Has(err, fault.DecryptionFailed) })
 	if errors.Is(err, keyenc.ErrUnwrap) {
 		return backend.Ref{}, errImport
 	}
 	if err != nil {
-		return backend.Ref{}, err // the deadline, or the backend is closed: nothing about the data
+		return backend.Ref{}, err // the deadline, or the backend is gone: nothing about the data
 	}
 	defer clear(raw)
-	return e.Import(ctx, s, raw)
+	ref, err := take(raw)
+	if fault.Has(err, fault.BadImport) {
+		return backend.Ref{}, errImport
+	}
+	return ref, err
 }

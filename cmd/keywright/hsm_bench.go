@@ -20,6 +20,8 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/hsm/remote"
 	"github.com/keywright/keywright/hsm/token"
+	"github.com/keywright/keywright/keyenc"
+	"github.com/keywright/keywright/verify"
 )
 
 type hsmBenchCmd struct {
@@ -143,10 +145,12 @@ func benchCalls(c backend.Capability, p backend.Purpose) (out []benchCall) {
 		hashed := make([]byte, info.Hash.Size())
 		copy(hashed, digest[:])
 		out = []benchCall{{name: "sign", call: token.Call{Op: token.Sign, Input: hashed}}}
-	case backend.FamilyEdDSA:
+	case backend.FamilyEdDSA, backend.FamilyMLDSA, backend.FamilySLHDSA:
 		out = []benchCall{{name: "sign", call: token.Call{Op: token.Sign, Input: text}}}
 	case backend.FamilyECDH:
 		out = []benchCall{{name: "derive", call: token.Call{Op: token.Agree}, prepare: benchPeer}}
+	case backend.FamilyKEM:
+		out = []benchCall{{name: "decapsulate", call: token.Call{Op: token.Decapsulate}, prepare: benchEncapsulate}}
 	case backend.FamilyRSA:
 		if p == backend.PurposeSigning && can(backend.OpSign) {
 			out = []benchCall{{name: "sign", call: token.Call{Op: token.Sign, Input: digest[:], Hash: crypto.SHA256, Padding: backend.PaddingPSS}}}
@@ -172,6 +176,17 @@ func benchPeer(_ context.Context, _ token.Token, c *token.Call, o token.Object) 
 		}
 	}
 	return nil
+}
+
+func benchEncapsulate(_ context.Context, _ token.Token, c *token.Call, o token.Object) error {
+	public, err := keyenc.ParseSPKI(o.Public)
+	if err != nil {
+		return err
+	}
+	ciphertext, shared, err := verify.Encapsulate(public, o.Algorithm)
+	clear(shared)
+	c.Input = ciphertext
+	return err
 }
 
 func benchOAEP(_ context.Context, _ token.Token, c *token.Call, o token.Object) error {

@@ -227,7 +227,7 @@ func TestNewSlotRules(t *testing.T) {
 		code fault.Code
 	}{
 		"no kind":          {NewSlot{Passphrase: ok}, fault.BadField},
-		"unknown kind":     {NewSlot{Kind: "tpm", Passphrase: ok}, fault.BadField},
+		"unknown kind":     {NewSlot{Kind: "tpm2", Passphrase: ok}, fault.BadField},
 		"short passphrase": {NewSlot{Kind: KindPassphrase, Passphrase: secret.Bytes("1234567")}, fault.BadSize},
 		"long passphrase":  {NewSlot{Kind: KindPassphrase, Passphrase: make(secret.Bytes, MaxPassphrase+1)}, fault.BadSize},
 		"short key":        {NewSlot{Kind: KindKeyFile, KeyFile: make(secret.Bytes, 31)}, fault.BadSize},

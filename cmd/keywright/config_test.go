@@ -33,7 +33,7 @@ func TestBackendsOfConfig(t *testing.T) {
 		"two roots":         {[]backendConfig{soft, {Name: "other", URI: "software:"}}, "only one", false},
 		"name of the root":  {[]backendConfig{{Name: "software", URI: token}}, "always there", false},
 		"more than a colon": {[]backendConfig{{Name: "s", URI: "software:x"}}, "behind the colon", false},
-		"scheme":            {[]backendConfig{{Name: "s", URI: "kms:x"}}, "software: and pkcs11:", false},
+		"scheme":            {[]backendConfig{{Name: "s", URI: "kms:x"}}, "pkcs11: and tpm:", false},
 		"no name":           {[]backendConfig{{URI: token}}, "a name", false},
 		"no scheme":         {[]backendConfig{{Name: "s", URI: "soft"}}, "a name and a URI", false},
 	} {

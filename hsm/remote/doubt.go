@@ -25,7 +25,7 @@ const (
 	// bearable is how many times its patience a call may be in the module after its caller has left while others come to an end.
 	bearable = 8
 	// bearableMost and bearableLeast bound that.
-	bearableLeast, bearableMost = 5 * time.Second, 30 * time.Second
+	bearableLeast, bearableMost = 5 * time.Second, 10 * time.Second
 	// overdueMost is how many times its patience a child that answers other calls may keep one past its deadline.
 	overdueMost = 6
 )

@@ -270,7 +270,7 @@ func FuzzParent(f *testing.F) {
 func FuzzChild(f *testing.F) {
 	c := token.Config{Module: "m", PIN: []byte("1"), Sessions: -1}
 	f.Add(true, appendConfig(nil, &c))
-	call := token.Call{Op: token.Sign, Algorithm: backend.ECDSAP256, Input: []byte("i"), Padding: backend.PaddingPSS}
+	call := token.Call{Op: token.Sign, Algorithm: backend.ECDSAP256, Input: []byte("i"), Padding: backend.PaddingPSS, Context: []byte("c"), Deterministic: true}
 	f.Add(false, appendCall(beginRequest(nil, opUse), &call)[lengthSize+headSize:])
 	f.Add(false, appendBytes(appendMake(beginRequest(nil, opImport), token.ID{1}, backend.AES256GCM, backend.PurposeEncryption, true), []byte("m"))[lengthSize+headSize:])
 	f.Fuzz(func(t *testing.T, config bool, body []byte) {

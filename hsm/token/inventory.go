@@ -61,6 +61,7 @@ var mechanismUses = []struct {
 	{pkcs11.CKF_HW, "hardware"}, {pkcs11.CKF_ENCRYPT, "encrypt"}, {pkcs11.CKF_DECRYPT, "decrypt"}, {pkcs11.CKF_DIGEST, "digest"},
 	{pkcs11.CKF_SIGN, "sign"}, {pkcs11.CKF_VERIFY, "verify"}, {pkcs11.CKF_GENERATE, "generate"}, {pkcs11.CKF_GENERATE_KEY_PAIR, "generate-pair"},
 	{pkcs11.CKF_WRAP, "wrap"}, {pkcs11.CKF_UNWRAP, "unwrap"}, {pkcs11.CKF_DERIVE, "derive"},
+	{ckfEncapsulate, "encapsulate"}, {ckfDecapsulate, "decapsulate"},
 }
 
 // Inspect loads a module, lists what it has, and finalizes it. A module that hangs or crashes takes its caller along, so it belongs

@@ -29,6 +29,9 @@ const (
 	ckaDecapsulate      = 0x00000634
 	ckaSeed             = 0x00000637
 
+	ckfEncapsulate = 0x10000000
+	ckfDecapsulate = 0x20000000
+
 	ckhHedgePreferred        = 0
 	ckhHedgeRequired         = 1
 	ckhDeterministicRequired = 2

@@ -5,6 +5,8 @@ import (
 	"crypto"
 	"crypto/subtle"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
@@ -14,20 +16,22 @@ import (
 )
 
 // postQuantum proves ML-DSA, ML-KEM and SLH-DSA against package pqc, each parameter set by itself: a mechanism list does not say which of them a token
-// has, and many lists claim what does not work.
+// has, and many lists claim what does not work. The slow sets of SLH-DSA come last, and only as long as the opening has time: a token may need seconds for
+// each of their signatures.
 func (p *prober) postQuantum() {
 	p.pq = map[backend.Algorithm]pqForm{}
 	p.kemLength = true
 	p.lib.findNewer(p.cfg.Module)
+	enough := func() bool { return false }
+	if deadline, ok := p.ctx.Deadline(); ok {
+		half := time.Now().Add(time.Until(deadline) / 2)
+		enough = func() bool { return time.Now().After(half) }
+	}
 	var way importWay
-	for _, info := range backend.Algorithms() {
-		k, ok := kindOf(info.Name)
-		if !ok || k.set == 0 {
-			continue
-		}
-		_, makes := p.offers(k.generate)
-		_, does := p.offers(k.mech)
-		if !makes || !does || k.pq.SelfTest() != nil {
+	var left []string
+	for _, k := range p.pqKinds() {
+		if k.Family == backend.FamilySLHDSA && enough() {
+			left = append(left, string(k.Name))
 			continue
 		}
 		works := p.provesKEM
@@ -38,6 +42,30 @@ func (p *prober) postQuantum() {
 			p.pqImported(k, &way)
 		}
 	}
+	if len(left) > 0 {
+		p.quirk("was not asked for lack of time whether it has " + strings.Join(left, ", ") + ": raise open_timeout")
+	}
+}
+
+// pqKinds lists the algorithms whose mechanisms the token lists, the slow ones last.
+func (p *prober) pqKinds() (out []kind) {
+	var slow []kind
+	for _, info := range backend.Algorithms() {
+		k, ok := kindOf(info.Name)
+		if !ok || k.set == 0 {
+			continue
+		}
+		_, makes := p.offers(k.generate)
+		_, does := p.offers(k.mech)
+		switch {
+		case !makes || !does || k.pq.SelfTest() != nil:
+		case k.Family == backend.FamilySLHDSA && strings.HasSuffix(string(k.Name), "s"):
+			slow = append(slow, k)
+		default:
+			out = append(out, k)
+		}
+	}
+	return append(out, slow...)
 }
 
 // pair makes a key pair of the session and runs f with it.
@@ -66,8 +94,27 @@ func (p *prober) pair(k kind, what string, f func(s *session, key pkcs11.ObjectH
 	})
 }
 
-// provesSigning finds out which signatures a token makes: hedged ones at least, else it is not offered.
+// provesSigning finds out which signatures a token makes: hedged ones at least, else it is not offered. A token that can do all is asked with one key.
 func (p *prober) provesSigning(k kind) bool {
+	form := pqForm{hedge: ckhHedgeRequired, context: true, deterministic: true}
+	p.pq[k.Name] = form
+	whole := p.pair(k, "signing", func(s *session, key pkcs11.ObjectHandle, pub *pqc.PublicKey) error {
+		if err := s.signs(k, key, pub, Call{Context: known(pqc.MaxContext)}, true); err != nil {
+			return err
+		}
+		return s.signs(k, key, pub, Call{Deterministic: true}, false)
+	})
+	if whole {
+		p.grant(k.Name, Sign)
+		p.pqHashes(k, &form)
+		p.pq[k.Name] = form
+		return true
+	}
+	return p.provesEach(k)
+}
+
+// provesEach finds out what is missing of what provesSigning has asked for.
+func (p *prober) provesEach(k kind) bool {
 	var form pqForm
 	for _, form.hedge = range []uint{ckhHedgeRequired, ckhHedgePreferred} {
 		p.pq[k.Name] = form
@@ -85,29 +132,39 @@ func (p *prober) provesSigning(k kind) bool {
 	if form.hedge == ckhHedgePreferred {
 		p.quirk("decides itself whether signatures of " + string(k.Name) + " are hedged")
 	}
-	// As if it could; what does not is taken back.
-	claim := pqForm{hedge: form.hedge, context: true, deterministic: true}
-	try := func(what string, c Call) bool {
-		p.pq[k.Name] = claim
-		return p.pair(k, what, func(s *session, key pkcs11.ObjectHandle, pub *pqc.PublicKey) error {
-			return s.signs(k, key, pub, c, !c.Deterministic && form.hedge == ckhHedgeRequired)
-		})
-	}
-	form.context = try("a context", Call{Context: []byte("context")}) && try("a long context", Call{Context: known(pqc.MaxContext)})
-	form.deterministic = try("a deterministic signature", Call{Deterministic: true})
-	if _, ok := p.offers(ckmHashMLDSA); ok && k.Family == backend.FamilyMLDSA {
-		for _, h := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
-			claim.hashes = []crypto.Hash{h}
-			if try("a digest", Call{Hash: h}) && (!form.context || try("a digest and a context", Call{Hash: h, Context: []byte("context")})) {
-				form.hashes = append(form.hashes, h)
-			}
-		}
-	}
+	form.context = p.signsWith(k, form, Call{Context: []byte("context")}) && p.signsWith(k, form, Call{Context: known(pqc.MaxContext)})
+	form.deterministic = p.signsWith(k, form, Call{Deterministic: true})
+	p.pqHashes(k, &form)
 	p.pq[k.Name] = form
 	if !form.context || !form.deterministic {
 		p.quirk("does not make all signatures of " + string(k.Name) + ": with a context " + yesNo(form.context) + ", deterministic " + yesNo(form.deterministic))
 	}
 	return true
+}
+
+// signsWith tries a choice of a signature, as if the token could do it.
+func (p *prober) signsWith(k kind, form pqForm, c Call) bool {
+	claim := pqForm{hedge: form.hedge, context: true, deterministic: true, hashes: []crypto.Hash{c.Hash}}
+	p.pq[k.Name] = claim
+	return p.pair(k, "a choice of signature", func(s *session, key pkcs11.ObjectHandle, pub *pqc.PublicKey) error {
+		return s.signs(k, key, pub, c, !c.Deterministic && form.hedge == ckhHedgeRequired)
+	})
+}
+
+// pqHashes finds the hashes of HashML-DSA.
+func (p *prober) pqHashes(k kind, form *pqForm) {
+	if _, ok := p.offers(ckmHashMLDSA); !ok || k.Family != backend.FamilyMLDSA {
+		return
+	}
+	for _, h := range []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512} {
+		c := Call{Hash: h}
+		if form.context {
+			c.Context = []byte("context")
+		}
+		if p.signsWith(k, *form, c) {
+			form.hashes = append(form.hashes, h)
+		}
+	}
 }
 
 func yesNo(v bool) string {

@@ -22,7 +22,8 @@ import (
 type WaitOptions struct {
 	// Name is the configured name.
 	Name string
-	// Open opens the backend; it is called again until it succeeds. Its context ends after 30 seconds, or when the Waiting closes.
+	// Open opens the backend; it is called again until it succeeds. Its context ends after two minutes, for slow TPMs take long to be
+	// tried; the first one, when there is something known to go on with, after 30 seconds; and when the Waiting closes.
 	Open func(context.Context) (*Backend, error)
 	// Known is what an earlier opening said (Backend.Info). With it a TPM that is not there, or not the pinned one, is waited for; without it the first call of
 	// Open must succeed.
@@ -39,7 +40,8 @@ type WaitOptions struct {
 
 // The times of waiting.
 const (
-	attemptTime  = 30 * time.Second
+	attemptTime  = 2 * time.Minute
+	firstTime    = 30 * time.Second // of a backend that is known: a TPM that hangs must not hold the start up for longer
 	refusedPause = 30 * time.Second
 )
 
@@ -86,7 +88,11 @@ func Await(ctx context.Context, o WaitOptions) (*Waiting, error) {
 	}
 	life, stop := context.WithCancel(context.Background())
 	w.stop = stop
-	b, err := w.attempt(ctx)
+	limit := attemptTime
+	if o.Known != nil && !o.Required {
+		limit = firstTime
+	}
+	b, err := w.attempt(ctx, limit)
 	if err != nil && (o.Known == nil || o.Known.ID == "" || o.Required || ctx.Err() != nil || !passing(err)) {
 		stop()
 		return nil, err
@@ -129,8 +135,8 @@ func (w *Waiting) register() error {
 }
 
 // attempt opens the backend once.
-func (w *Waiting) attempt(ctx context.Context) (*Backend, error) {
-	ctx, cancel := context.WithTimeout(ctx, attemptTime)
+func (w *Waiting) attempt(ctx context.Context, limit time.Duration) (*Backend, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return w.o.Open(ctx)
 }
@@ -150,7 +156,7 @@ func (w *Waiting) seek(ctx context.Context, last error) {
 			return
 		case <-timer.C:
 		}
-		b, err := w.attempt(ctx)
+		b, err := w.attempt(ctx, attemptTime)
 		if err == nil {
 			w.back.Store(b)
 			w.log.Info("the TPM of the backend is there", "backend", w.o.Name)

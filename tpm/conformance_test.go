@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/backend/backendtest"
@@ -50,7 +51,8 @@ func openDevice(t testing.TB, uri string, change func(*device.Options)) *device.
 // open opens a backend that the caller closes.
 func open(t testing.TB, uri, name string, change func(*tpm.Options)) *tpm.Backend {
 	t.Helper()
-	d := openDevice(t, uri, nil)
+	// The suite asks much at once of a TPM whose simulation shares the machine with the tests: the bound of the queue is not what it is about.
+	d := openDevice(t, uri, func(o *device.Options) { o.MaxWait = time.Minute })
 	o := tpm.Options{Name: name, Device: d, Derive: root(1), Logger: logger()}
 	if change != nil {
 		change(&o)

@@ -150,6 +150,7 @@ type answer struct {
 	code      string
 	requestID string
 	data      json.RawMessage
+	after     string // Retry-After
 }
 
 func (a answer) into(t *testing.T, v any) {
@@ -195,7 +196,7 @@ func (s *service) call(method, path string, body any) (answer, error) {
 	if err := json.Unmarshal(raw, &v); err != nil {
 		return answer{}, fmt.Errorf("status %d, body %.200q: %w", resp.StatusCode, raw, err)
 	}
-	return answer{resp.StatusCode, v.Error.Code, v.RequestID, v.Data}, nil
+	return answer{resp.StatusCode, v.Error.Code, v.RequestID, v.Data, resp.Header.Get("Retry-After")}, nil
 }
 
 // must is call, expecting the status.

@@ -88,6 +88,7 @@ func (s *Supervisor) Stats() token.Stats {
 			total.Queued += c.stats.Queued
 			total.Stuck += c.stats.Stuck
 			total.StuckFor = max(total.StuckFor, c.stats.StuckFor)
+			total.SilentFor = max(total.SilentFor, c.stats.SilentFor)
 			total.MendingFor = max(total.MendingFor, c.stats.MendingFor)
 			if b := c.stats.Breaker; b == "closed" || b == "half-open" && total.Breaker == "open" {
 				total.Breaker = b

@@ -22,7 +22,9 @@ func (l *link) doubt() {
 }
 
 const (
-	// bearable is how many times its patience a call may be in the module after its caller has left while others come to an end.
+	// silence is how many times its patience a call may be in the module after its caller has left while nothing of its kind comes to an end.
+	silence = 3
+	// bearable is the same for one while others of its kind come to an end.
 	bearable = 8
 	// bearableMost and bearableLeast bound that.
 	bearableLeast, bearableMost = 5 * time.Second, 10 * time.Second
@@ -32,7 +34,8 @@ const (
 
 // examine watches a child until nothing is wrong with it, or it is dead. It is hung, and killed, when nothing at all has come to an end in
 // the time of its patience, a real operation included, while the module has a call that was given up; or when that is so
-// twice in a row. One in which anything comes to an end is slow, and lives, but for a call that stays in the module very much longer.
+// twice in a row; or when that is so of one kind of operation for three times as long. One in which everything comes to an end is slow, and
+// lives, but for a single call that stays in the module very much longer.
 // Full queues never kill a child: it answers other calls all the while. Nor does a login, its own or another child's that it waits for:
 // killed in the middle of it, the child could not say whether the PIN was refused. A module that is being initialised anew has
 // the time that the opening of a token has.
@@ -62,6 +65,8 @@ func (l *link) examine() {
 			l.die(errHung)
 		case now.StuckFor == 0 && (moves || said):
 			return
+		case now.SilentFor >= silence*patience:
+			l.die(errHung)
 		case now.StuckFor >= min(max(bearable*patience, bearableLeast), bearableMost):
 			l.die(errHung)
 		case moves:

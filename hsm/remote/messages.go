@@ -204,7 +204,7 @@ func appendStats(b []byte, s token.Stats) []byte {
 	for _, n := range []uint64{s.Reinitialisations, s.SessionsDropped, s.Logins, s.LoginsRefused, s.Calls, s.Returns} {
 		b = binary.BigEndian.AppendUint64(b, n)
 	}
-	for _, t := range []time.Duration{s.StuckFor, s.MendingFor, s.QueueTime, s.DeviceTime} {
+	for _, t := range []time.Duration{s.StuckFor, s.SilentFor, s.MendingFor, s.QueueTime, s.DeviceTime} {
 		b = appendInt(b, int(t))
 	}
 	for i := range s.Times {
@@ -221,7 +221,7 @@ func decodeStats(body []byte) (s token.Stats, err error) {
 	for _, p := range []*uint64{&s.Reinitialisations, &s.SessionsDropped, &s.Logins, &s.LoginsRefused, &s.Calls, &s.Returns} {
 		*p = d.u64()
 	}
-	for _, p := range []*time.Duration{&s.StuckFor, &s.MendingFor, &s.QueueTime, &s.DeviceTime} {
+	for _, p := range []*time.Duration{&s.StuckFor, &s.SilentFor, &s.MendingFor, &s.QueueTime, &s.DeviceTime} {
 		*p = time.Duration(d.integer())
 	}
 	for i := range s.Times {

@@ -87,6 +87,7 @@ type counters struct {
 	queueTime, deviceTime        atomic.Int64
 	returns                      atomic.Uint64 // see came
 	last                         atomic.Int64  // when that was: since began, in nanoseconds
+	lastOf                       [timedKinds]atomic.Int64
 	times                        timings
 }
 
@@ -226,12 +227,15 @@ func cloneCapabilities(in []backend.Capability) []backend.Capability {
 func (d *device) Stats() Stats {
 	d.mu.Lock()
 	stuck := len(d.given)
-	var oldest, mending time.Duration
+	var oldest, silent, mending time.Duration
 	for j, since := range d.given {
 		if j.flags&slow != 0 { // whoever leaves earlier says nothing of the module
 			since = later(since, j.queued.Add(slowTime))
 		}
-		oldest = max(oldest, time.Since(since))
+		for_ := time.Since(since)
+		oldest = max(oldest, for_)
+		quiet := time.Since(d.began) - time.Duration(d.stats.lastOf[j.flags.timed()].Load())
+		silent = max(silent, min(for_, quiet))
 	}
 	if !d.mending.IsZero() {
 		if mending = time.Since(d.mending); mending > stuckFor {
@@ -248,6 +252,7 @@ func (d *device) Stats() Stats {
 		LoginsRefused:     d.stats.loginsRefused.Load(),
 		Stuck:             stuck,
 		StuckFor:          oldest,
+		SilentFor:         silent,
 		MendingFor:        mending,
 		Returns:           d.stats.returns.Load(),
 		Breaker:           [...]string{"closed", "open", "half-open", "open"}[d.state.Load()],

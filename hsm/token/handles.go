@@ -106,7 +106,7 @@ const (
 func (s *session) search(id ID, class uint) ([]pkcs11.ObjectHandle, error) {
 	for try := 0; ; try++ {
 		found, err := s.d.lib.find(s.SessionHandle, class, onToken, id[:], "", maxSame)
-		s.d.came()
+		s.came()
 		if err != nil {
 			return nil, err
 		}

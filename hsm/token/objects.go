@@ -410,7 +410,7 @@ func (d *device) List(ctx context.Context) ([]Object, error) {
 						return timeout(ctx)
 					}
 					o, err := s.inspect(h, class)
-					d.came()
+					s.came()
 					if err == errUnsized { //nolint:errorlint // as above
 						err = nil
 					}
@@ -454,7 +454,7 @@ func (s *session) knowPublic(ctx context.Context) error {
 				return timeout(ctx)
 			}
 			id, err := s.d.lib.attribute(s.SessionHandle, h, pkcs11.CKA_ID, 256)
-			s.d.came()
+			s.came()
 			if c, ok := classOf(err); ok && (c == classHandle || c == classAbsent) {
 				continue // destroyed since the search, or without an identity
 			}

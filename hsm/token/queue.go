@@ -50,10 +50,21 @@ type session struct {
 	job *job
 }
 
-// came notes that the module has come back.
-func (d *device) came() {
+// came notes that the module has come back, for an operation of a kind.
+func (d *device) came(t Timed) {
+	now := int64(time.Since(d.began))
 	d.stats.returns.Add(1)
-	d.stats.last.Store(int64(time.Since(d.began)))
+	d.stats.last.Store(now)
+	d.stats.lastOf[t].Store(now)
+}
+
+// came is the device's, in the middle of an operation.
+func (s *session) came() {
+	t := TimeOther
+	if s.job != nil {
+		t = s.job.flags.timed()
+	}
+	s.d.came(t)
 }
 
 // enter waits until it may make, destroy or search for objects of the token, as long as the caller does: what nobody waits for any more would
@@ -263,7 +274,9 @@ func (d *device) attempt(s *session, j *job) (*session, error) {
 		if err == nil {
 			s.job = j
 			err = j.run(s)
-			d.came()
+			if !fault.Has(err, fault.Timeout) { // it may have waited for another
+				d.came(j.flags.timed())
+			}
 			if err == nil {
 				return s, nil
 			}

@@ -144,6 +144,7 @@ type Stats struct {
 	Logins, LoginsRefused              uint64
 	Stuck                              int               // calls that were given up at their deadline and that the module still has
 	StuckFor                           time.Duration     // how long the one of them that was given up first has been so; of an RSA key's making, beyond its 30 s
+	SilentFor                          time.Duration     // the same of those since whose giving up nothing of their kind has come to an end
 	MendingFor                         time.Duration     // how long the healer has been in the module; 0: it is not
 	Returns                            uint64            // how often the module has come back from something: it grows while a slow one works
 	Breaker                            string            // closed, open, half-open

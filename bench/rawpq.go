@@ -58,7 +58,7 @@ func serveRawPQ(args []string) error {
 	wg.Wait()
 	took := time.Since(start).Seconds()
 	after, err := processorTime(os.Getpid())
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(err, errors.Join(errs...)); err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(rawResult{total.Load(), took, after - before})

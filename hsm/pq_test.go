@@ -150,17 +150,26 @@ func TestSealedStaySealed(t *testing.T) {
 	}
 }
 
-// TestPostQuantumWrapped: the test token wraps none of these keys, so that in wrapped placement they are sealed, and say so.
+// TestPostQuantumWrapped: keys that the token wraps are kept outside, in device custody; those of one that does not wrap them are sealed, and say so.
 func TestPostQuantumWrapped(t *testing.T) {
-	f := rig.PostQuantum(t, rig.SoftHSM(t))
-	f.HideMechanism(t, slhdsaKeyPairGen)
-	b := how{change: func(o *hsm.Options) { wrapped(o); allowSealed(o) }}.open(t, "wrapped", f.Part)
-	defer closed(t, b)
-	r, err := b.Generate(t.Context(), pqSpec(backend.MLDSA65, backend.PurposeSigning))
-	if err != nil || r.Spec.Custody != backend.CustodySealed {
-		t.Fatalf("a key in %q custody: %v", r.Spec.Custody, err)
+	p := rig.SoftHSM(t)
+	for custody, wrongs := range map[backend.Custody][]string{backend.CustodyDevice: nil, backend.CustodySealed: {"no-wrapping"}} {
+		t.Run(string(custody), func(t *testing.T) {
+			f := rig.PostQuantum(t, p, wrongs...)
+			for _, m := range []uint{pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, pkcs11.CKM_EC_KEY_PAIR_GEN, 0x1055, slhdsaKeyPairGen} {
+				f.HideMechanism(t, m)
+			}
+			b := how{change: func(o *hsm.Options) { wrapped(o); allowSealed(o) }}.open(t, "wrapped", f.Part)
+			defer closed(t, b)
+			for _, s := range []backend.Spec{pqSpec(backend.MLDSA65, backend.PurposeSigning), pqSpec(backend.MLKEM768, backend.PurposeEncapsulation)} {
+				r, err := b.Generate(t.Context(), s)
+				if err != nil || r.Spec.Custody != custody {
+					t.Fatalf("a key in %q custody: %v", r.Spec.Custody, err)
+				}
+				works(t, b, r)
+			}
+		})
 	}
-	works(t, b, r)
 }
 
 // TestPostQuantumChoices: what this token cannot is refused as such.

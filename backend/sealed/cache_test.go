@@ -216,8 +216,12 @@ func TestBytes(t *testing.T) {
 		t.Errorf("%d of 90 hits", hits)
 	}
 	bytes = c.limit + 1
-	if use(2000) || use(2000) || c.bytes.Load() > c.limit {
+	use(2000)
+	if use(2000) || c.bytes.Load() > c.limit {
 		t.Error("what is larger than the cache is kept")
+	}
+	if n := c.stats().entries; n < 90 {
+		t.Errorf("%d entries are left beside what is larger than the cache", n)
 	}
 }
 

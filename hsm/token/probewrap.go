@@ -48,6 +48,9 @@ func (p *prober) wrapping() {
 			continue
 		}
 		ways := append([]wrapWay{last[k.class]}, p.unwrapWays(k)...)
+		if k.Family == backend.FamilySLHDSA {
+			ways = ways[:1] // each try makes a key and a signature, which may take seconds: the way of the others, or none
+		}
 		for i, w := range ways {
 			if w.form == 0 || i > 0 && w == ways[0] {
 				continue

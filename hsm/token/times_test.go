@@ -23,7 +23,7 @@ func TestTimings(t *testing.T) {
 	if as(TimeRandom).timed() != TimeRandom || (once|opens).timed() != TimeMake || opens.timed() != TimeOther || (once|as(TimeDestroy)).timed() != TimeDestroy {
 		t.Error("jobs are counted as what they are not")
 	}
-	if Timed(Unwrap).String() != "unwrap" || TimeMany.String() != "many" || TimeDestroy.String() != "destroy" || TimeMany != Timed(Unwrap)+1 || Timed(99).String() != "other" {
+	if Timed(Unwrap).String() != "unwrap" || Timed(Decapsulate).String() != "decapsulate" || TimeMany.String() != "many" || TimeDestroy.String() != "destroy" || TimeMany != Timed(Decapsulate)+1 || Timed(99).String() != "other" {
 		t.Error("names and numbers do not fit")
 	}
 }

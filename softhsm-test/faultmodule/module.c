@@ -273,12 +273,15 @@ EXPORT C_GetOperationState(CK_SESSION_HANDLE h, CK_BYTE *state, CK_ULONG *length
 EXPORT C_WrapKey(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, CK_BYTE *out,
                  CK_ULONG *length) {
   WITH_SESSION(C_WrapKey, h, 
-               UNLESS_HIDDEN(m, pq_ours(s, key) ? CKR_KEY_NOT_WRAPPABLE : real->C_WrapKey(s, m, wrapping, key, out, length)), BYTES(out, length));
+               UNLESS_HIDDEN(m, UNLESS_PQ(pq_wrap(s, m, wrapping, key, out, length, &pq_rv), real->C_WrapKey(s, m, wrapping, key, out, length))), BYTES(out, length));
 }
 
 EXPORT C_UnwrapKey(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE unwrapping, CK_BYTE *wrapped, CK_ULONG length,
                    CK_ATTRIBUTE *list, CK_ULONG count, CK_OBJECT_HANDLE *key) {
-  WITH_SESSION(C_UnwrapKey, h, UNLESS_HIDDEN(m, real->C_UnwrapKey(s, m, unwrapping, wrapped, length, list, count, key)), PLAIN);
+  WITH_SESSION(C_UnwrapKey, h,
+               UNLESS_HIDDEN(m, UNLESS_PQ(pq_unwrap(s, m, unwrapping, wrapped, length, list, count, key, &pq_rv),
+                                          real->C_UnwrapKey(s, m, unwrapping, wrapped, length, list, count, key))),
+               PLAIN);
 }
 
 EXPORT C_DeriveKey(CK_SESSION_HANDLE h, CK_MECHANISM *m, CK_OBJECT_HANDLE base, CK_ATTRIBUTE *list, CK_ULONG count,

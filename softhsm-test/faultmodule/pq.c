@@ -74,11 +74,6 @@ static bool read_key(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE object, struct key *k
          memcmp(k->mark, mark, MARK_LEN) == 0;
 }
 
-bool pq_ours(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE key) {
-  struct key k;
-  return read_key(s, key, &k);
-}
-
 static const CK_ATTRIBUTE *find(const CK_ATTRIBUTE *list, CK_ULONG n, CK_ATTRIBUTE_TYPE type) {
   for (CK_ULONG i = 0; list != NULL && i < n; i++)
     if (list[i].type == type && list[i].pValue != NULL) return &list[i];
@@ -275,6 +270,86 @@ bool pq_attributes(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE object, CK_ATTRIBUTE *l
     CK_RV one = attribute(s, object, &k, &list[i]);
     if (one != CKR_OK) *rv = one;
   }
+  return true;
+}
+
+/* The PKCS#8 of a key stands in for it at the module behind, as a secret of the session: what wraps a secret wraps a private key (2.40, 5.13.3). */
+static CK_RV stand_in(CK_SESSION_HANDLE s, const struct key *k, CK_OBJECT_HANDLE *secret) {
+  CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+  CK_KEY_TYPE type = CKK_GENERIC_SECRET;
+  CK_BBOOL is = 1, not = 0;
+  struct pq_request q = {.what = PQ_MARSHAL, .key_type = k->type, .set = k->set, .seed = k->seed, .seed_len = k->seed_len};
+  CK_BYTE *der;
+  CK_ULONG n;
+  CK_RV rv = pq_ask(&q, &der, &n);
+  if (rv == CKR_ARGUMENTS_BAD) return CKR_KEY_NOT_WRAPPABLE;
+  if (rv != CKR_OK) return rv;
+  CK_ATTRIBUTE t[] = {{CKA_CLASS, &class, sizeof class}, {CKA_KEY_TYPE, &type, sizeof type}, {CKA_TOKEN, &not, 1}, {CKA_SENSITIVE, &not, 1},
+                      {CKA_EXTRACTABLE, &is, 1}, {CKA_VALUE, der, n}};
+  rv = real->C_CreateObject(s, t, sizeof t / sizeof *t, secret);
+  free(der);
+  return rv;
+}
+
+static CK_RV wrap(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, const struct key *k, CK_BYTE *out,
+                  CK_ULONG *length) {
+  CK_BBOOL extractable = 0;
+  CK_ATTRIBUTE a = {CKA_EXTRACTABLE, &extractable, 1};
+  CK_RV rv = real->C_GetAttributeValue(s, key, &a, 1);
+  if (rv != CKR_OK) return rv;
+  if (k->seed_len == 0) return CKR_KEY_NOT_WRAPPABLE;
+  if (!extractable) return CKR_KEY_UNEXTRACTABLE;
+  CK_OBJECT_HANDLE secret;
+  rv = stand_in(s, k, &secret);
+  if (rv != CKR_OK) return rv;
+  rv = real->C_WrapKey(s, m, wrapping, secret, out, length);
+  CK_RV gone = real->C_DestroyObject(s, secret);
+  return rv != CKR_OK ? rv : gone;
+}
+
+bool pq_wrap(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, CK_BYTE *out, CK_ULONG *length, CK_RV *rv) {
+  struct key k;
+  if (!read_key(s, key, &k)) return false;
+  *rv = wrap(s, m, wrapping, key, &k, out, length);
+  return true;
+}
+
+/* Unwraps as a secret that can be read, reads it, and makes a key of it. */
+static CK_RV unwrap(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE unwrapping, CK_BYTE *wrapped, CK_ULONG length, CK_ULONG key_type,
+                    CK_ATTRIBUTE *list, CK_ULONG count, CK_OBJECT_HANDLE *key) {
+  CK_OBJECT_CLASS class = CKO_SECRET_KEY;
+  CK_KEY_TYPE type = CKK_GENERIC_SECRET;
+  CK_BBOOL is = 1, not = 0;
+  CK_ATTRIBUTE t[] = {{CKA_CLASS, &class, sizeof class}, {CKA_KEY_TYPE, &type, sizeof type}, {CKA_TOKEN, &not, 1}, {CKA_SENSITIVE, &not, 1}, {CKA_EXTRACTABLE, &is, 1}};
+  CK_OBJECT_HANDLE secret;
+  CK_RV rv = real->C_UnwrapKey(s, m, unwrapping, wrapped, length, t, sizeof t / sizeof *t, &secret);
+  if (rv != CKR_OK) return rv;
+  CK_BYTE der[1024], *found = NULL;
+  CK_ATTRIBUTE value = {CKA_VALUE, der, sizeof der};
+  rv = real->C_GetAttributeValue(s, secret, &value, 1);
+  CK_RV gone = real->C_DestroyObject(s, secret);
+  if (rv == CKR_OK) rv = gone;
+  if (rv != CKR_OK) return rv;
+  struct key k = new_key(key_type, 0);
+  struct pq_request q = {.what = PQ_UNMARSHAL, .key_type = k.type, .data = der, .data_len = value.ulValueLen};
+  CK_ULONG n;
+  rv = pq_ask(&q, &found, &n);
+  if (rv == CKR_OK && n >= 1 && n - 1 <= MAX_SEED) {
+    k.set = found[0];
+    k.seed_len = (CK_BYTE)(n - 1);
+    memcpy(k.seed, found + 1, k.seed_len);
+    rv = put(s, list, count, CKO_PRIVATE_KEY, &k, NULL, 0, key);
+  } else if (rv != CKR_DEVICE_ERROR)
+    rv = CKR_WRAPPED_KEY_INVALID;
+  free(found);
+  return rv;
+}
+
+bool pq_unwrap(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE unwrapping, CK_BYTE *wrapped, CK_ULONG length, CK_ATTRIBUTE *list,
+               CK_ULONG count, CK_OBJECT_HANDLE *key, CK_RV *rv) {
+  CK_ULONG type;
+  if (pq_helper == NULL || !number(list, count, CKA_KEY_TYPE, &type) || type < CKK_ML_KEM_ || type > CKK_SLH_DSA_) return false;
+  *rv = unwrap(s, m, unwrapping, wrapped, length, type, list, count, key);
   return true;
 }
 

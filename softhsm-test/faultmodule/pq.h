@@ -21,8 +21,9 @@ bool pq_create(CK_SESSION_HANDLE s, CK_ATTRIBUTE *list, CK_ULONG count, CK_OBJEC
 bool pq_attributes(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE object, CK_ATTRIBUTE *list, CK_ULONG count, CK_RV *rv);
 bool pq_sign_init(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE key, CK_RV *rv);
 bool pq_sign(CK_SESSION_HANDLE s, CK_BYTE *in, CK_ULONG in_len, CK_BYTE *out, CK_ULONG *out_len, CK_RV *rv);
-/* A key of ours goes nowhere: it is not wrapped. */
-bool pq_ours(CK_SESSION_HANDLE s, CK_OBJECT_HANDLE key);
+bool pq_wrap(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE wrapping, CK_OBJECT_HANDLE key, CK_BYTE *out, CK_ULONG *length, CK_RV *rv);
+bool pq_unwrap(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE unwrapping, CK_BYTE *wrapped, CK_ULONG length, CK_ATTRIBUTE *list,
+               CK_ULONG count, CK_OBJECT_HANDLE *key, CK_RV *rv);
 
 CK_RV pq_decapsulate(CK_SESSION_HANDLE s, CK_MECHANISM *m, CK_OBJECT_HANDLE key, CK_ATTRIBUTE *list, CK_ULONG count, CK_BYTE *text,
                      CK_ULONG text_len, CK_OBJECT_HANDLE *secret);
@@ -43,7 +44,7 @@ struct pq_request {
   const CK_BYTE *data;
   CK_ULONG data_len;
 };
-enum { PQ_GENERATE = 1, PQ_SIGN, PQ_DECAPSULATE, PQ_PUBLIC, PQ_ENCAPSULATE };
+enum { PQ_GENERATE = 1, PQ_SIGN, PQ_DECAPSULATE, PQ_PUBLIC, PQ_ENCAPSULATE, PQ_MARSHAL, PQ_UNMARSHAL };
 enum { PQ_DETERMINISTIC = 1 };
 CK_RV pq_ask(const struct pq_request *q, CK_BYTE **answer, CK_ULONG *len);
 void pq_stop(void);

@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"crypto/sha3"
+	"encoding/asn1"
 	"errors"
 	"slices"
 
+	"github.com/keywright/keywright/keyenc"
 	"github.com/keywright/keywright/pqc"
 )
 
@@ -69,6 +71,12 @@ func (h *helper) answer(body []byte) []byte {
 	if !ok {
 		return []byte{refused}
 	}
+	if (q.what == marshal || q.what == unmarshal) && h.is("no-wrapping") {
+		return []byte{refused}
+	}
+	if q.what == unmarshal {
+		return open(q)
+	}
 	alg, ok := pqc.Lookup(sets[[2]byte{q.keyType, q.set}])
 	if !ok {
 		return []byte{absent}
@@ -104,9 +112,33 @@ func (h *helper) do(alg *pqc.Algorithm, q request) ([]byte, error) {
 		return h.sign(key, q)
 	case decapsulate:
 		return h.decapsulate(key, q)
+	case marshal:
+		return keyenc.MarshalPKCS8(key)
 	default:
 		return key.PublicKey().Bytes(), nil
 	}
+}
+
+// open reads PKCS#8. AES-KWP as some modules do it leaves zeros behind what was wrapped.
+func open(q request) []byte {
+	var whole asn1.RawValue
+	if _, err := asn1.Unmarshal(q.data, &whole); err != nil {
+		return []byte{refused}
+	}
+	priv, err := keyenc.ParsePKCS8(whole.FullBytes)
+	if err != nil {
+		return []byte{refused}
+	}
+	key, ok := priv.(*pqc.PrivateKey)
+	if !ok {
+		return []byte{refused}
+	}
+	for id, name := range sets {
+		if name == key.Algorithm().Name() && id[0] == q.keyType {
+			return slices.Concat([]byte{done, id[1]}, key.Seed())
+		}
+	}
+	return []byte{absent}
 }
 
 func (h *helper) generate(alg *pqc.Algorithm) ([]byte, error) {

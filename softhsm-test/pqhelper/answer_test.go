@@ -40,6 +40,11 @@ func TestAnswers(t *testing.T) {
 		t.Errorf("the signature does not verify (%v)", err)
 	}
 
+	der := ask(t, h, asked(marshal, 0x4a, 2, 0, 0, nil, seed, nil)...)
+	if got := ask(t, h, asked(unmarshal, 0x4a, 0, 0, 0, nil, nil, append(der, 0, 0, 0))...); got[0] != 2 || !bytes.Equal(got[1:], seed) {
+		t.Error("the seed is another after PKCS#8")
+	}
+
 	pair = ask(t, h, asked(generate, 0x49, 2, 0, 0, nil, nil, nil)...)
 	seed, raw = pair[1:1+pair[0]], pair[1+pair[0]:]
 	both := ask(t, h, asked(encapsulate, 0x49, 2, 0, 0, nil, nil, raw)...)
@@ -62,6 +67,7 @@ func FuzzRequests(f *testing.F) {
 	f.Add(asked(generate, 0x4a, 1, 0, 0, nil, nil, nil))
 	f.Add(asked(sign, 0x4a, 2, deterministic, 1, []byte("context"), make([]byte, 32), make([]byte, 32)))
 	f.Add(asked(decapsulate, 0x49, 1, 0, 0, nil, make([]byte, 64), make([]byte, 768)))
+	f.Add(asked(unmarshal, 0x4a, 0, 0, 0, nil, nil, []byte{0x30, 0}))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var out bytes.Buffer

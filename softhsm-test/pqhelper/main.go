@@ -24,6 +24,8 @@ const (
 	decapsulate = 3 // shared secret of data
 	public      = 4 // public key of the seed
 	encapsulate = 5 // shared secret (32) ‖ ciphertext, for the public key that data is
+	marshal     = 6 // PKCS#8 of the seed
+	unmarshal   = 7 // parameter set (1) ‖ seed, of the PKCS#8 that data is, with zeros behind it perhaps; the set of the request is not looked at
 )
 
 // Flags of a request.
@@ -43,6 +45,7 @@ var wrongs = []string{
 	"prehash",      // HashML-DSA is pure ML-DSA of the digest
 	"no-signature", // there is no ML-DSA and SLH-DSA
 	"no-secret",    // there is no ML-KEM
+	"no-wrapping",  // keys are neither wrapped nor unwrapped
 }
 
 func main() {

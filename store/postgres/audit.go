@@ -165,10 +165,7 @@ func (s *Store) SaveCheckpoint(ctx context.Context, size uint64, note []byte) er
 	if size > math.MaxInt64 {
 		return fault.New(fault.Internal, "the checkpoint is of no tree that can be")
 	}
-	return s.write(ctx, "keeping the checkpoint", func(w *writer) error {
-		_, err := w.conn.Exec(ctx, sqlSaveCheckpoint, int64(size), note)
-		return err
-	})
+	return s.write(ctx, "keeping the checkpoint", sqlSaveCheckpoint, int64(size), note)
 }
 
 // Checkpoint gives the newest checkpoint, nil when there is none.

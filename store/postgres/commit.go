@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/fault"
@@ -31,11 +30,7 @@ func (s *Store) Commit(ctx context.Context, batch []*audit.Item, extend extendFu
 	if len(batch) == 0 {
 		return ended(ctx)
 	}
-	err := s.write(ctx, "writing the store", func(*writer) error {
-		err := s.commit(ctx, batch, extend)
-		// What may be repeated has been.
-		return translate(ctx, "writing the store", err)
-	})
+	err := s.hold(ctx, func() error { return translate(ctx, "writing the store", s.commit(ctx, batch, extend)) })
 	var own *extendError
 	if errors.As(err, &own) {
 		return own.error
@@ -71,11 +66,12 @@ func (s *Store) commit(ctx context.Context, batch []*audit.Item, extend extendFu
 		err = t.run(ctx)
 		if err != nil && t.sent && lost(err) {
 			s.drop()
-			var done bool
-			if done, err = s.resolve(ctx, &t, err); done {
+			done, unknown := s.resolve(ctx, &t, err)
+			if unknown != nil {
+				return unknown // to repeat it now could do it twice
+			}
+			if done {
 				err = nil
-			} else if err == nil {
-				err = errMoved // it never was: once more
 			}
 		}
 		if err == nil {
@@ -88,7 +84,7 @@ func (s *Store) commit(ctx context.Context, batch []*audit.Item, extend extendFu
 			s.alone = false
 		case errors.Is(err, errCareful):
 			careful = true
-		case lost(err), rejected(err):
+		case passing(err):
 		default:
 			return err
 		}
@@ -185,7 +181,7 @@ func (t *transaction) atOnce(ctx context.Context) error {
 		}
 		for i := range all {
 			tag, err := r.Exec()
-			if err != nil && (lost(err) || rejected(err) || ofStore(translate(ctx, "changing a record", err))) {
+			if err != nil && (passing(err) || ofStore(translate(ctx, "changing a record", err))) {
 				return err
 			}
 			if err != nil || all[i].failed(tag) {
@@ -224,9 +220,8 @@ func (t *transaction) stepByStep(ctx context.Context) error {
 // applyItem makes all changes of an item or none. It sets item.Err for what is wrong with the item, and returns what is
 // wrong with the store.
 func (t *transaction) applyItem(ctx context.Context, item *audit.Item) error {
-	all, err := statements(item)
-	if err != nil {
-		item.Err = err
+	var all []statement
+	if all, item.Err = statements(item); item.Err != nil {
 		return nil
 	}
 	var b pgx.Batch
@@ -238,7 +233,7 @@ func (t *transaction) applyItem(ctx context.Context, item *audit.Item) error {
 		b.Queue(all[i].query, all[i].args...)
 	}
 	var unchanged *statement // the first that should have changed a row, and did not
-	err = t.send(ctx, &b, func(r pgx.BatchResults) error {
+	err := t.send(ctx, &b, func(r pgx.BatchResults) error {
 		for range b.Len() - len(all) {
 			if _, err := r.Exec(); err != nil {
 				return err
@@ -262,7 +257,7 @@ func (t *transaction) applyItem(ctx context.Context, item *audit.Item) error {
 	if err == nil {
 		return nil
 	}
-	if lost(err) || rejected(err) {
+	if passing(err) {
 		return err
 	}
 	if err = translate(ctx, "changing a record", err); ofStore(err) {
@@ -314,6 +309,9 @@ func (t *transaction) begun(r pgx.BatchResults) error {
 func (t *transaction) append(ctx context.Context, locked bool) error {
 	var err error
 	if t.after, t.nodes, err = t.extend(t.before, t.survivors); err != nil {
+		if !locked {
+			return errMoved // perhaps because the head was a guess
+		}
 		return &extendError{err}
 	}
 	if err := extends(t.before, t.after, t.survivors); err != nil {
@@ -338,7 +336,10 @@ func (t *transaction) append(ctx context.Context, locked bool) error {
 		if err != nil {
 			return beyond(err)
 		}
-		return t.counted(tag, errMoved)
+		if tag.RowsAffected() == 0 {
+			return errMoved
+		}
+		return nil
 	}
 	var b pgx.Batch
 	b.Queue(sqlAppend, args...)
@@ -350,14 +351,6 @@ func (t *transaction) append(ctx context.Context, locked bool) error {
 		_, err := r.Exec()
 		return err
 	})
-}
-
-// counted checks that all entries were written: none are when the head was another.
-func (t *transaction) counted(tag pgconn.CommandTag, otherwise error) error {
-	if tag.RowsAffected() != int64(len(t.survivors)) {
-		return otherwise
-	}
-	return nil
 }
 
 // beyond explains a number that is taken: the tables do not fit the head.
@@ -375,10 +368,12 @@ func (s *Store) resolve(ctx context.Context, t *transaction, cause error) (done 
 	defer cancel()
 	for {
 		done, err = s.committed(ctx, t)
-		if err == nil || !(lost(err) || fault.Has(translate(ctx, "resolving", err), fault.StoreUnavailable)) {
-			return done, err
+		if err == nil {
+			return done, nil
 		}
-		s.drop()
+		if ctx.Err() == nil && !passing(err) && !fault.Has(translate(ctx, "resolving", err), fault.StoreUnavailable) {
+			return false, err
+		}
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
@@ -388,19 +383,21 @@ func (s *Store) resolve(ctx context.Context, t *transaction, cause error) (done 
 	}
 }
 
-// committed compares what is stored where the batch belongs with the batch.
+// committed compares what is stored where the batch belongs with the batch, on a connection of its own: it changes nothing, so it
+// needs no exclusivity, which another node may have by now.
 func (s *Store) committed(ctx context.Context, t *transaction) (bool, error) {
-	w, err := s.writer(ctx)
+	conn, err := s.connect(ctx)
 	if err != nil {
 		return false, err
 	}
+	defer s.hangUp(conn)
 	var b pgx.Batch
 	b.Queue(sqlBegin)
 	b.Queue(sqlLockHead)
 	b.Queue(sqlEntries, int64(t.before.Size), len(t.survivors))
 	b.Queue(sqlRollback)
 	same := false
-	asks := transaction{store: s, w: w}
+	asks := transaction{store: s, w: &writer{conn: conn}}
 	err = asks.send(ctx, &b, func(r pgx.BatchResults) error {
 		if err := asks.begun(r); err != nil {
 			return err

@@ -155,6 +155,9 @@ func rejected(err error) bool {
 	return s == stateSerialisation || s == stateDeadlock
 }
 
+// passing reports whether the same may succeed in a moment, on another connection or in another order.
+func passing(err error) bool { return lost(err) || rejected(err) }
+
 // state gives the SQLSTATE, or "".
 func state(err error) string {
 	if e := pgError(err); e != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,9 +54,18 @@ func (s *Store) openPool(ctx context.Context) error {
 
 // migrate brings the schema up to date.
 func (s *Store) migrate(ctx context.Context, conn *pgx.Conn) (err error) {
-	newer, err := s.claimSchema(ctx, conn)
-	if err != nil || !newer {
+	have, err := s.claimSchema(ctx, conn)
+	if err != nil {
 		return err
+	}
+	newest, err := newestMigration()
+	switch {
+	case err != nil:
+		return err
+	case have > newest:
+		return unavailable(fmt.Sprintf("the store was written by a newer release (schema %d, this release knows %d)", have, newest), nil)
+	case have == newest:
+		return nil
 	}
 	c := s.config.Copy()
 	if err := s.opts.password(ctx, c); err != nil {
@@ -70,41 +80,42 @@ func (s *Store) migrate(ctx context.Context, conn *pgx.Conn) (err error) {
 	if err != nil {
 		return err
 	}
-	have, newest, err := p.GetVersions(ctx)
-	if err != nil {
-		return err
-	}
-	switch {
-	case have > newest:
-		return unavailable(fmt.Sprintf("the store was written by a newer release (schema %d, this release knows %d)", have, newest), nil)
-	case have == newest:
-		return nil
-	}
 	_, err = p.Up(ctx)
 	return err
 }
 
-// claimSchema makes the schema when it is missing, and refuses one that holds another program's tables before anything is
-// changed in it. It reports whether there is something to migrate as far as it can tell: goose is asked then.
-func (s *Store) claimSchema(ctx context.Context, conn *pgx.Conn) (bool, error) {
-	var there bool
-	if err := conn.QueryRow(ctx, sqlSchemaExists, s.opts.Schema).Scan(&there); err != nil {
-		return false, err
-	}
-	if !there {
-		if _, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{s.opts.Schema}.Sanitize()); err != nil {
-			return false, err
+// newestMigration gives the number of the last one that this release knows.
+func newestMigration() (newest int64, err error) {
+	files, err := fs.Glob(migrations.Postgres(), "*.sql")
+	for _, name := range files {
+		n, err := goose.NumericComponent(name)
+		if err != nil {
+			return 0, err
 		}
-		return true, nil
+		newest = max(newest, n)
 	}
+	return newest, err
+}
+
+// claimSchema makes the schema when it is missing, and refuses one that holds another program's tables before anything is
+// changed in it. It gives the number of the last migration that was made.
+func (s *Store) claimSchema(ctx context.Context, conn *pgx.Conn) (have int64, err error) {
+	var there bool
 	var tables, ours int64
-	if err := conn.QueryRow(ctx, sqlTables, s.opts.Schema, versionTable).Scan(&tables, &ours); err != nil {
-		return false, err
+	if err := conn.QueryRow(ctx, sqlSchema, s.opts.Schema, versionTable).Scan(&there, &tables, &ours); err != nil {
+		return 0, err
 	}
-	if tables > 0 && ours == 0 {
-		return false, corrupted("the schema holds tables, but is not a Keywright store", nil)
+	switch {
+	case !there:
+		_, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{s.opts.Schema}.Sanitize())
+		return 0, err
+	case tables == 0:
+		return 0, nil
+	case ours == 0:
+		return 0, corrupted("the schema holds tables, but is not a Keywright store", nil)
 	}
-	return true, nil
+	err = conn.QueryRow(ctx, sqlSchemaVersion).Scan(&have)
+	return have, err
 }
 
 // identify reads the identity of the deployment, or makes it.
@@ -120,9 +131,10 @@ func (s *Store) identify(ctx context.Context, conn *pgx.Conn) error {
 }
 
 const (
-	sqlSchemaExists = "SELECT EXISTS (SELECT 1 FROM information_schema.schemata WHERE schema_name = $1)"
-	sqlTables       = `SELECT COUNT(*), COUNT(*) FILTER (WHERE table_name = $2) FROM information_schema.tables
-		WHERE table_schema = $1 AND table_type = 'BASE TABLE'`
+	// The catalog and not information_schema, which shows to each role only what it may use.
+	sqlSchema = `SELECT EXISTS (SELECT 1 FROM pg_namespace WHERE nspname = $1), COUNT(*), COUNT(*) FILTER (WHERE c.relname = $2)
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind IN ('r', 'p')`
+	sqlSchemaVersion    = "SELECT COALESCE(MAX(version_id), 0) FROM " + versionTable
 	sqlDeployment       = "SELECT uuid FROM deployment WHERE id = 1"
 	sqlInsertDeployment = "INSERT INTO deployment (id, uuid) VALUES (1, $1) ON CONFLICT (id) DO NOTHING"
 )

@@ -128,10 +128,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	if !s.failing.Load() {
 		return nil
 	}
-	return s.write(ctx, "writing the store", func(w *writer) error {
-		_, err := w.conn.Exec(ctx, sqlProbe)
-		return err
-	})
+	return s.write(ctx, "writing the store", sqlProbe)
 }
 
 // Close waits for the calls under way and closes the connections. A second call does nothing.
@@ -194,7 +191,7 @@ func (s *Store) reading(ctx context.Context, action string, f func(conn) error) 
 			err = f(c)
 			c.Release()
 		}
-		if err == nil || attempt == 3 || ctx.Err() != nil || !(lost(err) || rejected(err)) {
+		if err == nil || attempt == 3 || ctx.Err() != nil || !passing(err) {
 			return translate(ctx, action, err)
 		}
 		if lost(err) {

@@ -11,16 +11,21 @@ import (
 // an emergency.
 const writerAge = time.Hour
 
+// writerRest is how long the writing connection may rest before it is asked whether it is still there: otherwise the next commit
+// would be the one to find out, and could not know at once what became of it.
+const writerRest = time.Second
+
 // writer is the connection that writes. Whoever has Store.turn uses it.
 type writer struct {
 	conn *pgx.Conn
 	born time.Time
+	used time.Time
 	// The columns of a batch of entries, used again by the next.
 	columns entryColumns
 }
 
-// write gives f the writing connection, alone. It is left without a transaction, or not at all.
-func (s *Store) write(ctx context.Context, action string, f func(*writer) error) error {
+// hold lets f write, alone. The writing connection is left without a transaction, or not at all.
+func (s *Store) hold(ctx context.Context, f func() error) error {
 	if err := s.enter(ctx); err != nil {
 		return err
 	}
@@ -32,21 +37,32 @@ func (s *Store) write(ctx context.Context, action string, f func(*writer) error)
 	}
 	defer func() { <-s.turn }()
 	defer func() { // also when f panics
-		if s.w != nil && !s.w.idle() {
+		switch {
+		case s.w == nil:
+		case s.w.idle():
+			s.w.used = time.Now()
+		default:
 			s.drop()
 		}
 	}()
-	for attempt := 1; ; attempt++ {
-		w, err := s.writer(ctx)
-		if err == nil {
-			err = f(w)
+	return f()
+}
+
+// write carries out one statement that may as well be carried out twice.
+func (s *Store) write(ctx context.Context, action, query string, args ...any) error {
+	return s.hold(ctx, func() error {
+		for attempt := 1; ; attempt++ {
+			w, err := s.writer(ctx)
+			if err != nil {
+				return translate(ctx, action, err)
+			}
+			_, err = w.conn.Exec(ctx, query, args...)
+			if err == nil || attempt == 3 || ctx.Err() != nil || !passing(err) {
+				return translate(ctx, action, err)
+			}
+			s.drop()
 		}
-		// What f does in one statement that may be repeated: Commit decides for itself.
-		if err == nil || attempt == 3 || ctx.Err() != nil || !(lost(err) || rejected(err)) {
-			return translate(ctx, action, err)
-		}
-		s.drop()
-	}
+	})
 }
 
 // idle reports whether the connection is fit for another transaction.
@@ -58,6 +74,12 @@ func (w *writer) idle() bool {
 func (s *Store) writer(ctx context.Context) (*writer, error) {
 	if s.w != nil && time.Since(s.w.born) > writerAge {
 		s.drop()
+	}
+	if s.w != nil && time.Since(s.w.used) > writerRest && s.w.conn.Ping(ctx) != nil {
+		if err := ended(ctx); err != nil {
+			return nil, err
+		}
+		s.drop() // the new one's error tells more
 	}
 	if s.w != nil {
 		return s.w, nil
@@ -72,7 +94,7 @@ func (s *Store) writer(ctx context.Context) (*writer, error) {
 			return nil, err
 		}
 	}
-	s.w = &writer{conn: conn, born: time.Now()}
+	s.w = &writer{conn: conn, born: time.Now(), used: time.Now()}
 	return s.w, nil
 }
 

@@ -31,6 +31,9 @@ func bench(ctx context.Context, s settings) error {
 	if s.only == "hsm" {
 		one, base = benchHSM, "hsm"
 	}
+	if s.only == "postgres" {
+		one, base = benchPostgres, "postgres"
+	}
 	err := one(ctx, s, &r)
 	r.print(os.Stdout) // what there is, if not all
 	if err != nil {

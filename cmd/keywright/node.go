@@ -27,7 +27,6 @@ import (
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
-	"github.com/keywright/keywright/store/sqlite"
 )
 
 // closeTime is how long one step of closing may take.
@@ -38,7 +37,7 @@ type node struct {
 	config config
 	log    *slog.Logger
 
-	store  *sqlite.Store
+	store  store
 	audit  *audit.Log
 	root   *root.Keeper
 	auth   *auth.Service
@@ -120,7 +119,7 @@ func (n *node) close() error {
 
 func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) error {
 	var err error
-	if n.store, err = sqlite.OpenURI(ctx, n.config.Store, sqlite.Options{}); err != nil {
+	if n.store, err = openStore(ctx, n.config.Store); err != nil {
 		return fmt.Errorf("opening the store: %w", err)
 	}
 	n.onClose(n.store.Close)

@@ -220,9 +220,10 @@ func (t *transaction) stepByStep(ctx context.Context) error {
 // applyItem makes all changes of an item or none. It sets item.Err for what is wrong with the item, and returns what is
 // wrong with the store.
 func (t *transaction) applyItem(ctx context.Context, item *audit.Item) error {
-	var all []statement
-	if all, item.Err = statements(item); item.Err != nil {
-		return nil
+	all, wrong := statements(item)
+	if wrong != nil {
+		item.Err = wrong
+		return nil //nolint:nilerr // the item's, and not the batch's
 	}
 	var b pgx.Batch
 	if t.savepoint {

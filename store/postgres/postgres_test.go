@@ -47,6 +47,8 @@ func TestStore(t *testing.T) {
 		{"Held", testHeld},
 		{"ReadOnly", testReadOnly},
 		{"CutConnections", testCutConnections},
+		{"LostAnswers", testLostAnswers},
+		{"Rejected", testRejected},
 		{"NotDurable", testNotDurable},
 		{"KilledUnderLoad", testKilledUnderLoad}, // the last: the server is another afterwards
 	} {
@@ -102,7 +104,14 @@ func do(t *testing.T, conn *pgx.Conn, query string, args ...any) {
 // cut ends every session of the store's role, as a restart of the server or a firewall does.
 func cut(t *testing.T, conn *pgx.Conn) {
 	t.Helper()
-	do(t, conn, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'keywright'")
+	do(t, conn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'keywright'")
+	wait(t, "the sessions to end", func() bool {
+		var n int
+		if err := conn.QueryRow(t.Context(), "SELECT COUNT(*) FROM pg_stat_activity WHERE usename = 'keywright'").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n == 0
+	})
 }
 
 func commit(t *testing.T, s *postgres.Store, changes ...audit.Change) error {

@@ -40,6 +40,7 @@ func TestStore(t *testing.T) {
 		{"ForeignSchema", testForeignSchema},
 		{"OddTexts", testOddTexts},
 		{"ManyFail", testManyFail},
+		{"VersionRecords", testVersionRecords},
 		{"URI", testURI},
 		{"TLS", testTLS},
 		{"Password", testPassword},

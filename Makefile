@@ -16,7 +16,7 @@ SOAK     ?= 15s
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm stop test unit crash lint bench bench-quick bench-hsm soak fuzz clean
+.PHONY: all build run run-hsm stop test unit crash lint bench bench-quick bench-hsm bench-postgres soak fuzz clean
 
 all: build
 
@@ -78,6 +78,11 @@ bench-quick: build
 bench-hsm: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -only hsm -duration 2s
+
+# The service on PostgreSQL beside the embedded default.
+bench-postgres: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only postgres
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

@@ -16,7 +16,7 @@ SOAK     ?= 15s
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm run-tpm stop test unit crash lint bench bench-quick bench-hsm bench-tpm bench-pq soak fuzz clean
+.PHONY: all build run run-hsm run-tpm stop test unit crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres soak fuzz clean
 
 all: build
 
@@ -97,6 +97,11 @@ bench-tpm: build
 bench-pq: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -only pq -duration 2s
+
+# The service on PostgreSQL beside the embedded default.
+bench-postgres: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only postgres
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

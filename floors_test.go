@@ -19,7 +19,7 @@ var floors = map[string]int{
 	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "root": 2, "filecrypt": 2,
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"keys":         3,
-	"store/sqlite": 4, "store/storetest": 4, "store/migrations": 4,
+	"store/sqlite": 4, "store/postgres": 4, "store/storetest": 4, "store/migrations": 4,
 	"api": 5, "api/qpher": 5, "client": 5,
 	"cmd/keywright": 6, "bench": 6, "softhsm-test": 6,
 	"softhsm-test/rig": 6, "softhsm-test/rig/tpmsim": 6, "softhsm-test/pqhelper": 6, // so that nothing but tests and the benchmark can import them
@@ -47,6 +47,7 @@ var beside = map[[2]string]bool{
 	{"pqc", "secret"}:                      true,
 	{"store/sqlite", "store/migrations"}:   true,
 	{"bench", "softhsm-test/rig"}:          true,
+	{"store/postgres", "store/migrations"}: true,
 }
 
 func TestFloors(t *testing.T) {

@@ -12,6 +12,11 @@ import (
 // their leaf hashes, those and the nodes give the head, nothing lies beyond it, and the tree of the newest checkpoint is
 // still contained in it. Older entries are covered by the nodes; that they still hash to them is what an export shows.
 func checkStore(ctx context.Context, store Store, origin string) (Head, *signedHead, error) {
+	// Another node may append and sign meanwhile: what is read before the head is covered by it.
+	text, err := store.Checkpoint(ctx)
+	if err != nil {
+		return Head{}, nil, fmt.Errorf("reading the newest checkpoint of the audit log: %w", err)
+	}
 	head, err := store.AuditHead(ctx)
 	if err != nil {
 		return Head{}, nil, fmt.Errorf("reading the head of the audit log: %w", err)
@@ -25,7 +30,7 @@ func checkStore(ctx context.Context, store Store, origin string) (Head, *signedH
 	if err := checkHead(ctx, store, head); err != nil {
 		return Head{}, nil, err
 	}
-	kept, err := checkKept(ctx, store, head, origin)
+	kept, err := checkKept(ctx, store, head, origin, text)
 	if err != nil {
 		return Head{}, nil, err
 	}
@@ -56,12 +61,21 @@ func checkTail(ctx context.Context, store Store, head Head) error {
 	if err != nil {
 		return fmt.Errorf("reading the last audit entries: %w", err)
 	}
-	switch {
-	case len(entries) < n:
+	if len(entries) < n {
 		return corrupted("the audit log lacks entries that its head counts")
-	case len(entries) > n:
-		return corrupted("the audit log has entries that its head does not count")
-	case n == 0:
+	}
+	if len(entries) > n {
+		// Another node's, if the head has gone on to count it.
+		now, err := store.AuditHead(ctx)
+		if err != nil {
+			return fmt.Errorf("reading the head of the audit log: %w", err)
+		}
+		if now.Size <= head.Size {
+			return corrupted("the audit log has entries that its head does not count")
+		}
+		entries = entries[:n]
+	}
+	if n == 0 {
 		return nil
 	}
 	hashes, err := readHashes(ctx, store, from, n)
@@ -88,11 +102,7 @@ func checkTail(ctx context.Context, store Store, head Head) error {
 
 // checkKept shows that the tree still contains the newest checkpoint. Its signature is not looked at: whoever can change
 // the store could take an older one, and the key may not be open yet. It is there to catch a store that was rolled back.
-func checkKept(ctx context.Context, store Store, head Head, origin string) (*signedHead, error) {
-	text, err := store.Checkpoint(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("reading the newest checkpoint of the audit log: %w", err)
-	}
+func checkKept(ctx context.Context, store Store, head Head, origin string, text []byte) (*signedHead, error) {
 	if len(text) == 0 {
 		return &signedHead{}, nil
 	}

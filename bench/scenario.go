@@ -36,6 +36,9 @@ func bench(ctx context.Context, s settings) error {
 	case "pq":
 		one, base = benchPQ, "pq"
 	}
+	if s.only == "postgres" {
+		one, base = benchPostgres, "postgres"
+	}
 	err := one(ctx, s, &r)
 	r.print(os.Stdout) // what there is, if not all
 	if err != nil {

@@ -30,6 +30,7 @@ need_library softhsm/libsofthsm2.so libsofthsm2
 need_library libsoftokn3.so libnss3
 need_library pkcs11/libopencryptoki.so opencryptoki
 need_library pkcs11/p11-kit-client.so p11-kit-modules
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || packages+=(postgresql) # softhsm-test/postgres.sh starts its own
 [ -e /usr/include/p11-kit-1/p11-kit/pkcs11.h ] || packages+=(libp11-kit-dev)
 [ -e /usr/include/openssl/bn.h ] || packages+=(libssl-dev) # the second TPM, a simulator that is linked into tests
 [ -e /usr/include/stdlib.h ] || packages+=(libc6-dev)

@@ -1,6 +1,6 @@
-# Sourced by softhsm.sh, nss.sh, opencryptoki.sh and p11kit.sh: what they share.
+# Sourced by softhsm.sh, nss.sh, opencryptoki.sh, p11kit.sh and postgres.sh: what they share.
 #
-# Each of them sets one PKCS#11 part up under a directory and prints how to reach it, as shell assignments that
+# Each of them sets one part up under a directory and prints how to reach it, as shell assignments that
 # `eval "$(…)"` takes. Run twice on one directory they change nothing and print the same.
 set -euo pipefail
 umask 077

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -25,8 +26,8 @@ type config struct {
 	Listen string `koanf:"listen"`
 	// MetricsListen is HOST:PORT of /metrics. Default: the port after Listen's on loopback. "off": none.
 	MetricsListen string `koanf:"metrics_listen"`
-	// Store is the store's URI. Default sqlite:DATA/keywright.db.
-	Store string `koanf:"store"`
+	// Store is where everything is kept; a text alone is its URL.
+	Store storeConfig `koanf:"store"`
 	// OwnerKeyFile is where the first start writes the owner's API key. Default DATA/owner.key.
 	OwnerKeyFile string          `koanf:"owner_key_file"`
 	TLS          tlsConfig       `koanf:"tls"`
@@ -35,6 +36,18 @@ type config struct {
 	Log          logConfig       `koanf:"log"`
 	Cache        cacheConfig     `koanf:"cache"`
 	Limits       limitsConfig    `koanf:"limits"`
+}
+
+// storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for
+// PostgreSQL alone.
+type storeConfig struct {
+	// URL is sqlite:/PATH or postgres://ROLE@HOST:PORT/DATABASE?PARAMETERS, without a password. Default sqlite:DATA/keywright.db.
+	URL string `koanf:"url"`
+	// PasswordFile holds the role's password in its first line, readable by its owner alone. Read for each new connection.
+	PasswordFile     string        `koanf:"password_file"`
+	Schema           string        `koanf:"schema"`            // Default public.
+	Connections      int           `koanf:"connections"`       // open at once, at least 2. Default 8.
+	StatementTimeout time.Duration `koanf:"statement_timeout"` // for each statement, in the server. Default 15s.
 }
 
 // tlsConfig names a PEM certificate chain and its key. Both or neither.
@@ -99,7 +112,7 @@ func loadConfig(path string) (config, error) {
 	}
 	err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
 		Result: &c, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
-		DecodeHook: mapstructure.StringToTimeDurationHookFunc(),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), storeByURL),
 	}})
 	if err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
@@ -122,6 +135,14 @@ func loadConfig(path string) (config, error) {
 	return c, nil
 }
 
+// storeByURL takes a text for a store's URL.
+func storeByURL(_, to reflect.Type, data any) (any, error) {
+	if text, ok := data.(string); ok && to == reflect.TypeFor[storeConfig]() {
+		return storeConfig{URL: text}, nil
+	}
+	return data, nil
+}
+
 // complete fills in the defaults and refuses what cannot be right.
 func (c *config) complete(dev bool) error {
 	if c.Data == "" {
@@ -130,8 +151,8 @@ func (c *config) complete(dev bool) error {
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:8200"
 	}
-	if c.Store == "" {
-		c.Store = "sqlite:" + filepath.Join(c.Data, "keywright.db")
+	if err := c.Store.complete(c.Data); err != nil {
+		return err
 	}
 	if c.OwnerKeyFile == "" {
 		c.OwnerKeyFile = filepath.Join(c.Data, "owner.key")

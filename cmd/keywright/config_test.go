@@ -1,9 +1,12 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keywright/keywright/hsm/uri"
 )
@@ -49,5 +52,30 @@ func TestBackendsOfConfig(t *testing.T) {
 		case !c.ok && (err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "648219")):
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
+	}
+}
+
+// TestStoreOfConfig: a store is a URL alone, or a URL with what only PostgreSQL takes.
+func TestStoreOfConfig(t *testing.T) {
+	for text, want := range map[string]storeConfig{
+		"store: sqlite:/x/y.db": {URL: "sqlite:/x/y.db"},
+		"store: {url: 'postgres://a@b/c', password_file: /p, schema: s, connections: 3, statement_timeout: 2s}": {
+			URL: "postgres://a@b/c", PasswordFile: "/p", Schema: "s", Connections: 3, StatementTimeout: 2 * time.Second},
+		"data: /d": {},
+	} {
+		path := filepath.Join(t.TempDir(), "c.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := loadConfig(path); err != nil || c.Store != want {
+			t.Errorf("%s: %+v, %v", text, c.Store, err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	if err := os.WriteFile(path, []byte("store: {url: x, password: y}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loadConfig(path); err == nil {
+		t.Error("an unknown setting of the store was taken")
 	}
 }

@@ -10,24 +10,26 @@ import (
 	"github.com/keywright/keywright/hsm"
 	"github.com/keywright/keywright/hsm/remote"
 	"github.com/keywright/keywright/hsm/token"
+	"github.com/keywright/keywright/store/postgres"
 	"github.com/keywright/keywright/store/sqlite"
 )
 
 type hsmReconcileCmd struct {
 	hsmToken
 	Data  string `placeholder:"DIR" help:"The service's folder; its store is DIR/keywright.db. The service may run." type:"path" xor:"store" required:""`
-	Store string `placeholder:"URI" help:"The store, as in sqlite:/PATH." xor:"store" required:""`
+	Store string `placeholder:"URI" help:"The store, as in sqlite:/PATH or postgres://ROLE@HOST/DATABASE." xor:"store" required:""`
+	// The rest is for PostgreSQL.
+	StorePassword string `name:"store-password-file" placeholder:"FILE" help:"File with the password of the store's database role." type:"path"`
+	StoreSchema   string `placeholder:"NAME" help:"The store's schema (default public)."`
 }
 
 // settleTime is longer than a key is half made or half destroyed on a healthy token.
 const settleTime = 2 * time.Second
 
 func (k hsmReconcileCmd) Run(ctx context.Context, a *app) (err error) {
-	path := filepath.Join(k.Data, "keywright.db")
-	if k.Store != "" {
-		if path, err = sqlite.ParseURI(k.Store); err != nil {
-			return usage("%w", err)
-		}
+	records, err := k.records()
+	if err != nil {
+		return usage("%w", err)
 	}
 	t, _, err := k.open(ctx, a, func(c *token.Config, o *remote.Options) {
 		c.AcceptLeaks = true // it looks only
@@ -43,11 +45,7 @@ func (k hsmReconcileCmd) Run(ctx context.Context, a *app) (err error) {
 			return nil, deviceError(err)
 		}
 		d := t.Describe()
-		return hsm.Reconcile(objects, []string{d.Serial, d.Label}, func(yield func(hsm.Record) error) error {
-			return sqlite.VersionRecords(ctx, path, func(v sqlite.VersionRecord) error {
-				return yield(hsm.Record{Key: v.Key, Version: v.Version, State: v.State, Material: v.Material})
-			})
-		})
+		return hsm.Reconcile(objects, []string{d.Serial, d.Label}, func(yield func(hsm.Record) error) error { return records(ctx, yield) })
 	}
 	r, err := compare()
 	if err == nil && !r.Clean() {
@@ -72,6 +70,33 @@ func (k hsmReconcileCmd) Run(ctx context.Context, a *app) (err error) {
 		return &exitError{exitInvalid, "token and store differ; nothing was changed"}
 	}
 	return nil
+}
+
+// records gives what reads the store.
+func (k hsmReconcileCmd) records() (func(ctx context.Context, yield func(hsm.Record) error) error, error) {
+	if postgres.IsURI(k.Store) {
+		o := postgres.Options{PasswordFile: k.StorePassword, Schema: k.StoreSchema}
+		return func(ctx context.Context, yield func(hsm.Record) error) error {
+			return postgres.VersionRecords(ctx, k.Store, o, func(v postgres.VersionRecord) error {
+				return yield(hsm.Record{Key: v.Key, Version: v.Version, State: v.State, Material: v.Material})
+			})
+		}, nil
+	}
+	if k.StorePassword != "" || k.StoreSchema != "" {
+		return nil, errors.New("only a PostgreSQL store has a password and a schema")
+	}
+	path := filepath.Join(k.Data, "keywright.db")
+	if k.Store != "" {
+		var err error
+		if path, err = sqlite.ParseURI(k.Store); err != nil {
+			return nil, err
+		}
+	}
+	return func(ctx context.Context, yield func(hsm.Record) error) error {
+		return sqlite.VersionRecords(ctx, path, func(v sqlite.VersionRecord) error {
+			return yield(hsm.Record{Key: v.Key, Version: v.Version, State: v.State, Material: v.Material})
+		})
+	}, nil
 }
 
 func printReconciliation(a *app, r *hsm.Reconciliation) error {

@@ -28,7 +28,6 @@ import (
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/pqc"
 	"github.com/keywright/keywright/root"
-	"github.com/keywright/keywright/store/sqlite"
 )
 
 // closeTime is how long one step of closing may take.
@@ -39,7 +38,7 @@ type node struct {
 	config config
 	log    *slog.Logger
 
-	store  *sqlite.Store
+	store  store
 	audit  *audit.Log
 	root   *root.Keeper
 	auth   *auth.Service
@@ -137,7 +136,7 @@ func (n *node) powerOn() {
 
 func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) error {
 	var err error
-	if n.store, err = sqlite.OpenURI(ctx, n.config.Store, sqlite.Options{}); err != nil {
+	if n.store, err = openStore(ctx, n.config.Store); err != nil {
 		return fmt.Errorf("opening the store: %w", err)
 	}
 	n.onClose(n.store.Close)

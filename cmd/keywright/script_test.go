@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 			"interrupt": interruptScript, "detached": detachedScript, "softhsm": softHSMScript,
 			"kill9": kill9Script, "within": withinScript,
 			"swtpm": swtpmScript, "tpmextend": tpmExtendScript, "tpmlock": tpmLockScript, "authority": authorityScript,
+			"postgres": postgresScript,
 		},
 	})
 }
@@ -320,17 +321,47 @@ func softHSMScript(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: softhsm DIR [LABEL]")
 	}
-	script, err := filepath.Abs("../../softhsm-test/softhsm.sh") // tests run in their package's folder
+	partScript(ts, "softhsm.sh", append([]string{ts.MkAbs(args[0])}, args[1:]...)...)
+}
+
+// partScript runs a script that sets a real part up, and takes the variables that it prints.
+func partScript(ts *testscript.TestScript, name string, args ...string) {
+	script, err := filepath.Abs("../../softhsm-test/" + name) // tests run in their package's folder
 	ts.Check(err)
-	out, err := exec.Command(script, append([]string{ts.MkAbs(args[0])}, args[1:]...)...).Output() //nolint:gosec // our own script
+	out, err := exec.Command(script, args...).Output() //nolint:gosec // our own script
 	if err != nil {
-		ts.Fatalf("softhsm.sh: %v (run softhsm-test/install.sh)", err)
+		ts.Fatalf("%s: %v (run softhsm-test/install.sh)", name, err)
 	}
 	for line := range strings.Lines(string(out)) {
 		name, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
 		if !ok {
-			ts.Fatalf("softhsm.sh prints %q", line)
+			ts.Fatalf("%s prints %q", script, line)
 		}
 		ts.Setenv(name, strings.Trim(value, "'"))
+	}
+}
+
+const postgresKey = "KEYWRIGHT_TEST_POSTGRES_DIR"
+
+// postgresScript starts a PostgreSQL server of the script's own: postgres start, again after postgres stop MODE. PG_URI and
+// PG_PASSWORD_FILE say how to reach it. It ends with the script.
+func postgresScript(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.Getenv(postgresKey)
+	switch {
+	case !neg && len(args) == 1 && args[0] == "start" && dir == "":
+		dir, err := os.MkdirTemp("", "kwpg") // the server's user cannot enter the script's folder
+		ts.Check(err)
+		ts.Setenv(postgresKey, dir)
+		ts.Defer(func() {
+			partScript(ts, "postgres.sh", dir, "stop", "immediate")
+			ts.Check(os.RemoveAll(dir))
+		})
+		partScript(ts, "postgres.sh", dir)
+	case !neg && len(args) == 1 && args[0] == "start":
+		partScript(ts, "postgres.sh", dir)
+	case !neg && len(args) == 2 && args[0] == "stop" && dir != "":
+		partScript(ts, "postgres.sh", dir, "stop", args[1])
+	default:
+		ts.Fatalf("usage: postgres start, or postgres stop MODE")
 	}
 }

@@ -19,7 +19,8 @@ type serveCmd struct {
 	Config         string   `help:"Configuration file (YAML); flags override it." placeholder:"FILE" type:"path"`
 	Listen         string   `help:"Where to serve the API (default 127.0.0.1:8200)." placeholder:"HOST:PORT"`
 	MetricsListen  string   `help:"Where to serve /metrics, or off (default: the port after --listen's, on loopback)." placeholder:"HOST:PORT"`
-	Store          string   `help:"The store (default sqlite:DIR/keywright.db)." placeholder:"URI"`
+	Store          string   `help:"The store: sqlite:/PATH or postgres://ROLE@HOST/DATABASE (default sqlite:DIR/keywright.db)." placeholder:"URI"`
+	StorePassword  string   `name:"store-password-file" help:"File with the password of the store's database role; read again for each connection." placeholder:"FILE" type:"path"`
 	Backend        []string `help:"A backend by name and URI, as in software=software:, tpm=tpm:/dev/tpmrm0 or hsm=pkcs11:token=prod?module-path=/M.so&pin-source=file:/PIN; the first is the default. Repeatable." placeholder:"NAME=URI" sep:"none"`
 	RootKeyFile    string   `help:"Key file that opens the root at start." placeholder:"FILE" type:"path"`
 	PassphraseFile string   `help:"File with the passphrase that opens the root at start." placeholder:"FILE" type:"path"`
@@ -39,7 +40,8 @@ func (s *serveCmd) settings() (config, error) {
 		return c, usage("give --config FILE, or --dev for the embedded default")
 	}
 	for _, f := range []struct{ flag, setting *string }{
-		{&s.Data, &c.Data}, {&s.Listen, &c.Listen}, {&s.MetricsListen, &c.MetricsListen}, {&s.Store, &c.Store},
+		{&s.Data, &c.Data}, {&s.Listen, &c.Listen}, {&s.MetricsListen, &c.MetricsListen}, {&s.Store, &c.Store.URL},
+		{&s.StorePassword, &c.Store.PasswordFile},
 		{&s.RootKeyFile, &c.Root.KeyFile}, {&s.PassphraseFile, &c.Root.PassphraseFile}, {&s.LogLevel, &c.Log.Level},
 	} {
 		if *f.flag != "" {

@@ -1,5 +1,5 @@
-// Package rig sets real PKCS#11 parts up for tests: SoftHSM, NSS softokn, opencryptoki, SoftHSM behind p11-kit's server, and
-// the fault module in front of any of them. Each is made by the script in softhsm-test that also works by hand, under a
+// Package rig sets real parts up for tests: SoftHSM, NSS softokn, opencryptoki, SoftHSM behind p11-kit's server, the fault
+// module in front of any of them, and a PostgreSQL server. Each is made by the script in softhsm-test that also works by hand, under a
 // directory of its own that goes with the test. A part that is missing fails the test: run softhsm-test/install.sh.
 //
 // It trusts the machine's packages and the scripts, and it is for tests only.
@@ -134,10 +134,26 @@ func setUp(t testing.TB, script, dir string, arguments ...string) (*Part, map[st
 	return part, values
 }
 
-// parse reads the assignments that a script printed.
+// parse reads what a script of a PKCS#11 part printed.
 func parse(out string) (*Part, map[string]string, error) {
 	part := &Part{}
-	values := map[string]string{}
+	values, exported, err := assignments(out)
+	if err != nil {
+		return nil, nil, err
+	}
+	part.Env = exported
+	part.Module, part.Label, part.Serial = values["HSM_MODULE"], values["HSM_LABEL"], values["HSM_SERIAL"]
+	part.PINFile, part.SOFile = values["HSM_PIN_FILE"], values["HSM_SOPIN_FILE"]
+	part.URI, part.Init = values["HSM_URI"], values["HSM_INIT"]
+	if part.Module == "" || part.Label == "" || part.PINFile == "" || part.URI == "" {
+		return nil, nil, errors.New("an assignment is missing")
+	}
+	return part, values, nil
+}
+
+// assignments reads the assignments that a script printed, and those of them that it exports, as NAME=value.
+func assignments(out string) (values map[string]string, env []string, err error) {
+	values = map[string]string{}
 	for line := range strings.Lines(out) {
 		line, exported := strings.CutPrefix(strings.TrimSuffix(line, "\n"), "export ")
 		name, quoted, found := strings.Cut(line, "=")
@@ -146,17 +162,11 @@ func parse(out string) (*Part, map[string]string, error) {
 			return nil, nil, fmt.Errorf("line %q: %w", line, err)
 		}
 		if exported {
-			part.Env = append(part.Env, name+"="+value)
+			env = append(env, name+"="+value)
 		}
 		values[name] = value
 	}
-	part.Module, part.Label, part.Serial = values["HSM_MODULE"], values["HSM_LABEL"], values["HSM_SERIAL"]
-	part.PINFile, part.SOFile = values["HSM_PIN_FILE"], values["HSM_SOPIN_FILE"]
-	part.URI, part.Init = values["HSM_URI"], values["HSM_INIT"]
-	if part.Module == "" || part.Label == "" || part.PINFile == "" || part.URI == "" {
-		return nil, nil, errors.New("an assignment is missing")
-	}
-	return part, values, nil
+	return values, env, nil
 }
 
 // unquote undoes bash's ${value@Q} of a value on one line: single quotes, and \' between them.

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/root"
+	"github.com/keywright/keywright/store/postgres"
+	"github.com/keywright/keywright/store/sqlite"
+)
+
+// store is what a node keeps everything in.
+type store interface {
+	audit.Store
+	auth.Store
+	root.Store
+	keys.Store
+	idempotency.Store
+	Deployment() uuid.UUID
+	Ping(ctx context.Context) error
+	Close() error
+}
+
+// complete fills in the default and refuses what cannot be right.
+func (s *storeConfig) complete(data string) error {
+	if s.URL == "" {
+		s.URL = "sqlite:" + filepath.Join(data, "keywright.db")
+	}
+	if !postgres.IsURI(s.URL) {
+		if (*s != storeConfig{URL: s.URL}) {
+			return errors.New("store: only a PostgreSQL store takes password_file, schema, connections and statement_timeout")
+		}
+		return nil
+	}
+	if s.Connections != 0 && s.Connections < 2 || s.StatementTimeout < 0 {
+		return errors.New("store: connections are at least 2, and a time is not negative")
+	}
+	if s.PasswordFile == "" {
+		return nil
+	}
+	if err := ownerOnly(s.PasswordFile); err != nil {
+		return fmt.Errorf("the file with the database's password: %w", err)
+	}
+	return nil
+}
+
+// openStore opens the store for this node alone: a second node on the same store is refused.
+func openStore(ctx context.Context, c storeConfig) (store, error) {
+	if postgres.IsURI(c.URL) {
+		s, err := postgres.Open(ctx, c.URL, postgres.Options{PasswordFile: c.PasswordFile, Schema: c.Schema,
+			Connections: c.Connections, StatementTimeout: c.StatementTimeout, Exclusive: true})
+		if err != nil {
+			return nil, err
+		}
+		return s, nil
+	}
+	s, err := sqlite.OpenURI(ctx, c.URL, sqlite.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}

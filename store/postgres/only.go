@@ -1,0 +1,100 @@
+package postgres
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Everything that PostgreSQL has and CockroachDB or YugabyteDB lack stands in this file: advisory locks, other sessions'
+// processes, and settings of the server's own durability.
+
+// lockClass is the first half of this program's advisory locks: "kwst", as in the files of the embedded store.
+const lockClass = 0x6b777374
+
+// The second half is made of the schema's name and what the lock is for: advisory locks are the whole database's.
+func (s *Store) lockKey(purpose string) int32 {
+	sum := sha256.Sum256([]byte(s.opts.Schema + "\x00" + purpose))
+	return int32(binary.BigEndian.Uint32(sum[:4]))
+}
+
+// claim takes the lock of an exclusive store, for as long as the connection lives.
+func (s *Store) claim(ctx context.Context, conn *pgx.Conn) error {
+	key := s.lockKey("node")
+	// The server ends a session whose client machine has vanished, so that another node can take over.
+	if _, err := conn.Exec(ctx, sqlKeepalives); err != nil {
+		return err
+	}
+	for begun := time.Now(); ; {
+		var mine bool
+		if err := conn.QueryRow(ctx, sqlTryLock, int32(lockClass), key).Scan(&mine); err != nil {
+			return err
+		}
+		if mine {
+			s.writing = conn.PgConn().PID()
+			return nil
+		}
+		if s.writing != 0 {
+			// Perhaps it is held by this store's own last session, of which the server does not know yet that it is dead.
+			if _, err := conn.Exec(ctx, sqlEndSession, int32(lockClass), key, int64(s.writing)); err != nil {
+				return err
+			}
+		}
+		if time.Since(begun) > claimFor {
+			return unavailable("another node uses the store: one node at a time has it for now", nil)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return ended(ctx)
+		}
+	}
+}
+
+// claimFor is how long claim waits for a session that is just ending.
+const claimFor = time.Second
+
+// exclusively runs f while no other store migrates the schema.
+func (s *Store) exclusively(ctx context.Context, conn *pgx.Conn, f func() error) error {
+	key := s.lockKey("schema")
+	if _, err := conn.Exec(ctx, sqlLock, int32(lockClass), key); err != nil {
+		return err
+	}
+	err := f()
+	_, unlocked := conn.Exec(ctx, sqlUnlock, int32(lockClass), key)
+	return errors.Join(err, unlocked)
+}
+
+// checkServer refuses a server that is set to lose what it has acknowledged.
+func checkServer(ctx context.Context, conn *pgx.Conn) error {
+	for _, setting := range []string{"fsync", "full_page_writes"} {
+		var value string
+		err := conn.QueryRow(ctx, "SHOW "+setting).Scan(&value)
+		if state(err) == stateNoParameter {
+			continue // not PostgreSQL
+		}
+		if err != nil {
+			return err
+		}
+		if !strings.EqualFold(value, "on") {
+			return unavailable("the database is not durable: its setting "+setting+" is off", nil)
+		}
+	}
+	return nil
+}
+
+const (
+	sqlKeepalives = "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '3', false)"
+	sqlTryLock    = "SELECT pg_try_advisory_lock($1, $2)"
+	sqlLock       = "SELECT pg_advisory_lock($1, $2)"
+	sqlUnlock     = "SELECT pg_advisory_unlock($1, $2)"
+	// A process id alone would not do: it may be another session's by now. The one that holds the lock is no other's.
+	sqlEndSession = `SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+		WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
+		AND l.classid = $1::int::oid AND l.objid = ($2::int::bigint & 4294967295)::oid AND l.objsubid = 2 AND l.pid = $3::bigint::int`
+)

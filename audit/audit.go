@@ -80,7 +80,7 @@ type Filter struct {
 	From, To  time.Time
 }
 
-// Store keeps the log. Implementations: store/sqlite, later store/postgres; suite: store/storetest.
+// Store keeps the log. Implementations: store/sqlite, store/postgres; suite: store/storetest.
 type Store interface {
 	// Commit carries out one batch in one durable transaction. Each item's changes are applied together or, when one
 	// fails, not at all: then Item.Err is set and the others go on. It then calls extend with the head as stored and the

@@ -126,6 +126,8 @@ func testTLS(t *testing.T, server *rig.Server) {
 		_, err := postgres.Open(t.Context(), uri, options(server))
 		wantAgain(t, what, err)
 	}
+	// Of several hosts the one that is there.
+	open(t, strings.Replace(server.TCP, "@localhost:", "@localhost:1,localhost:", 1), options(server))
 	open(t, bare+"?sslmode=require", options(server)) // explicitly without verification
 }
 

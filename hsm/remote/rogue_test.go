@@ -120,7 +120,7 @@ func TestRogueChildren(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			o := quick
-			o.Command = rogue(how)
+			o.Command, o.CallTimeout = rogue(how), time.Minute // 64 MB of parts take a busy machine a while
 			s, err := Open(t.Context(), testConfig(device(t)), o)
 			if err != nil {
 				t.Fatal(err)

@@ -23,8 +23,8 @@ func DecodeOAEP(em []byte, h crypto.Hash, label []byte) ([]byte, error) {
 	want := f.Sum(nil)
 
 	seed, db := em[1:1+hLen], em[1+hLen:]
-	maskMGF1(seed, h, db)
-	maskMGF1(db, h, seed)
+	MaskMGF1(seed, h, db)
+	MaskMGF1(db, h, seed)
 
 	good := subtle.ConstantTimeByteEq(em[0], 0)
 	good &= subtle.ConstantTimeCompare(db[:hLen], want)
@@ -43,8 +43,8 @@ func DecodeOAEP(em []byte, h crypto.Hash, label []byte) ([]byte, error) {
 	return append([]byte{}, rest[index+1:]...), nil
 }
 
-// maskMGF1 masks out with MGF1 of seed (RFC 8017 appendix B.2.1).
-func maskMGF1(out []byte, h crypto.Hash, seed []byte) {
+// MaskMGF1 masks out with MGF1 of seed (RFC 8017 appendix B.2.1).
+func MaskMGF1(out []byte, h crypto.Hash, seed []byte) {
 	var counter [4]byte
 	f := h.New()
 	var sum []byte

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/aes"
-	"crypto/rand"
 	"crypto/rsa"
 	"encoding/binary"
 	"errors"
@@ -27,42 +26,6 @@ func knownKey(t testing.TB) *rsa.PrivateKey {
 		t.Fatal(err)
 	}
 	return in.priv.(*rsa.PrivateKey)
-}
-
-// TestOAEPDecoding compares with the standard library's encryption, opened by the bare private operation.
-func TestOAEPDecoding(t *testing.T) {
-	key := knownKey(t)
-	for _, h := range []crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
-		for _, n := range []int{0, 1, 20, key.Size() - 2*h.Size() - 2} {
-			label := known(n % 7)
-			ct, err := rsa.EncryptOAEP(h.New(), rand.Reader, &key.PublicKey, known(n), label)
-			if err != nil {
-				t.Fatal(err)
-			}
-			em := new(big.Int).Exp(new(big.Int).SetBytes(ct), key.D, key.N).FillBytes(make([]byte, key.Size()))
-			got, err := decodeOAEP(bytes.Clone(em), h, label)
-			if err != nil || !bytes.Equal(got, known(n)) {
-				t.Errorf("%v, %d bytes: %d bytes, %v", h, n, len(got), err)
-			}
-			for _, i := range []int{0, 1, 1 + h.Size(), len(em) - 1} {
-				bad := bytes.Clone(em)
-				bad[i] ^= 1
-				got, err := decodeOAEP(bad, h, label)
-				if err == nil && i < len(em)-1 || err == nil && bytes.Equal(got, known(n)) {
-					t.Errorf("%v, %d bytes: a changed byte %d is taken", h, n, i)
-				}
-				if err != nil && !errors.Is(err, errDecrypt) {
-					t.Errorf("a failure of its own: %v", err)
-				}
-			}
-			if _, err := decodeOAEP(bytes.Clone(em), h, append(label, 1)); !errors.Is(err, errDecrypt) {
-				t.Errorf("another label: %v", err)
-			}
-		}
-	}
-	if _, err := decodeOAEP(make([]byte, 20), crypto.SHA256, nil); !errors.Is(err, errDecrypt) {
-		t.Errorf("a short encoding: %v", err)
-	}
 }
 
 func TestPSSEncoding(t *testing.T) {

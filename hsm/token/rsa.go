@@ -3,8 +3,6 @@ package token
 import (
 	"crypto"
 	"crypto/rand"
-	"crypto/subtle"
-	"encoding/binary"
 
 	"github.com/miekg/pkcs11"
 
@@ -116,27 +114,11 @@ func encodePSS(h crypto.Hash, digest []byte, bits int) ([]byte, error) {
 	db := em[:emLen-hLen-1]
 	db[len(db)-hLen-1] = 1
 	copy(db[len(db)-hLen:], salt)
-	mgf1XOR(db, h, sum)
+	keyenc.MaskMGF1(db, h, sum)
 	db[0] &= 0xff >> (8*emLen - emBits)
 	copy(em[len(db):], sum)
 	em[emLen-1] = 0xbc
 	return em, nil
-}
-
-// mgf1XOR masks out with MGF1 of seed (RFC 8017 appendix B.2.1).
-func mgf1XOR(out []byte, h crypto.Hash, seed []byte) {
-	var counter [4]byte
-	f := h.New()
-	var sum []byte
-	for n := uint32(0); len(out) > 0; n++ {
-		binary.BigEndian.PutUint32(counter[:], n)
-		f.Reset()
-		f.Write(seed)
-		f.Write(counter[:])
-		sum = f.Sum(sum[:0])
-		out = out[subtle.XORBytes(out, out, sum):]
-	}
-	clear(sum)
 }
 
 func (s *session) rsaDecrypt(k kind, key pkcs11.ObjectHandle, ciphertext []byte, h crypto.Hash, label []byte) ([]byte, error) {
@@ -166,37 +148,9 @@ func (s *session) rsaDecrypt(k kind, key pkcs11.ObjectHandle, ciphertext []byte,
 	}
 	em := leftPad(out, n)
 	defer clear(em)
-	return decodeOAEP(em, h, label)
-}
-
-// decodeOAEP is EME-OAEP decoding (RFC 8017 section 7.1.2 step 3). Neither answer nor time tells which of its conditions failed:
-// the difference would decrypt ciphertexts (Manger, CRYPTO 2001).
-func decodeOAEP(em []byte, h crypto.Hash, label []byte) ([]byte, error) {
-	hLen := h.Size()
-	if len(em) < 2*hLen+2 {
+	out, err = keyenc.DecodeOAEP(em, h, label)
+	if err != nil {
 		return nil, errDecrypt
 	}
-	f := h.New()
-	f.Write(label)
-	want := f.Sum(nil)
-
-	seed, db := em[1:1+hLen], em[1+hLen:]
-	mgf1XOR(seed, h, db)
-	mgf1XOR(db, h, seed)
-
-	good := subtle.ConstantTimeByteEq(em[0], 0)
-	good &= subtle.ConstantTimeCompare(db[:hLen], want)
-	// The first byte after the zeros must be 1; index remembers it, looking goes to 0 there and stays.
-	looking, index := 1, 0
-	rest := db[hLen:]
-	for i, b := range rest {
-		zero, one := subtle.ConstantTimeByteEq(b, 0), subtle.ConstantTimeByteEq(b, 1)
-		index = subtle.ConstantTimeSelect(looking&one, i, index)
-		good &= subtle.ConstantTimeSelect(looking, zero|one, 1)
-		looking &= 1 ^ one
-	}
-	if good&(1^looking) != 1 {
-		return nil, errDecrypt
-	}
-	return append([]byte(nil), rest[index+1:]...), nil
+	return out, nil
 }

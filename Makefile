@@ -53,8 +53,8 @@ test:
 
 # Once with the race detector; what leaves out part of its vectors under it, because it is slow there, once more without.
 unit:
-	$(GO) test -race -timeout 10m ./...
-	$(GO) test -timeout 10m ./verify ./backend/... ./pqc
+	$(GO) test -race -timeout 20m ./...
+	$(GO) test -timeout 20m ./verify ./backend/... ./pqc
 
 # The real binary under load, killed without warning $(KILLS) times; every acknowledged effect must be there afterwards.
 crash: build

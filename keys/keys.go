@@ -83,6 +83,22 @@ type Key struct {
 	Revision       int64     // for compare-and-swap
 }
 
+// DueAt is when Store.KeysDue begins to name the key: its deletion or, when none is scheduled and the key is active, its rotation.
+// Zero: never. (A key that is not active waits for nothing. Were it named, those who wait would in time fill every page.)
+func (k *Key) DueAt() time.Time {
+	switch {
+	case k.State == StateDestroyed:
+		return time.Time{}
+	case !k.DeletionAt.IsZero():
+		return k.DeletionAt
+	case k.Policy.RotationPeriod <= 0, k.State != StateActive:
+		return time.Time{}
+	case !k.RotatedAt.IsZero():
+		return k.RotatedAt.Add(k.Policy.RotationPeriod)
+	}
+	return k.CreatedAt.Add(k.Policy.RotationPeriod)
+}
+
 // Version is one piece of key material. Its material never changes and its number is never reused.
 type Version struct {
 	KeyID      uuid.UUID

@@ -3,7 +3,6 @@ package postgres
 import (
 	"encoding/json"
 	"maps"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,7 +24,7 @@ type keyRecord struct {
 }
 
 func record(k *keys.Key) keyRecord {
-	r := keyRecord{k: *k, policy: "{}", due: micros(dueAt(k))}
+	r := keyRecord{k: *k, policy: "{}", due: micros(k.DueAt())}
 	if len(k.Labels) > 0 {
 		r.k.Labels = maps.Clone(k.Labels)
 		r.labels, r.err = encode(k.Labels)
@@ -41,22 +40,6 @@ func record(k *keys.Key) keyRecord {
 func encode(v any) (string, error) {
 	b, err := json.Marshal(v)
 	return string(b), err
-}
-
-// dueAt is when KeysDue begins to name the key: its deletion or, when none is scheduled and the key is active, its rotation.
-// Zero: never. (A key that is not active waits for nothing. Were it named, those who wait would in time fill every page.)
-func dueAt(k *keys.Key) time.Time {
-	switch {
-	case k.State == keys.StateDestroyed:
-		return time.Time{}
-	case !k.DeletionAt.IsZero():
-		return k.DeletionAt
-	case k.Policy.RotationPeriod <= 0, k.State != keys.StateActive:
-		return time.Time{}
-	case !k.RotatedAt.IsZero():
-		return k.RotatedAt.Add(k.Policy.RotationPeriod)
-	}
-	return k.CreatedAt.Add(k.Policy.RotationPeriod)
 }
 
 // takenBy says what a violated uniqueness of the keys means: one of the id, or one of the name.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 
 	"github.com/keywright/keywright/api/wire"
 )
@@ -30,18 +29,15 @@ func (k encapsulateCmd) Run(ctx context.Context, a *app) error {
 	if r.KeyState == "compromised" {
 		a.warn("this key version is marked compromised")
 	}
-	file := func(path string, b []byte) error {
-		return sink{path, k.Force}.create(func(w io.Writer) error { _, err := w.Write(b); return err })
-	}
 	if k.SecretOut != "" {
-		if err := file(k.SecretOut, r.SharedSecret); err != nil {
+		if err := k.file(k.SecretOut, r.SharedSecret); err != nil {
 			return err
 		}
 		clear(r.SharedSecret)
 		r.SharedSecret = nil
 	}
 	if k.Out != "" {
-		if err := file(k.Out, r.KEMCiphertext); err != nil {
+		if err := k.file(k.Out, r.KEMCiphertext); err != nil {
 			return err
 		}
 		r.KEMCiphertext = nil

@@ -129,6 +129,11 @@ type sink struct {
 	Force bool   `help:"Replace the file of --out if it exists."`
 }
 
+// file writes b to another file than that of --out, under the same rules.
+func (s sink) file(path string, b []byte) error {
+	return sink{path, s.Force}.create(func(w io.Writer) error { _, err := w.Write(b); return err })
+}
+
 // create writes the file all or nothing. What exists and is no regular file (a pipe, a device) is written directly.
 func (s sink) create(write func(io.Writer) error) error {
 	st, err := os.Stat(s.Out)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"strings"
 
 	"github.com/keywright/keywright/api/wire"
@@ -136,18 +135,15 @@ func (k dataKeyCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	defer clear(r.Plaintext)
-	file := func(path string, b []byte) error {
-		return sink{path, k.Force}.create(func(w io.Writer) error { _, err := w.Write(b); return err })
-	}
 	if k.PlaintextOut != "" {
-		if err := file(k.PlaintextOut, r.Plaintext); err != nil {
+		if err := k.file(k.PlaintextOut, r.Plaintext); err != nil {
 			return err
 		}
 		clear(r.Plaintext)
 		r.Plaintext = nil
 	}
 	if k.Out != "" {
-		if err := file(k.Out, r.Ciphertext); err != nil {
+		if err := k.file(k.Out, r.Ciphertext); err != nil {
 			return err
 		}
 		r.Ciphertext = nil

@@ -50,7 +50,7 @@ type service struct {
 	t    *testing.T
 	dir  string
 	cmd  *exec.Cmd
-	log  *bytes.Buffer
+	log  *logBuffer
 	done chan error
 	base string
 	key  string
@@ -100,7 +100,7 @@ func launch(t *testing.T, dir string, args ...string) *service {
 	if err := os.Remove(filepath.Join(dir, "address")); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.EROFS) {
 		t.Fatal(err)
 	}
-	s := &service{t: t, dir: dir, log: &bytes.Buffer{}, done: make(chan error, 1)}
+	s := &service{t: t, dir: dir, log: &logBuffer{}, done: make(chan error, 1)}
 	s.http = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	s.cmd = command(dir, args...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log

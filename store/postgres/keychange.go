@@ -9,6 +9,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 )
@@ -24,7 +25,7 @@ type keyRecord struct {
 }
 
 func record(k *keys.Key) keyRecord {
-	r := keyRecord{k: *k, policy: "{}", due: micros(k.DueAt())}
+	r := keyRecord{prepared: tells(cluster.KindKey, k.ID), k: *k, policy: "{}", due: micros(k.DueAt())}
 	if len(k.Labels) > 0 {
 		r.k.Labels = maps.Clone(k.Labels)
 		r.labels, r.err = encode(k.Labels)
@@ -155,7 +156,7 @@ type setDefault struct {
 // SetDefaultKey makes the key the tenant's default for the purpose; see keys.Store. fault.KeyNotFound when the tenant has no
 // such key.
 func (s *Store) SetDefaultKey(tenant uuid.UUID, p backend.Purpose, key uuid.UUID) audit.Change {
-	return &setDefault{tenant: tenant, key: key, purpose: p}
+	return &setDefault{prepared: tells(cluster.KindKey, key), tenant: tenant, key: key, purpose: p}
 }
 
 func (c *setDefault) statements() ([]statement, error) {

@@ -27,6 +27,8 @@ func RunShared(t *testing.T, shared Shared) {
 		{"Append", testSharedAppend},
 		{"Changes", testSharedChanges},
 		{"Logs", testSharedLogs},
+		{"News", testSharedNews},
+		{"Leases", testSharedLeases},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a, b, another := shared(t)

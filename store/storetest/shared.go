@@ -29,6 +29,7 @@ func RunShared(t *testing.T, shared Shared) {
 		{"Logs", testSharedLogs},
 		{"News", testSharedNews},
 		{"Leases", testSharedLeases},
+		{"Jobs", testSharedJobs},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a, b, another := shared(t)

@@ -21,6 +21,7 @@ import (
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
 )
@@ -33,6 +34,7 @@ type Store interface {
 	keys.Store
 	idempotency.Store
 	cluster.Store
+	jobs.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
 	// Close waits for the calls under way. Later calls answer fault.StoreUnavailable.
@@ -90,6 +92,10 @@ func Run(t *testing.T, fresh Fresh) {
 		{"News/ListenClosed", testListenClosed},
 		{"Leases", testLeases},
 		{"Nodes", testNodes},
+		{"Jobs", testJobs},
+		{"Jobs/Cancel", testJobsCancel},
+		{"Jobs/Lists", testJobsLists},
+		{"Jobs/Bound", testJobsBound},
 		{"Readers", testReadersDuringCommits},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},

@@ -11,7 +11,7 @@ import (
 // info is a file's.
 type info struct {
 	mode fs.FileMode
-	stat *syscall.Stat_t
+	stat any
 }
 
 func (i info) Name() string       { return "file" }

@@ -152,7 +152,7 @@ func (s *Service) destroyVersion(ctx context.Context, k *Key, v *Version, now ti
 	if len(v.Blob) > 0 {
 		b := s.byID[v.BackendID]
 		if b == nil {
-			return nil, s.notHere()
+			return nil, s.notHere(v.BackendID)
 		}
 		if err := b.Destroy(ctx, refOf(k, v)); err != nil {
 			return nil, err

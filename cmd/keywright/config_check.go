@@ -64,7 +64,11 @@ func (f *findings) add(level, setting string, err error) {
 			return
 		}
 	}
-	f.all = append(f.all, finding{level, setting, strings.ReplaceAll(err.Error(), "\n", "; ")})
+	text := err.Error()
+	if e, ok := err.(*fault.Error); ok && errors.Unwrap(e) == nil { //nolint:errorlint // what is wrapped keeps its words
+		text = e.Message // the code is for programs
+	}
+	f.all = append(f.all, finding{level, setting, strings.ReplaceAll(text, "\n", "; ")})
 }
 
 func (f *findings) errors() (n int) {

@@ -38,14 +38,9 @@ func settings(t reflect.Type, into map[string]bool) {
 
 // present takes away what a document has of settings.
 func present(t reflect.Type, value any, missing map[string]bool) {
-	for t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
-		t = t.Elem()
-		list, ok := value.([]any)
-		if !ok {
-			break
-		}
+	if list, ok := value.([]any); ok && t.Kind() == reflect.Slice {
 		for _, one := range list {
-			present(t, one, missing)
+			present(t.Elem(), one, missing)
 		}
 		return
 	}

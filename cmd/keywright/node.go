@@ -24,6 +24,7 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/pqc"
 	"github.com/keywright/keywright/root"
@@ -42,6 +43,7 @@ type node struct {
 	audit  *audit.Log
 	root   *root.Keeper
 	auth   *auth.Service
+	jobs   *jobs.Service
 	keys   *keys.Service
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
@@ -74,6 +76,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
+	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
 		Registerer: registry, Logger: log, RecordCache: c.Cache.Records})
 	if err != nil {
@@ -81,10 +84,13 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}
 	n.onClose(n.keys.Close)
 	n.signer.Store(n.keys)
+	if err := n.openJobs(registry); err != nil {
+		return n, err
+	}
 	n.onClose(func() error { return within(n.lastCheckpoint) })
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
-	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Denials: denials,
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials,
 		Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
 	if err != nil {
 		return n, err

@@ -36,7 +36,7 @@ func (s *Store) Versions(ctx context.Context, key uuid.UUID, from uint32, limit 
 func scanVersion(row pgx.Row) (*keys.Version, error) {
 	var v keys.Version
 	err := row.Scan((*idColumn)(&v.KeyID), &v.Version, &v.State, &v.PriorState, &v.Origin, &v.BackendID, &v.Custody,
-		(*flagColumn)(&v.Exportable), (*timeColumn)(&v.CreatedAt), (*timeColumn)(&v.StateAt), &v.Revision, &v.Public, &v.Blob)
+		(*flagColumn)(&v.Exportable), (*timeColumn)(&v.CreatedAt), (*timeColumn)(&v.StateAt), &v.Revision, &v.Public, &v.Blob, &v.Messages, &v.Bytes)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (c *insertVersion) statements() ([]statement, error) {
 	return []statement{{
 		query: sqlInsertVersion,
 		args: []any{v.KeyID[:], int64(v.Version), string(v.State), string(v.PriorState), string(v.Origin), v.BackendID,
-			string(v.Custody), flag(v.Exportable), v.CreatedAt.UnixMicro(), v.StateAt.UnixMicro(), v.Revision, v.Public, v.Blob},
+			string(v.Custody), flag(v.Exportable), v.CreatedAt.UnixMicro(), v.StateAt.UnixMicro(), v.Revision, v.Public, v.Blob, v.Messages, v.Bytes},
 		refused: func(e *pgconn.PgError) error {
 			switch e.Code {
 			case stateUnique:
@@ -98,10 +98,10 @@ func flag(b bool) int16 {
 
 const (
 	versionColumns = `key_id, version, state, prior_state, origin, backend_id, custody, exportable, created_at, state_at, revision,
-		public, material`
+		public, material, messages, bytes`
 	sqlVersion       = "SELECT " + versionColumns + " FROM key_versions WHERE key_id = $1 AND version = $2"
 	sqlVersions      = "SELECT " + versionColumns + " FROM key_versions WHERE key_id = $1 AND version >= $2 ORDER BY version LIMIT $3"
-	sqlInsertVersion = "INSERT INTO key_versions (" + versionColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+	sqlInsertVersion = "INSERT INTO key_versions (" + versionColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
 	sqlUpdateVersion = `UPDATE key_versions SET state = $1, prior_state = $2, origin = $3, backend_id = $4, custody = $5, exportable = $6,
 		state_at = $7, public = $8, material = $9, revision = revision + 1 WHERE key_id = $10 AND version = $11 AND revision = $12`
 )

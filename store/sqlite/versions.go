@@ -53,7 +53,7 @@ func (s *Store) Versions(ctx context.Context, key uuid.UUID, from uint32, limit 
 func scanVersion(row scanner) (*keys.Version, error) {
 	var v keys.Version
 	err := row.Scan((*idColumn)(&v.KeyID), &v.Version, &v.State, &v.PriorState, &v.Origin, &v.BackendID, &v.Custody,
-		&v.Exportable, (*timeColumn)(&v.CreatedAt), (*timeColumn)(&v.StateAt), &v.Revision, &v.Public, &v.Blob)
+		&v.Exportable, (*timeColumn)(&v.CreatedAt), (*timeColumn)(&v.StateAt), &v.Revision, &v.Public, &v.Blob, &v.Messages, &v.Bytes)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +73,7 @@ func (c *insertVersion) apply(w *writer) error {
 	v := &c.v
 	_, err := w.exec(sqlInsertVersion, v.KeyID[:], int64(v.Version), string(v.State), string(v.PriorState), string(v.Origin),
 		v.BackendID, string(v.Custody), flag(v.Exportable), v.CreatedAt.UnixMicro(), v.StateAt.UnixMicro(), v.Revision,
-		bytesOrNull(v.Public), bytesOrNull(v.Blob))
+		bytesOrNull(v.Public), bytesOrNull(v.Blob), v.Messages, v.Bytes)
 	switch violated(err) {
 	case sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintUnique:
 		return fault.Wrap(fault.Conflict, "the key has this version already", err)
@@ -120,10 +120,10 @@ func bytesOrNull(b []byte) any {
 
 const (
 	versionColumns = `key_id, version, state, prior_state, origin, backend_id, custody, exportable, created_at, state_at, revision,
-		public, material`
+		public, material, messages, bytes`
 	sqlVersion       = "SELECT " + versionColumns + " FROM key_versions WHERE key_id = ? AND version = ?"
 	sqlVersions      = "SELECT " + versionColumns + " FROM key_versions WHERE key_id = ? AND version >= ? ORDER BY version LIMIT ?"
-	sqlInsertVersion = "INSERT INTO key_versions (" + versionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	sqlInsertVersion = "INSERT INTO key_versions (" + versionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	sqlUpdateVersion = `UPDATE key_versions SET state = ?, prior_state = ?, origin = ?, backend_id = ?, custody = ?, exportable = ?,
 		state_at = ?, public = ?, material = ?, revision = revision + 1 WHERE key_id = ? AND version = ? AND revision = ?`
 )

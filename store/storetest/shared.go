@@ -27,6 +27,7 @@ func RunShared(t *testing.T, shared Shared) {
 		{"Append", testSharedAppend},
 		{"Changes", testSharedChanges},
 		{"Logs", testSharedLogs},
+		{"Jobs", testSharedJobs},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a, b, another := shared(t)

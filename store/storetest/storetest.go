@@ -20,6 +20,7 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
 )
@@ -31,6 +32,7 @@ type Store interface {
 	root.Store
 	keys.Store
 	idempotency.Store
+	jobs.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
 	// Close waits for the calls under way. Later calls answer fault.StoreUnavailable.
@@ -75,12 +77,19 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Keys/Due", testDue},
 		{"Keys/Uses", testUses},
 		{"Keys/Default", testDefault},
+		{"Keys/DueByClock", testDueByClock},
+		{"Keys/DueByUse", testDueByUse},
+		{"Keys/Reserve", testReserve},
 		{"Settings", testSettings},
 		{"Versions", testVersions},
 		{"APIKeys", testAPIKeys},
 		{"Slots", testSlots},
 		{"Slots/First", testFirstSlot},
 		{"Idempotency", testIdempotency},
+		{"Jobs", testJobs},
+		{"Jobs/Cancel", testJobsCancel},
+		{"Jobs/Lists", testJobsLists},
+		{"Jobs/Bound", testJobsBound},
 		{"Readers", testReadersDuringCommits},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},

@@ -74,14 +74,14 @@ type Keeper struct {
 	window   time.Duration
 	carry    []string
 
-	turn   chan struct{}   // one place: who holds it may run Argon2id and change the state
-	queue  chan struct{}   // places to wait for turn
-	wake   chan struct{}   // one place: a device has become available
-	life   context.Context //nolint:containedctx // of what runs beside the callers; ends with Close
-	end    context.CancelFunc
-	tries  sync.WaitGroup // calls of devices, and AutoUnlock
+	turn  chan struct{}   // one place: who holds it may run Argon2id and change the state
+	queue chan struct{}   // places to wait for turn
+	wake  chan struct{}   // one place: a device has become available
+	life  context.Context //nolint:containedctx // of what runs beside the callers; ends with Close
+	end   context.CancelFunc
+	tries sync.WaitGroup // calls of devices, and AutoUnlock
 
-	mu        sync.RWMutex // guards all below
+	mu        sync.RWMutex  // guards all below
 	opened    chan struct{} // closed when the root opens
 	ring                    // root is nil while locked
 	auto      *Caller       // for whom AutoUnlock goes on when the root is locked again; nil: it was never begun

@@ -166,7 +166,7 @@ const (
 		WHERE generation = (SELECT generation FROM root_state WHERE id = 1) ORDER BY created_at, id`
 	sqlInsertSlot = `INSERT INTO root_slots (generation, id, kind, label, params, sealed, created_at)
 		SELECT $1::bigint, $2::bytea, $3::text, $4::text, $5::bytea, $6::bytea, $7::bigint`
-	sqlNewest = "(SELECT generation FROM root_state WHERE id = 1) = $8::bigint"
+	sqlNewest     = "(SELECT generation FROM root_state WHERE id = 1) = $8::bigint"
 	sqlDeleteSlot = "DELETE FROM root_slots WHERE id = $1 AND (SELECT COUNT(*) FROM root_slots) > 1"
 	sqlSlotExists = "SELECT COUNT(*) FROM root_slots WHERE id = $1"
 

@@ -10,7 +10,9 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/store/postgres"
@@ -24,6 +26,8 @@ type store interface {
 	root.Store
 	keys.Store
 	idempotency.Store
+	jobs.Store
+	cluster.Store
 	Deployment() uuid.UUID
 	Ping(ctx context.Context) error
 	Close() error

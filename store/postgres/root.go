@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/root"
 )
@@ -29,11 +30,13 @@ type insertSlot struct {
 }
 
 // InsertSlot adds a slot. fault.Conflict when the id exists, or its generation is not the newest.
-func (s *Store) InsertSlot(slot *root.Slot) audit.Change { return &insertSlot{slot: *slot} }
+func (s *Store) InsertSlot(slot *root.Slot) audit.Change {
+	return &insertSlot{prepared: tells(cluster.KindRoot, uuid.Nil), slot: *slot}
+}
 
 // InsertFirstSlot adds a slot to a store that has none; see root.Store.
 func (s *Store) InsertFirstSlot(slot *root.Slot) audit.Change {
-	return &insertSlot{slot: *slot, first: true}
+	return &insertSlot{prepared: tells(cluster.KindRoot, uuid.Nil), slot: *slot, first: true}
 }
 
 func (c *insertSlot) statements() ([]statement, error) {
@@ -90,7 +93,7 @@ type replaceRoot struct {
 
 // ReplaceRoot takes the place of all slots and of the keyring; see root.Store.
 func (s *Store) ReplaceRoot(from uint32, slots []*root.Slot, kept []*root.Kept) audit.Change {
-	return &replaceRoot{from: from, slots: slots, kept: kept}
+	return &replaceRoot{prepared: tells(cluster.KindRoot, uuid.Nil), from: from, slots: slots, kept: kept}
 }
 
 func (c *replaceRoot) statements() ([]statement, error) {
@@ -124,7 +127,7 @@ type forgetKept struct {
 
 // ForgetKept erases entries of the keyring; see root.Store.
 func (s *Store) ForgetKept(generation uint32, kinds ...root.KeptKind) audit.Change {
-	return &forgetKept{generation: generation, kinds: kinds}
+	return &forgetKept{prepared: tells(cluster.KindRoot, uuid.Nil), generation: generation, kinds: kinds}
 }
 
 func (c *forgetKept) statements() ([]statement, error) {
@@ -150,7 +153,9 @@ type deleteSlot struct {
 }
 
 // DeleteSlot removes a slot unless it is the last; see root.Store.
-func (s *Store) DeleteSlot(id uuid.UUID) audit.Change { return &deleteSlot{id: id} }
+func (s *Store) DeleteSlot(id uuid.UUID) audit.Change {
+	return &deleteSlot{prepared: tells(cluster.KindRoot, uuid.Nil), id: id}
+}
 
 func (c *deleteSlot) statements() ([]statement, error) {
 	return []statement{{

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 )
@@ -27,7 +28,7 @@ type keyRecord struct {
 }
 
 func record(k *keys.Key) keyRecord {
-	r := keyRecord{k: *k, policy: "{}", due: micros(k.DueAt()), dueUsed: k.UpdatedAt.UnixMicro()}
+	r := keyRecord{prepared: tells(cluster.KindKey, k.ID), k: *k, policy: "{}", due: micros(k.DueAt()), dueUsed: k.UpdatedAt.UnixMicro()}
 	if at := k.DueAt(); !at.IsZero() {
 		r.dueUsed = min(r.dueUsed, at.UnixMicro())
 	}
@@ -217,7 +218,7 @@ type setDefault struct {
 // SetDefaultKey makes the key the tenant's default for the purpose; see keys.Store. fault.KeyNotFound when the tenant has no
 // such key.
 func (s *Store) SetDefaultKey(tenant uuid.UUID, p backend.Purpose, key uuid.UUID) audit.Change {
-	return &setDefault{tenant: tenant, key: key, purpose: p}
+	return &setDefault{prepared: tells(cluster.KindKey, key), tenant: tenant, key: key, purpose: p}
 }
 
 func (c *setDefault) apply(w *writer) error {

@@ -42,6 +42,8 @@ func TestPlans(t *testing.T) {
 		sqlPruneJobs:         "jobs_ended (ended_at<?)",
 		sqlEntries:           "PRIMARY KEY (rowid>?)",
 		sqlSearch:            "PRIMARY KEY (rowid>? AND rowid<?)",
+		sqlPruneNews:         "PRIMARY KEY (idx<?)",
+		sqlLease:             "leases_1 (name=?)",
 		sqlNode:              "PRIMARY KEY (level=? AND idx=?)",
 		sqlUpdateVersion:     "key_versions_1 (key_id=? AND version=?)",
 		sqlDeleteLabel:       "key_labels_name (tenant=? AND label=? AND name=? AND key_id=? AND value=?)",

@@ -11,6 +11,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/root"
 )
@@ -45,11 +46,13 @@ type insertSlot struct {
 }
 
 // InsertSlot adds a slot. fault.Conflict when the id exists, or its generation is not the newest.
-func (s *Store) InsertSlot(slot *root.Slot) audit.Change { return &insertSlot{slot: *slot} }
+func (s *Store) InsertSlot(slot *root.Slot) audit.Change {
+	return &insertSlot{prepared: tells(cluster.KindRoot, uuid.Nil), slot: *slot}
+}
 
 // InsertFirstSlot adds a slot to a store that has none; see root.Store.
 func (s *Store) InsertFirstSlot(slot *root.Slot) audit.Change {
-	return &insertSlot{slot: *slot, first: true}
+	return &insertSlot{prepared: tells(cluster.KindRoot, uuid.Nil), slot: *slot, first: true}
 }
 
 func (c *insertSlot) apply(w *writer) error {
@@ -131,7 +134,7 @@ type replaceRoot struct {
 
 // ReplaceRoot takes the place of all slots and of the keyring; see root.Store.
 func (s *Store) ReplaceRoot(from uint32, slots []*root.Slot, kept []*root.Kept) audit.Change {
-	return &replaceRoot{from: from, slots: slots, kept: kept}
+	return &replaceRoot{prepared: tells(cluster.KindRoot, uuid.Nil), from: from, slots: slots, kept: kept}
 }
 
 func (c *replaceRoot) apply(w *writer) error {
@@ -169,7 +172,7 @@ type forgetKept struct {
 
 // ForgetKept erases entries of the keyring; see root.Store.
 func (s *Store) ForgetKept(generation uint32, kinds ...root.KeptKind) audit.Change {
-	return &forgetKept{generation: generation, kinds: kinds}
+	return &forgetKept{prepared: tells(cluster.KindRoot, uuid.Nil), generation: generation, kinds: kinds}
 }
 
 func (c *forgetKept) apply(w *writer) error {
@@ -199,7 +202,9 @@ type deleteSlot struct {
 }
 
 // DeleteSlot removes a slot unless it is the last; see root.Store.
-func (s *Store) DeleteSlot(id uuid.UUID) audit.Change { return &deleteSlot{id: id} }
+func (s *Store) DeleteSlot(id uuid.UUID) audit.Change {
+	return &deleteSlot{prepared: tells(cluster.KindRoot, uuid.Nil), id: id}
+}
 
 func (c *deleteSlot) apply(w *writer) error {
 	n, err := w.exec(sqlDeleteSlot, c.id[:])

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 	"github.com/mattn/go-sqlite3"
@@ -67,7 +68,9 @@ type insertVersion struct {
 }
 
 // InsertVersion adds a version; see keys.Store. fault.KeyNotFound when there is no such key.
-func (s *Store) InsertVersion(v *keys.Version) audit.Change { return &insertVersion{v: *v} }
+func (s *Store) InsertVersion(v *keys.Version) audit.Change {
+	return &insertVersion{prepared: tells(cluster.KindKey, v.KeyID), v: *v}
+}
 
 func (c *insertVersion) apply(w *writer) error {
 	v := &c.v
@@ -90,7 +93,9 @@ type updateVersion struct {
 }
 
 // UpdateVersion replaces state, material and custody of a version; see keys.Store.
-func (s *Store) UpdateVersion(v *keys.Version) audit.Change { return &updateVersion{v: *v} }
+func (s *Store) UpdateVersion(v *keys.Version) audit.Change {
+	return &updateVersion{prepared: tells(cluster.KindKey, v.KeyID), v: *v}
+}
 
 func (c *updateVersion) apply(w *writer) error {
 	v := &c.v

@@ -1,5 +1,5 @@
-// Package storetest is the conformance suite of every store: what the contracts of audit, auth, root, keys and idempotency
-// promise, clause by clause. It trusts nothing that a store says of itself: it reads back, and it opens again.
+// Package storetest is the conformance suite of every store: what the contracts of audit, auth, root, keys, idempotency
+// and cluster promise, clause by clause. It trusts nothing that a store says of itself: it reads back, and it opens again.
 package storetest
 
 import (
@@ -18,6 +18,7 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
@@ -32,6 +33,7 @@ type Store interface {
 	root.Store
 	keys.Store
 	idempotency.Store
+	cluster.Store
 	jobs.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
@@ -89,6 +91,13 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Slots/ReplaceRace", testReplaceRace},
 		{"Versions/Material", testMaterial},
 		{"Idempotency", testIdempotency},
+		{"News", testNews},
+		{"News/Pages", testNewsPages},
+		{"News/Pruned", testPruneNews},
+		{"News/Listen", testListen},
+		{"News/ListenClosed", testListenClosed},
+		{"Leases", testLeases},
+		{"Nodes", testNodes},
 		{"Jobs", testJobs},
 		{"Jobs/Cancel", testJobsCancel},
 		{"Jobs/Lists", testJobsLists},

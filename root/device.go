@@ -404,9 +404,8 @@ func (k *Keeper) failedRound(ctx context.Context, start time.Time, who Caller, k
 // under way ends by itself, which Close waits for. Call it once.
 func (k *Keeper) AutoUnlock(who Caller) (stop func()) {
 	ctx, cancel := context.WithCancel(k.life)
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.auto = &who
+	k.mu.RLock()
+	defer k.mu.RUnlock()
 	done := make(chan struct{})
 	if k.closed {
 		close(done)

@@ -84,7 +84,6 @@ type Keeper struct {
 	mu        sync.RWMutex  // guards all below
 	opened    chan struct{} // closed when the root opens
 	ring                    // root is nil while locked
-	auto      *Caller       // for whom AutoUnlock goes on when the root is locked again; nil: it was never begun
 	closed    bool
 	shares    collection
 	devices   map[string]attached  // by configured name

@@ -328,7 +328,7 @@ func (k *Keeper) dropEarlier(keep []uint32) {
 
 // Follow brings an open Keeper to where the store is, after another node replaced or retired a root. The way to a newer root is what Rotation.Follow left, or a
 // slot on a device that is here. Where neither opens it the root is locked again, as after a start: nothing must be sealed any more under a root that is about to
-// be retired. AutoUnlock then goes on if it was begun. No error while locked.
+// be retired. The devices are tried on, as AutoUnlock does. No error while locked.
 func (k *Keeper) Follow(ctx context.Context, who Caller) error {
 	for {
 		held, generation, err := k.copyRoot()
@@ -402,7 +402,7 @@ func (k *Keeper) advance(ctx context.Context, who Caller, held secret.Bytes, gen
 			slot, held, err = k.tryDevices(ctx, slots)
 		}
 		if slot == nil {
-			k.lock()
+			k.lock(who)
 			k.log.LogAttrs(ctx, slog.LevelError, "the root was replaced, and nothing here opens the new one: the service is locked", slog.Uint64("generation", uint64(newest)), slog.Any("error", err))
 			return true, nil
 		}
@@ -416,8 +416,8 @@ func (k *Keeper) advance(ctx context.Context, who Caller, held secret.Bytes, gen
 	return true, k.open(fresh)
 }
 
-// lock forgets everything, as before the first opening.
-func (k *Keeper) lock() {
+// lock forgets everything, as before the first opening, and goes on as AutoUnlock.
+func (k *Keeper) lock(who Caller) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.root == nil {
@@ -426,8 +426,8 @@ func (k *Keeper) lock() {
 	k.ring.wipe()
 	k.ring = ring{}
 	k.opened = make(chan struct{})
-	if k.auto != nil && !k.closed {
-		who, opened := *k.auto, k.opened
+	if !k.closed {
+		opened := k.opened
 		k.tries.Go(func() { k.autoUnlock(k.life, who, opened) })
 	}
 }

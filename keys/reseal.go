@@ -93,7 +93,7 @@ func (s *Service) Reseal(ctx context.Context, o ResealOptions) (ResealProgress, 
 func (s *Service) StaleMaterial(ctx context.Context, id string) (n int64, err error) {
 	b := s.byID[id]
 	if b == nil {
-		return 0, s.notHere()
+		return 0, s.notHere(id)
 	}
 	r, ok := b.(backend.Resealer)
 	if !ok {
@@ -110,7 +110,7 @@ func (s *Service) StaleMaterial(ctx context.Context, id string) (n int64, err er
 func (s *Service) UnderKEK(ctx context.Context, id string, generation uint32) (n int64, err error) {
 	r, ok := s.byID[id].(backend.KEKRotator)
 	if !ok {
-		return 0, s.notHere()
+		return 0, s.notHere(id)
 	}
 	return n, s.eachMaterial(ctx, func(v *Stored) {
 		if v.BackendID == id && r.Generation(v.ref()) == generation {
@@ -301,7 +301,7 @@ func stops(err error) bool {
 func (w *resealing) renew(ctx context.Context, v *Stored) (audit.Change, error) {
 	r, ok := w.s.byID[v.BackendID].(backend.Resealer)
 	if !ok {
-		return nil, w.s.notHere()
+		return nil, w.s.notHere(v.BackendID)
 	}
 	ref, err := r.Reseal(ctx, v.ref())
 	if err != nil {

@@ -230,7 +230,7 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"Version":        func(ctx context.Context) error { _, err := e.Version(ctx, id, 1); return err },
 		"Versions":       func(ctx context.Context) error { _, err := e.Versions(ctx, id, 1, 1); return err },
 		"DefaultKey":     func(ctx context.Context) error { _, err := e.DefaultKey(ctx, id, "sign"); return err },
-		"KeysDue":        func(ctx context.Context) error { _, err := e.KeysDue(ctx, now(), 1); return err },
+		"KeysDue":        func(ctx context.Context) error { _, _, err := e.KeysDue(ctx, now(), keys.DueCursor{}, 1); return err },
 		"News":           func(ctx context.Context) error { _, _, _, err := e.News(ctx, 0, 1); return err },
 		"PruneNews":      func(ctx context.Context) error { return e.PruneNews(ctx, now()) },
 		"Listen":         func(ctx context.Context) error { return e.Listen(ctx, func() {}) },

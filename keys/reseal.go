@@ -99,11 +99,12 @@ func (s *Service) StaleMaterial(ctx context.Context, id string) (n int64, err er
 	if !ok {
 		return 0, nil
 	}
-	return n, s.eachMaterial(ctx, func(v *Stored) {
+	err = s.eachMaterial(ctx, func(v *Stored) {
 		if v.BackendID == id && r.Stale(v.ref()) {
 			n++
 		}
 	})
+	return n, err
 }
 
 // UnderKEK counts the versions of a backend, by its identity, that are under its KEK of the generation.
@@ -112,11 +113,12 @@ func (s *Service) UnderKEK(ctx context.Context, id string, generation uint32) (n
 	if !ok {
 		return 0, s.notHere(id)
 	}
-	return n, s.eachMaterial(ctx, func(v *Stored) {
+	err = s.eachMaterial(ctx, func(v *Stored) {
 		if v.BackendID == id && r.Generation(v.ref()) == generation {
 			n++
 		}
 	})
+	return n, err
 }
 
 // eachMaterial calls f for every version that has material.

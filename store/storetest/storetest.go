@@ -23,6 +23,7 @@ import (
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -35,6 +36,7 @@ type Store interface {
 	idempotency.Store
 	cluster.Store
 	jobs.Store
+	ratelimit.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
 	// Close waits for the calls under way. Later calls answer fault.StoreUnavailable.
@@ -87,6 +89,9 @@ func Run(t *testing.T, fresh Fresh) {
 		{"APIKeys", testAPIKeys},
 		{"Slots", testSlots},
 		{"Slots/First", testFirstSlot},
+		{"Slots/Replace", testReplaceRoot},
+		{"Slots/ReplaceRace", testReplaceRace},
+		{"Versions/Material", testMaterial},
 		{"Idempotency", testIdempotency},
 		{"News", testNews},
 		{"News/Pages", testNewsPages},
@@ -99,6 +104,8 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Jobs/Cancel", testJobsCancel},
 		{"Jobs/Lists", testJobsLists},
 		{"Jobs/Bound", testJobsBound},
+		{"Rates", testRates},
+		{"Rates/Together", testRatesTogether},
 		{"Readers", testReadersDuringCommits},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},

@@ -26,7 +26,11 @@ func Fixed(id []byte) map[string]Query {
 		"key_versions_pkey":        {sqlVersions, []any{id, int64(1), 10}},
 		"api_keys_tenant":          {sqlAPIKeys, []any{id, id, 10}},
 		"audit_entries_pkey":       {sqlEntries, []any{int64(500), 10}},
+		"news_pkey":                {sqlNewsRows, []any{int64(2500), 10}},
 		"idempotency_created":      {sqlForgetIdempotency, []any{int64(5)}},
+		"jobs_tenant":              {sqlJobs, []any{id, []byte("\xff"), "", "", 10}},
+		"jobs_open":                {sqlOpenJobs, []any{int64(1), 4, 10}},
+		"jobs_ended":               {sqlPruneJobs, []any{int64(5), 10}},
 		"Backward using audit_ent": {sqlSearch, []any{int64(9000), int64(8000), nil, false, nil, false, "", "x", "", int64(0), int64(1 << 60), 10}},
 	}
 }

@@ -196,6 +196,17 @@ func (c *idColumn) Scan(v any) error {
 	return nil
 }
 
+// nullIDColumn is an idColumn where NULL is the zero id.
+type nullIDColumn uuid.UUID
+
+func (c *nullIDColumn) Scan(v any) error {
+	if v == nil {
+		*c = nullIDColumn{}
+		return nil
+	}
+	return (*idColumn)(c).Scan(v)
+}
+
 // timeColumn is a time in a column of microseconds; NULL is the zero time.
 type timeColumn time.Time
 

@@ -23,7 +23,8 @@ func testKeyRoundTrip(t *testing.T, e *env) {
 		k.Labels = map[string]string{"env": "prod", "empty": "", "text": "ü \"quoted\" % _ = ☃"}
 		k.Policy = keys.Policy{
 			Operations: nil, Exportable: true, RotationPeriod: 90 * 24 * time.Hour, DeletionProtection: true,
-			RequiredContext: []string{"a", "b"}, UsageLimit: 1 << 40,
+			RequiredContext: []string{"a", "b"}, UsageLimit: 1 << 40, RotateAfterMessages: 1 << 33, RotateAfterBytes: 1<<63 - 1,
+			ActivatesAt: now().Add(-time.Hour), ExpiresAt: now().Add(time.Hour),
 		}
 		k.PrimaryVersion, k.LatestVersion, k.MinDecrypt, k.MinEncrypt = 3, 1<<32-1, 2, 3
 		k.Uses, k.State, k.Revision = 17, keys.StatePendingDeletion, 42
@@ -348,7 +349,9 @@ func testVersions(t *testing.T, e *env) {
 	next := *made[0]
 	next.State, next.PriorState, next.Custody = keys.StateDestroyed, keys.StateActive, "sealed"
 	next.Blob, next.Public, next.StateAt = nil, []byte("public"), now()
+	next.Messages, next.Bytes = 1000, 1000 // not written
 	e.must(t, e.UpdateVersion(&next))
+	next.Messages, next.Bytes = 0, 0
 	wantFault(t, "an old revision", e.do(t, e.UpdateVersion(&next)), fault.Conflict)
 	wantFault(t, "an unknown version", e.do(t, e.UpdateVersion(&orphan)), fault.Conflict)
 	next.Revision++

@@ -25,6 +25,10 @@ type Options struct {
 	Root  Root
 	Audit Audit
 
+	// Events and Webhooks tell what has changed. Default: their routes answer fault.Unavailable.
+	Events   Events
+	Webhooks Webhooks
+
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
 	// Ready says whether the service can work, beyond being unlocked: nil error for yes. It must answer at once.
@@ -62,14 +66,16 @@ func (l Limits) withDefaults() Limits {
 
 // Server answers the REST API. It is safe for concurrent use and has no goroutine of its own.
 type Server struct {
-	keys    Keys
-	auth    Auth
-	root    Root
-	audit   Audit
-	denials Denials
-	ready   func(context.Context) error
-	log     *slog.Logger
-	limits  Limits
+	keys     Keys
+	auth     Auth
+	root     Root
+	audit    Audit
+	denials  Denials
+	events   Events
+	webhooks Webhooks
+	ready    func(context.Context) error
+	log      *slog.Logger
+	limits   Limits
 
 	version  string
 	registry *prometheus.Registry
@@ -107,7 +113,7 @@ func New(o Options) (*Server, error) {
 		o.Version = "dev"
 	}
 	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, denials: o.Denials, ready: o.Ready, log: o.Log,
-		limits: o.Limits.withDefaults(), version: o.Version, registry: o.Metrics}
+		limits: o.Limits.withDefaults(), events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -15,6 +14,7 @@ import (
 	"github.com/knadh/koanf/v2"
 
 	"github.com/keywright/keywright/hsm/uri"
+	"github.com/keywright/keywright/secret"
 )
 
 // config is everything that `keywright serve` can be told; the flags of the command override the file. The zero value of
@@ -22,8 +22,8 @@ import (
 type config struct {
 	// Data is the folder for what has no path of its own. Required.
 	Data string `koanf:"data"`
-	// Listen is HOST:PORT of the API. Default 127.0.0.1:8200. Plain HTTP is refused on anything but loopback.
-	Listen string `koanf:"listen"`
+	// Listen is where the API is: one address or a list. Default 127.0.0.1:8200. Plain HTTP is refused on anything but loopback.
+	Listen []listenConfig `koanf:"listen"`
 	// MetricsListen is HOST:PORT of /metrics. Default: the port after Listen's on loopback. "off": none.
 	MetricsListen string `koanf:"metrics_listen"`
 	// Store is where everything is kept; a text alone is its URL.
@@ -31,6 +31,7 @@ type config struct {
 	// OwnerKeyFile is where the first start writes the owner's API key. Default DATA/owner.key.
 	OwnerKeyFile string          `koanf:"owner_key_file"`
 	TLS          tlsConfig       `koanf:"tls"`
+	CORS         corsConfig      `koanf:"cors"`
 	Root         rootConfig      `koanf:"root"`
 	Backends     []backendConfig `koanf:"backends"`
 	Log          logConfig       `koanf:"log"`
@@ -48,12 +49,6 @@ type storeConfig struct {
 	Schema           string        `koanf:"schema"`            // Default public.
 	Connections      int           `koanf:"connections"`       // open at once, at least 2. Default 8.
 	StatementTimeout time.Duration `koanf:"statement_timeout"` // for each statement, in the server. Default 15s.
-}
-
-// tlsConfig names a PEM certificate chain and its key. Both or neither.
-type tlsConfig struct {
-	CertFile string `koanf:"cert_file"`
-	KeyFile  string `koanf:"key_file"`
 }
 
 // rootConfig says what opens the root at start, one of the three. Slots on devices are tried in any case; where nothing opens the service starts
@@ -98,11 +93,6 @@ type cacheConfig struct {
 // materialBytes is MaterialMiB in bytes.
 func (c *cacheConfig) materialBytes() int64 { return int64(c.MaterialMiB) << 20 }
 
-// limitsConfig bounds the server.
-type limitsConfig struct {
-	Connections int `koanf:"connections"` // open at once; beyond it the longest idle is closed. Default 4096.
-}
-
 // loadConfig reads a YAML file.
 func loadConfig(path string) (config, error) {
 	var c config
@@ -112,7 +102,7 @@ func loadConfig(path string) (config, error) {
 	}
 	err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
 		Result: &c, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), storeByURL),
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), storeByURL, listenByAddress),
 	}})
 	if err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
@@ -148,8 +138,11 @@ func (c *config) complete(dev bool) error {
 	if c.Data == "" {
 		return errors.New("no data folder: give --data DIR, or data: in the configuration")
 	}
-	if c.Listen == "" {
-		c.Listen = "127.0.0.1:8200"
+	if err := c.credentials(); err != nil {
+		return err
+	}
+	if err := c.completeTransport(dev); err != nil {
+		return err
 	}
 	if err := c.Store.complete(c.Data); err != nil {
 		return err
@@ -160,39 +153,16 @@ func (c *config) complete(dev bool) error {
 	if err := c.completeBackends(); err != nil {
 		return err
 	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		return errors.New("tls needs both cert_file and key_file")
-	}
-	if err := c.completeRoot(); err != nil {
-		return err
-	}
-	if !dev && c.TLS.CertFile == "" {
-		if err := loopback(c.Listen); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.completeRoot()
 }
 
-// loopback refuses an address that others can reach.
-func loopback(address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("listen address: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return nil
-	}
-	return fmt.Errorf("refusing plain HTTP on %s: it is not loopback; configure tls.cert_file and tls.key_file", host)
-}
-
-// ownerOnly refuses a file of secrets that others can read.
+// ownerOnly refuses a file of secrets that others can read (secret.Private).
 func ownerOnly(path string) error {
 	st, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	if st.Mode().Perm()&0o077 != 0 {
+	if !secret.Private(st) {
 		return fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it", path, st.Mode().Perm())
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
 )
@@ -161,7 +162,7 @@ type insertJob struct {
 
 // InsertJob adds a job; see jobs.Store.
 func (s *Store) InsertJob(j *jobs.Job) audit.Change {
-	c := &insertJob{j: *j}
+	c := &insertJob{prepared: tells(cluster.KindJob, j.ID), j: *j}
 	c.j.Notices = slices.Clone(j.Notices)
 	return c
 }
@@ -194,7 +195,7 @@ type cancelJob struct {
 
 // CancelJob ends a job as cancelled; see jobs.Store. fault.JobNotFound when there is no such job.
 func (s *Store) CancelJob(id uuid.UUID, at time.Time) audit.Change {
-	return &cancelJob{id: id, at: at}
+	return &cancelJob{prepared: tells(cluster.KindJob, id), id: id, at: at}
 }
 
 func (c *cancelJob) statements() ([]statement, error) {
@@ -209,7 +210,7 @@ type endJob struct {
 
 // EndJob writes how a job ended; see jobs.Store.
 func (s *Store) EndJob(j *jobs.Job) audit.Change {
-	c := &endJob{j: *j}
+	c := &endJob{prepared: tells(cluster.KindJob, j.ID), j: *j}
 	c.j.Notices = slices.Clone(j.Notices)
 	return c
 }

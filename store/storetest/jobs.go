@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
 )
@@ -151,6 +152,10 @@ func testJobsCancel(t *testing.T, e *env) {
 	wantFault(t, "the end of a cancelled one", e.do(t, e.EndJob(claimed)), fault.Conflict)
 	if open, err := e.OpenJobs(t.Context(), now().Add(time.Hour), 4, 10); err != nil || len(open) != 0 {
 		t.Errorf("open: %v, %v", open, err)
+	}
+	told, _ := e.news(t, 0, 1000) // of the two changes, and of nothing between them
+	if len(told) != 2 || told[0].Kind != cluster.KindJob || told[1].Kind != cluster.KindJob || told[0].ID != j.ID || told[1].ID != j.ID {
+		t.Errorf("news: %+v", told)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/secret"
 )
@@ -19,8 +18,6 @@ import (
 const (
 	// leaseName is under which one node at a time delivers.
 	leaseName = "webhooks"
-	leaseTime = 4 * time.Second
-	renewal   = time.Second
 	// lookEvery is how often the list of webhooks is read: so long a disabled one may still be called.
 	lookEvery = time.Second
 	// callsAtOnce bounds the calls of a node.
@@ -29,85 +26,38 @@ const (
 	GiveUp = 24 * time.Hour
 )
 
-// Leases is the part of cluster.Store that a deliverer needs.
+// Leases do what one node at a time may do. *cluster.Leases is the implementation.
 type Leases interface {
-	Acquire(ctx context.Context, name string, holder uuid.UUID, ttl time.Duration) (l cluster.Lease, held bool, err error)
-	Release(ctx context.Context, name string, holder uuid.UUID) error
+	// Hold runs work whenever this node has the lease, until ctx ends. The context of work ends before another node can have it.
+	Hold(ctx context.Context, name string, work func(ctx context.Context))
 }
 
-// Deliver delivers to all webhooks as long as this node, named by its id, holds the lease, and waits for the lease otherwise, until ctx ends.
-// Each webhook gets its events one after another, each until it was taken or is 24 hours old; a node that takes over may repeat the last ones.
-func (s *Webhooks) Deliver(ctx context.Context, leases Leases, node uuid.UUID) {
-	for ctx.Err() == nil {
-		asked := time.Now()
-		if held, err := s.mayLead(ctx, leases, node); err != nil && ctx.Err() == nil {
-			s.o.Logger.Debug("the lease of webhooks cannot be asked for", "error", err)
-		} else if held {
-			s.lead(ctx, leases, node, asked)
+// Deliver delivers to all webhooks as long as this node holds the lease, and waits for the lease otherwise, until ctx ends. A node whose root
+// is locked leaves it to others. Each webhook gets its events one after another, each until it was taken or is 24 hours old; a node that takes
+// over may repeat the last ones.
+func (s *Webhooks) Deliver(ctx context.Context, leases Leases) {
+	for {
+		key, err := s.o.Derive(LabelSecrets)
+		if err == nil {
+			key.Wipe()
+			break
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(renewal):
+		if !pause(ctx, lookEvery) {
+			return
 		}
 	}
+	leases.Hold(ctx, leaseName, s.lead)
 }
 
-// mayLead asks for the lease, unless this node could do nothing with it.
-func (s *Webhooks) mayLead(ctx context.Context, leases Leases, node uuid.UUID) (bool, error) {
-	key, err := s.o.Derive(LabelSecrets)
-	if err != nil {
-		return false, nil //nolint:nilerr // locked: another node may be open
-	}
-	key.Wipe()
-	_, held, err := leases.Acquire(ctx, leaseName, node, leaseTime)
-	return held, err
-}
-
-// lead delivers until the lease is lost, or could be: what counts is when it was asked for, on this node's own clock.
-func (s *Webhooks) lead(ctx context.Context, leases Leases, node uuid.UUID, asked time.Time) {
+// lead delivers until ctx ends.
+func (s *Webhooks) lead(ctx context.Context) {
 	leave, err := s.o.Feed.join()
 	if err != nil {
 		return // the service stops
 	}
 	defer leave()
-	s.metrics.leading.Set(1)
-	defer s.metrics.leading.Set(0)
-	ctx, cancel := context.WithCancel(ctx)
 	work := couriers{s: s, all: map[uuid.UUID]*courier{}}
-	var group sync.WaitGroup
-	group.Go(func() { work.run(ctx) })
-	until := asked.Add(leaseTime - renewal/2)
-	tick := time.NewTicker(renewal)
-	defer tick.Stop()
-	for held := true; held; {
-		select {
-		case <-ctx.Done():
-			held = false
-			continue
-		case <-tick.C:
-		}
-		asked := time.Now()
-		// An answer that comes too late is none.
-		in, done := context.WithDeadline(ctx, until)
-		mine, err := s.mayLead(in, leases, node)
-		done()
-		switch {
-		case err == nil && !mine:
-			held = false
-		case err == nil:
-			until = asked.Add(leaseTime - renewal/2)
-		default:
-			held = time.Now().Before(until)
-		}
-	}
-	cancel()
-	group.Wait()
-	// What others wait for is given back at once, also when this node is stopping.
-	out, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer done()
-	if err := leases.Release(out, leaseName, node); err != nil {
-		s.o.Logger.Debug("the lease of webhooks could not be given back", "error", err)
-	}
+	work.run(ctx)
 }
 
 // couriers are the deliveries of the node that leads.

@@ -9,7 +9,6 @@ type metrics struct {
 	givenUp prometheus.Counter
 	active  prometheus.Gauge
 	failing prometheus.Gauge
-	leading prometheus.Gauge
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -24,13 +23,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Webhooks that this node delivers to."}),
 		failing: prometheus.NewGauge(prometheus.GaugeOpts{Name: "keywright_webhooks_failing",
 			Help: "Webhooks that this node delivers to and whose last call failed."}),
-		leading: prometheus.NewGauge(prometheus.GaugeOpts{Name: "keywright_webhooks_leader",
-			Help: "1 on the node that delivers webhooks."}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.calls, m.seconds, m.givenUp, m.active, m.failing, m.leading} {
+	for _, c := range []prometheus.Collector{m.calls, m.seconds, m.givenUp, m.active, m.failing} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

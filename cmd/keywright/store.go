@@ -10,6 +10,8 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
@@ -24,6 +26,8 @@ type store interface {
 	root.Store
 	keys.Store
 	idempotency.Store
+	cluster.Store
+	events.Store
 	Deployment() uuid.UUID
 	Ping(ctx context.Context) error
 	Close() error

@@ -24,6 +24,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		failing: prometheus.NewGauge(prometheus.GaugeOpts{Name: "keywright_webhooks_failing",
 			Help: "Webhooks that this node delivers to and whose last call failed."}),
 	}
+	for _, result := range []string{"delivered", "failed"} {
+		m.calls.WithLabelValues(result) // shown from the beginning
+	}
 	if reg == nil {
 		return m, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/secret"
@@ -81,6 +82,13 @@ type Webhooks interface {
 	Enable(ctx context.Context, c events.Caller, id uuid.UUID) (*events.Hook, error)
 	Disable(ctx context.Context, c events.Caller, id uuid.UUID) (*events.Hook, error)
 	Test(ctx context.Context, c events.Caller, id uuid.UUID) (*wire.WebhookTest, error)
+}
+
+// Jobs is the work that outlives requests. *jobs.Service is the implementation.
+type Jobs interface {
+	List(ctx context.Context, c jobs.Caller, r jobs.ListRequest) (page []*jobs.Job, next string, err error)
+	Get(ctx context.Context, c jobs.Caller, id uuid.UUID) (*jobs.Job, error)
+	Cancel(ctx context.Context, c jobs.Caller, id uuid.UUID) (*jobs.Job, error)
 }
 
 // Denials counts requests without a valid credential. *audit.Denials is the implementation.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -290,7 +291,11 @@ func (r *Runner) attempt(id uuid.UUID, d Definition, kick chan struct{}) {
 func work(ctx context.Context, w Worker, run *Run, log *slog.Logger) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			log.Error("the worker of a job panicked", "job", run.job.ID, "kind", run.job.Kind, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			text := fmt.Sprintf("%T", p) // its value could be anything
+			if e, ok := p.(runtime.Error); ok {
+				text = e.Error()
+			}
+			log.Error("the worker of a job panicked", "job", run.job.ID, "kind", run.job.Kind, "panic", text, "stack", string(debug.Stack()))
 			err = fault.New(fault.Internal, "the work failed by a fault of the program")
 		}
 	}()

@@ -25,6 +25,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/pqc"
 	"github.com/keywright/keywright/root"
@@ -43,6 +44,7 @@ type node struct {
 	audit  *audit.Log
 	root   *root.Keeper
 	auth   *auth.Service
+	jobs   *jobs.Service
 	keys   *keys.Service
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
@@ -79,6 +81,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
+	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
 		Registerer: registry, Logger: log, RecordCache: c.Cache.Records})
 	if err != nil {
@@ -86,13 +89,16 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}
 	n.onClose(n.keys.Close)
 	n.signer.Store(n.keys)
+	if err := n.openJobs(registry); err != nil {
+		return n, err
+	}
 	n.onClose(func() error { return within(n.lastCheckpoint) })
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
 	if err := n.openEvents(registry); err != nil {
 		return n, err
 	}
-	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
 		Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
 	if err != nil {
 		return n, err

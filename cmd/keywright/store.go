@@ -13,6 +13,7 @@ import (
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/store/postgres"
@@ -26,6 +27,7 @@ type store interface {
 	root.Store
 	keys.Store
 	idempotency.Store
+	jobs.Store
 	cluster.Store
 	events.Store
 	Deployment() uuid.UUID

@@ -49,6 +49,7 @@ type commands struct {
 	Webhooks webhooksCmd `cmd:"" help:"Receivers of events." group:"Service"`
 	Unlock   unlockCmd   `cmd:"" help:"Open the root secret of a locked service." group:"Service"`
 	Serve    serveCmd    `cmd:"" help:"Run the service." group:"Service"`
+	Config   configCmd   `cmd:"" help:"Check a configuration before the service has to." group:"Service"`
 
 	HSM hsmCmd `cmd:"" name:"hsm" help:"Look at PKCS#11 tokens and prepare them, without the service." group:"Devices"`
 

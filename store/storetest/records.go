@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +16,6 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/cluster"
-	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
@@ -211,42 +211,40 @@ func testIdempotency(t *testing.T, e *env) {
 // calls is every method that takes a context.
 func calls(e *env) map[string]func(ctx context.Context) error {
 	id := uuid.New()
-	return map[string]func(ctx context.Context) error{
-		"Ping":                e.Ping,
-		"Commit":              func(ctx context.Context) error { return e.Commit(ctx, []*audit.Item{Item()}, Extend) },
-		"AuditHead":           func(ctx context.Context) error { _, err := e.AuditHead(ctx); return err },
-		"AuditEntries":        func(ctx context.Context) error { _, err := e.AuditEntries(ctx, 0, 1); return err },
-		"AuditSearch":         func(ctx context.Context) error { _, _, err := e.AuditSearch(ctx, audit.Filter{}, 5, 5); return err },
-		"AuditHashes":         func(ctx context.Context) error { _, err := e.AuditHashes(ctx, 0, 1); return err },
-		"AuditNodes":          func(ctx context.Context) error { _, err := e.AuditNodes(ctx, []audit.Node{{Level: 8}}); return err },
-		"SaveCheckpoint":      func(ctx context.Context) error { return e.SaveCheckpoint(ctx, 1, []byte("x")) },
-		"Checkpoint":          func(ctx context.Context) error { _, err := e.Checkpoint(ctx); return err },
-		"APIKeyByPrefix":      func(ctx context.Context) error { _, err := e.APIKeyByPrefix(ctx, "kw", "x"); return err },
-		"APIKey":              func(ctx context.Context) error { _, err := e.APIKey(ctx, id, id); return err },
-		"APIKeys":             func(ctx context.Context) error { _, err := e.APIKeys(ctx, id, id, 1); return err },
-		"Webhook":             func(ctx context.Context) error { _, err := e.Webhook(ctx, id, id); return err },
-		"Webhooks":            func(ctx context.Context) error { _, err := e.Webhooks(ctx, id, id, 1); return err },
-		"ActiveWebhooks":      func(ctx context.Context) error { _, err := e.ActiveWebhooks(ctx, id, 1); return err },
-		"SaveWebhookProgress": func(ctx context.Context) error { return e.SaveWebhookProgress(ctx, &events.Progress{Webhook: id}) },
-		"Slots":               func(ctx context.Context) error { _, err := e.Slots(ctx); return err },
-		"KeyByID":             func(ctx context.Context) error { _, err := e.KeyByID(ctx, id, id); return err },
-		"KeyByName":           func(ctx context.Context) error { _, err := e.KeyByName(ctx, id, "x"); return err },
-		"Keys":                func(ctx context.Context) error { _, err := e.Keys(ctx, id, keys.Filter{}, "", 1); return err },
-		"Version":             func(ctx context.Context) error { _, err := e.Version(ctx, id, 1); return err },
-		"Versions":            func(ctx context.Context) error { _, err := e.Versions(ctx, id, 1, 1); return err },
-		"DefaultKey":          func(ctx context.Context) error { _, err := e.DefaultKey(ctx, id, "sign"); return err },
-		"KeysDue":             func(ctx context.Context) error { _, err := e.KeysDue(ctx, now(), 1); return err },
-		"News":                func(ctx context.Context) error { _, _, _, err := e.News(ctx, 0, 1); return err },
-		"PruneNews":           func(ctx context.Context) error { return e.PruneNews(ctx, now()) },
-		"Listen":              func(ctx context.Context) error { return e.Listen(ctx, func() {}) },
-		"Acquire":             func(ctx context.Context) error { _, _, err := e.Acquire(ctx, "x", id, time.Second); return err },
-		"Release":             func(ctx context.Context) error { return e.Release(ctx, "x", id) },
-		"Leases":              func(ctx context.Context) error { _, err := e.Leases(ctx); return err },
-		"SaveNode":            func(ctx context.Context) error { return e.SaveNode(ctx, &cluster.Node{ID: id}, time.Hour) },
-		"RemoveNode":          func(ctx context.Context) error { return e.RemoveNode(ctx, id) },
-		"Nodes":               func(ctx context.Context) error { _, err := e.Nodes(ctx, time.Hour); return err },
-		"Idempotency":         func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
+	all := map[string]func(ctx context.Context) error{
+		"Ping":           e.Ping,
+		"Commit":         func(ctx context.Context) error { return e.Commit(ctx, []*audit.Item{Item()}, Extend) },
+		"AuditHead":      func(ctx context.Context) error { _, err := e.AuditHead(ctx); return err },
+		"AuditEntries":   func(ctx context.Context) error { _, err := e.AuditEntries(ctx, 0, 1); return err },
+		"AuditSearch":    func(ctx context.Context) error { _, _, err := e.AuditSearch(ctx, audit.Filter{}, 5, 5); return err },
+		"AuditHashes":    func(ctx context.Context) error { _, err := e.AuditHashes(ctx, 0, 1); return err },
+		"AuditNodes":     func(ctx context.Context) error { _, err := e.AuditNodes(ctx, []audit.Node{{Level: 8}}); return err },
+		"SaveCheckpoint": func(ctx context.Context) error { return e.SaveCheckpoint(ctx, 1, []byte("x")) },
+		"Checkpoint":     func(ctx context.Context) error { _, err := e.Checkpoint(ctx); return err },
+		"APIKeyByPrefix": func(ctx context.Context) error { _, err := e.APIKeyByPrefix(ctx, "kw", "x"); return err },
+		"APIKey":         func(ctx context.Context) error { _, err := e.APIKey(ctx, id, id); return err },
+		"APIKeys":        func(ctx context.Context) error { _, err := e.APIKeys(ctx, id, id, 1); return err },
+		"Slots":          func(ctx context.Context) error { _, err := e.Slots(ctx); return err },
+		"KeyByID":        func(ctx context.Context) error { _, err := e.KeyByID(ctx, id, id); return err },
+		"KeyByName":      func(ctx context.Context) error { _, err := e.KeyByName(ctx, id, "x"); return err },
+		"Keys":           func(ctx context.Context) error { _, err := e.Keys(ctx, id, keys.Filter{}, "", 1); return err },
+		"Version":        func(ctx context.Context) error { _, err := e.Version(ctx, id, 1); return err },
+		"Versions":       func(ctx context.Context) error { _, err := e.Versions(ctx, id, 1, 1); return err },
+		"DefaultKey":     func(ctx context.Context) error { _, err := e.DefaultKey(ctx, id, "sign"); return err },
+		"KeysDue":        func(ctx context.Context) error { _, _, err := e.KeysDue(ctx, now(), keys.DueCursor{}, 1); return err },
+		"News":           func(ctx context.Context) error { _, _, _, err := e.News(ctx, 0, 1); return err },
+		"PruneNews":      func(ctx context.Context) error { return e.PruneNews(ctx, now()) },
+		"Listen":         func(ctx context.Context) error { return e.Listen(ctx, func() {}) },
+		"Acquire":        func(ctx context.Context) error { _, _, err := e.Acquire(ctx, "x", id, time.Second); return err },
+		"Release":        func(ctx context.Context) error { return e.Release(ctx, "x", id) },
+		"Leases":         func(ctx context.Context) error { _, err := e.Leases(ctx); return err },
+		"SaveNode":       func(ctx context.Context) error { return e.SaveNode(ctx, &cluster.Node{ID: id}, time.Hour) },
+		"RemoveNode":     func(ctx context.Context) error { return e.RemoveNode(ctx, id) },
+		"Nodes":          func(ctx context.Context) error { _, err := e.Nodes(ctx, time.Hour); return err },
+		"Idempotency":    func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
 	}
+	maps.Copy(all, webhookCalls(e))
+	return all
 }
 
 func testCancelled(t *testing.T, e *env) {

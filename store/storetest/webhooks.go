@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"slices"
 	"testing"
@@ -128,4 +129,15 @@ func testWebhookProgress(t *testing.T, e *env) {
 	}
 	check("at the same place")
 	wantSame(t, "entries", e.size(t), size)
+}
+
+// webhookCalls is what calls gives of webhooks.
+func webhookCalls(e *env) map[string]func(ctx context.Context) error {
+	id := uuid.New()
+	return map[string]func(ctx context.Context) error{
+		"Webhook":             func(ctx context.Context) error { _, err := e.Webhook(ctx, id, id); return err },
+		"Webhooks":            func(ctx context.Context) error { _, err := e.Webhooks(ctx, id, id, 1); return err },
+		"ActiveWebhooks":      func(ctx context.Context) error { _, err := e.ActiveWebhooks(ctx, id, 1); return err },
+		"SaveWebhookProgress": func(ctx context.Context) error { return e.SaveWebhookProgress(ctx, &events.Progress{Webhook: id}) },
+	}
 }

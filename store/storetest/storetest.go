@@ -24,6 +24,7 @@ import (
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -37,6 +38,7 @@ type Store interface {
 	cluster.Store
 	jobs.Store
 	events.Store
+	ratelimit.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
 	// Close waits for the calls under way. Later calls answer fault.StoreUnavailable.
@@ -103,6 +105,8 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Jobs/Cancel", testJobsCancel},
 		{"Jobs/Lists", testJobsLists},
 		{"Jobs/Bound", testJobsBound},
+		{"Rates", testRates},
+		{"Rates/Together", testRatesTogether},
 		{"Readers", testReadersDuringCommits},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},

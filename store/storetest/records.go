@@ -99,7 +99,7 @@ func testAPIKeys(t *testing.T, e *env) {
 
 func newSlot() *root.Slot {
 	return &root.Slot{
-		ID: uuid.New(), Kind: root.KindPassphrase, Label: "by hand", Params: []byte(`{"t":1}`), Sealed: []byte{1, 2, 3}, CreatedAt: now(),
+		ID: uuid.New(), Kind: root.KindPassphrase, Label: "by hand", Params: []byte(`{"t":1}`), Sealed: []byte{1, 2, 3}, CreatedAt: now(), Generation: 1,
 	}
 }
 

@@ -16,7 +16,7 @@ const module = "github.com/keywright/keywright/"
 var floors = map[string]int{
 	"fault": 0, "secret": 0, "envelope": 0, "keyenc": 0, "pqc": 0,
 	"backend": 1, "attest": 1, "tpm/device": 1, "audit": 1, "idempotency": 1, "verify": 1, "api/wire": 1, "cluster": 1,
-	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "root": 2, "filecrypt": 2,
+	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "root": 2, "filecrypt": 2, "backup": 2,
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"keys":         3,
 	"store/sqlite": 4, "store/postgres": 4, "store/storetest": 4, "store/migrations": 4,
@@ -35,6 +35,7 @@ var beside = map[[2]string]bool{
 	{"hsm", "hsm/token"}:                   true,
 	{"hsm/remote", "hsm/token"}:            true,
 	{"hsm/uri", "hsm/token"}:               true,
+	{"backup", "filecrypt"}:                true,
 	{"idempotency", "audit"}:               true,
 	{"verify", "backend"}:                  true,
 	{"attest", "backend"}:                  true,

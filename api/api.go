@@ -18,12 +18,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what a Server is made of. Keys, Auth, Root and Audit are required.
+// Options are what a Server is made of. Keys, Auth, Root, Audit and Jobs are required.
 type Options struct {
 	Keys  Keys
 	Auth  Auth
 	Root  Root
 	Audit Audit
+	Jobs  Jobs
 
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
@@ -66,6 +67,7 @@ type Server struct {
 	auth    Auth
 	root    Root
 	audit   Audit
+	jobs    Jobs
 	denials Denials
 	ready   func(context.Context) error
 	log     *slog.Logger
@@ -88,7 +90,7 @@ type Server struct {
 
 // New makes a Server. It fails when a required service is missing or a metric name is taken in the registry.
 func New(o Options) (*Server, error) {
-	if o.Keys == nil || o.Auth == nil || o.Root == nil || o.Audit == nil {
+	if o.Keys == nil || o.Auth == nil || o.Root == nil || o.Audit == nil || o.Jobs == nil {
 		return nil, errors.New("api: Keys, Auth, Root and Audit are required")
 	}
 	if o.Ready == nil {
@@ -106,7 +108,7 @@ func New(o Options) (*Server, error) {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
-	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, denials: o.Denials, ready: o.Ready, log: o.Log,
+	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, denials: o.Denials, ready: o.Ready, log: o.Log,
 		limits: o.Limits.withDefaults(), version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }

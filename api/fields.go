@@ -24,6 +24,11 @@ func meaning(in reflect.Type, name string) string {
 }
 
 func meaningIn(in, name string) string {
+	if in == "Job" || in == "JobFailure" {
+		if m := meaningOfJob(name); m != "" {
+			return m
+		}
+	}
 	switch in + "." + name {
 	case "CreateKey.backend", "ImportKey.backend":
 		return "a backend's name; the default one when absent"
@@ -469,6 +474,9 @@ func choices(in reflect.Type, name string) []string {
 		if in == reflect.TypeFor[wire.BackendMember]() {
 			return []string{"missing", "joining", "refused", "healthy", "unavailable"}
 		}
+		if in == reflect.TypeFor[wire.Job]() {
+			return []string{"queued", "running", "done", "failed", "cancelled"}
+		}
 		if in != reflect.TypeFor[wire.Backend]() {
 			var out []string
 			for _, s := range []keys.State{keys.StatePreActive, keys.StatePendingImport, keys.StateActive, keys.StateDeactivated,
@@ -512,4 +520,44 @@ func choices(in reflect.Type, name string) []string {
 		}
 	}
 	return nil
+}
+
+func meaningOfJob(name string) string {
+	switch name {
+	case "state":
+		return "done: all was tried, and failed says how much did not succeed"
+	case "kind":
+		return "what it does: move, rotation, deletion, …"
+	case "deployment":
+		return "whether it is the deployment's and not a tenant's"
+	case "params":
+		return "what it was asked, by kind"
+	case "done":
+		return "how much is done"
+	case "failed":
+		return "how much has failed for good"
+	case "total":
+		return "how much there is; absent when it is not known"
+	case "failures":
+		return "what failed, the first 100"
+	case "resource":
+		return "key:<id>, or key:<id>/<version>"
+	case "error":
+		return "why it failed or, while it is queued, why the last attempt did"
+	case "attempts":
+		return "attempts in a row that failed"
+	case "retry_at":
+		return "when it is tried again"
+	case "node":
+		return "the node that runs it, or ended it"
+	case "created_by":
+		return "the principal who asked for it; system when it was the schedule"
+	case "started_at":
+		return "when it first began"
+	case "updated_at":
+		return "when its progress was last written"
+	case "ended_at":
+		return "when it ended"
+	}
+	return ""
 }

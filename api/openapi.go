@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/keywright/keywright/api/qpher"
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/fault"
@@ -119,6 +121,7 @@ func tags() [][2]string {
 		{"backends", "The devices, with what each can do, as probed."},
 		{"api-keys", "The credentials of the tenant."},
 		{"settings", "What a tenant has settled for itself."},
+		{"jobs", "Work that outlives the request that asked for it."},
 		{"audit", "The append-only log, with its checkpoints and proofs (RFC 6962, C2SP tlog-checkpoint)."},
 		{"root", "The ways to open the root secret."},
 		{qpher.Tag, qpher.About},
@@ -250,6 +253,8 @@ func (d *document) schema(t reflect.Type) object {
 	switch {
 	case t == reflect.TypeFor[time.Time]():
 		return object{"type": "string", "format": "date-time"}
+	case t == reflect.TypeFor[jsontext.Value]():
+		return object{"description": "Any JSON value."}
 	case t == reflect.TypeFor[[]byte]():
 		return object{"type": "string", "format": "byte", "contentEncoding": "base64"}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/secret"
@@ -57,6 +58,13 @@ type Audit interface {
 	VerifierKey(ctx context.Context) (string, error)
 	// Export writes the whole log with its checkpoint, in the form that audit.VerifyExport checks.
 	Export(ctx context.Context, w io.Writer, progress func(n uint64)) (audit.Checkpoint, error)
+}
+
+// Jobs is the work that outlives requests. *jobs.Service is the implementation.
+type Jobs interface {
+	List(ctx context.Context, c jobs.Caller, r jobs.ListRequest) (page []*jobs.Job, next string, err error)
+	Get(ctx context.Context, c jobs.Caller, id uuid.UUID) (*jobs.Job, error)
+	Cancel(ctx context.Context, c jobs.Caller, id uuid.UUID) (*jobs.Job, error)
 }
 
 // Denials counts requests without a valid credential. *audit.Denials is the implementation.

@@ -31,6 +31,7 @@ func Tables() []Table {
 		{Name: "key_versions"},
 		{Name: "default_keys"},
 		{Name: "idempotency"},
+		{Name: "jobs"},
 		{Name: "audit_entries"},
 		{Name: "audit_nodes"},
 		{Name: "audit_head"},
@@ -40,6 +41,7 @@ func Tables() []Table {
 			AfterLoad: "UPDATE news_floor SET idx = (SELECT size FROM audit_head WHERE id = 1) WHERE id = 1"},
 		{Name: "leases", Without: "work of the nodes of the moment"},
 		{Name: "nodes", Without: "the nodes of the moment"},
+		{Name: "rate_buckets", Without: "fill by themselves within minutes"},
 		{Name: VersionTable, Without: "written by the migrations; the file says the number"},
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 )
 
@@ -78,7 +79,7 @@ func (s *Store) InsertAPIKey(k *auth.APIKey) audit.Change {
 	for i, scope := range k.Scopes {
 		scopes[i] = string(scope)
 	}
-	return &insertAPIKey{k: *k, scopes: strings.Join(scopes, " ")}
+	return &insertAPIKey{prepared: tells(cluster.KindAPIKey, k.ID), k: *k, scopes: strings.Join(scopes, " ")}
 }
 
 func (c *insertAPIKey) statements() ([]statement, error) {
@@ -100,7 +101,7 @@ type revokeAPIKey struct {
 
 // RevokeAPIKey sets RevokedAt once; see auth.Store. fault.APIKeyNotFound when the tenant has no such record.
 func (s *Store) RevokeAPIKey(tenant, id uuid.UUID, at time.Time) audit.Change {
-	return &revokeAPIKey{tenant: tenant, id: id, at: at}
+	return &revokeAPIKey{prepared: tells(cluster.KindAPIKey, id), tenant: tenant, id: id, at: at}
 }
 
 func (c *revokeAPIKey) statements() ([]statement, error) {

@@ -53,8 +53,8 @@ func testBackup(t *testing.T, server *rig.Server) {
 		}
 	}
 	t.Run("PostgresToPostgres", func(t *testing.T) { storetest.RunBackup(t, freshPostgres, intoPostgres) })
-	t.Run("SQLiteToPostgres", func(t *testing.T) { storetest.RunBackup(t, freshSQLite, intoPostgres) })
-	t.Run("PostgresToSQLite", func(t *testing.T) { storetest.RunBackup(t, freshPostgres, intoSQLite) })
+	t.Run("SQLiteToPostgres", func(t *testing.T) { storetest.RunCopy(t, freshSQLite, intoPostgres) })
+	t.Run("PostgresToSQLite", func(t *testing.T) { storetest.RunCopy(t, freshPostgres, intoSQLite) })
 	t.Run("NothingLeft", func(t *testing.T) { testNothingLeft(t, server) })
 	t.Run("Source", func(t *testing.T) { testSource(t, server) })
 }

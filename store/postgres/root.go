@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/root"
 )
@@ -28,11 +29,13 @@ type insertSlot struct {
 }
 
 // InsertSlot adds a slot. fault.Conflict when the id exists.
-func (s *Store) InsertSlot(slot *root.Slot) audit.Change { return &insertSlot{slot: *slot} }
+func (s *Store) InsertSlot(slot *root.Slot) audit.Change {
+	return &insertSlot{prepared: tells(cluster.KindRoot, uuid.Nil), slot: *slot}
+}
 
 // InsertFirstSlot adds a slot to a store that has none; see root.Store.
 func (s *Store) InsertFirstSlot(slot *root.Slot) audit.Change {
-	return &insertSlot{slot: *slot, first: true}
+	return &insertSlot{prepared: tells(cluster.KindRoot, uuid.Nil), slot: *slot, first: true}
 }
 
 func (c *insertSlot) statements() ([]statement, error) {
@@ -64,7 +67,9 @@ type deleteSlot struct {
 }
 
 // DeleteSlot removes a slot unless it is the last; see root.Store.
-func (s *Store) DeleteSlot(id uuid.UUID) audit.Change { return &deleteSlot{id: id} }
+func (s *Store) DeleteSlot(id uuid.UUID) audit.Change {
+	return &deleteSlot{prepared: tells(cluster.KindRoot, uuid.Nil), id: id}
+}
 
 func (c *deleteSlot) statements() ([]statement, error) {
 	return []statement{{

@@ -11,6 +11,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 )
 
@@ -92,7 +93,7 @@ func (s *Store) InsertAPIKey(k *auth.APIKey) audit.Change {
 	for i, scope := range k.Scopes {
 		scopes[i] = string(scope)
 	}
-	return &insertAPIKey{k: *k, scopes: strings.Join(scopes, " ")}
+	return &insertAPIKey{prepared: tells(cluster.KindAPIKey, k.ID), k: *k, scopes: strings.Join(scopes, " ")}
 }
 
 func (c *insertAPIKey) apply(w *writer) error {
@@ -111,7 +112,7 @@ type revokeAPIKey struct {
 
 // RevokeAPIKey sets RevokedAt once; see auth.Store. fault.APIKeyNotFound when the tenant has no such record.
 func (s *Store) RevokeAPIKey(tenant, id uuid.UUID, at time.Time) audit.Change {
-	return &revokeAPIKey{tenant: tenant, id: id, at: at}
+	return &revokeAPIKey{prepared: tells(cluster.KindAPIKey, id), tenant: tenant, id: id, at: at}
 }
 
 func (c *revokeAPIKey) apply(w *writer) error {

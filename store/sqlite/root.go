@@ -9,6 +9,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/root"
 )
@@ -43,11 +44,13 @@ type insertSlot struct {
 }
 
 // InsertSlot adds a slot. fault.Conflict when the id exists.
-func (s *Store) InsertSlot(slot *root.Slot) audit.Change { return &insertSlot{slot: *slot} }
+func (s *Store) InsertSlot(slot *root.Slot) audit.Change {
+	return &insertSlot{prepared: tells(cluster.KindRoot, uuid.Nil), slot: *slot}
+}
 
 // InsertFirstSlot adds a slot to a store that has none; see root.Store.
 func (s *Store) InsertFirstSlot(slot *root.Slot) audit.Change {
-	return &insertSlot{slot: *slot, first: true}
+	return &insertSlot{prepared: tells(cluster.KindRoot, uuid.Nil), slot: *slot, first: true}
 }
 
 func (c *insertSlot) apply(w *writer) error {
@@ -80,7 +83,9 @@ type deleteSlot struct {
 }
 
 // DeleteSlot removes a slot unless it is the last; see root.Store.
-func (s *Store) DeleteSlot(id uuid.UUID) audit.Change { return &deleteSlot{id: id} }
+func (s *Store) DeleteSlot(id uuid.UUID) audit.Change {
+	return &deleteSlot{prepared: tells(cluster.KindRoot, uuid.Nil), id: id}
+}
 
 func (c *deleteSlot) apply(w *writer) error {
 	n, err := w.exec(sqlDeleteSlot, c.id[:])

@@ -169,9 +169,9 @@ func copyInto(t *testing.T, s backup.Source, to Place) (*Loading, Backed, backup
 	return l, opened, sum
 }
 
-// RunBackup runs the suite of what a backup needs of a store, from one kind of store into the same or another. fresh gives an empty store, place
+// RunCopy runs the suite of what a backup needs of two stores, from one kind into the same or another. fresh gives an empty store, place
 // somewhere for a new one.
-func RunBackup(t *testing.T, fresh func(t *testing.T) Backed, place func(t *testing.T) Place) {
+func RunCopy(t *testing.T, fresh func(t *testing.T) Backed, place func(t *testing.T) Place) {
 	t.Run("Equal", func(t *testing.T) {
 		s, to := fresh(t), place(t)
 		Fill(t, s, 700) // some nodes of the tree
@@ -203,8 +203,14 @@ func RunBackup(t *testing.T, fresh func(t *testing.T) Backed, place func(t *test
 		_, err = to.Begin(t.Context(), 1)
 		wantFault(t, "over a store that rests", err, fault.Conflict)
 	})
-	t.Run("Moment", func(t *testing.T) { testMoment(t, fresh(t)) })
 	t.Run("UnderLoad", func(t *testing.T) { testUnderLoad(t, fresh(t), place(t)) })
+	t.Run("OldSchema", func(t *testing.T) { testOldSchema(t, fresh(t), place(t)) })
+}
+
+// RunBackup is RunCopy within one kind of store, and what does not depend on another.
+func RunBackup(t *testing.T, fresh func(t *testing.T) Backed, place func(t *testing.T) Place) {
+	RunCopy(t, fresh, place)
+	t.Run("Moment", func(t *testing.T) { testMoment(t, fresh(t)) })
 	t.Run("Abandoned", func(t *testing.T) {
 		s, to := fresh(t), place(t)
 		Fill(t, s, 10)
@@ -244,30 +250,30 @@ func RunBackup(t *testing.T, fresh func(t *testing.T) Backed, place func(t *test
 			wantFault(t, fmt.Sprintf("schema %d", schema), err, fault.StoreUnavailable)
 		}
 	})
-	t.Run("OldSchema", func(t *testing.T) {
-		// A file of an older release has fewer tables; the migrations make the rest.
-		s, to := fresh(t), place(t)
-		snap, err := s.Snapshot(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer snap.Close() //nolint:errcheck // of a test
-		l, err := to.Begin(t.Context(), 1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := backup.Copy(t.Context(), older{snap, l.Tables()}, l, nil); err != nil {
-			t.Fatal(err)
-		}
-		opened, err := l.Open(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		wantSame(t, "an empty store", Digests(t, opened), Digests(t, s))
-		if err := errors.Join(l.Commit(t.Context()), l.Close()); err != nil {
-			t.Fatal(err)
-		}
-	})
+}
+
+// testOldSchema: a file of an older release has fewer tables; the migrations make the rest.
+func testOldSchema(t *testing.T, s Backed, to Place) {
+	snap, err := s.Snapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer snap.Close() //nolint:errcheck // of a test
+	l, err := to.Begin(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := backup.Copy(t.Context(), older{snap, l.Tables()}, l, nil); err != nil {
+		t.Fatal(err)
+	}
+	opened, err := l.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSame(t, "an empty store", Digests(t, opened), Digests(t, s))
+	if err := errors.Join(l.Commit(t.Context()), l.Close()); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // older shows a snapshot as one of an older schema.

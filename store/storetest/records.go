@@ -14,6 +14,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
@@ -229,7 +230,16 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"Version":        func(ctx context.Context) error { _, err := e.Version(ctx, id, 1); return err },
 		"Versions":       func(ctx context.Context) error { _, err := e.Versions(ctx, id, 1, 1); return err },
 		"DefaultKey":     func(ctx context.Context) error { _, err := e.DefaultKey(ctx, id, "sign"); return err },
-		"KeysDue":        func(ctx context.Context) error { _, err := e.KeysDue(ctx, now(), 1); return err },
+		"KeysDue":        func(ctx context.Context) error { _, _, err := e.KeysDue(ctx, now(), keys.DueCursor{}, 1); return err },
+		"News":           func(ctx context.Context) error { _, _, _, err := e.News(ctx, 0, 1); return err },
+		"PruneNews":      func(ctx context.Context) error { return e.PruneNews(ctx, now()) },
+		"Listen":         func(ctx context.Context) error { return e.Listen(ctx, func() {}) },
+		"Acquire":        func(ctx context.Context) error { _, _, err := e.Acquire(ctx, "x", id, time.Second); return err },
+		"Release":        func(ctx context.Context) error { return e.Release(ctx, "x", id) },
+		"Leases":         func(ctx context.Context) error { _, err := e.Leases(ctx); return err },
+		"SaveNode":       func(ctx context.Context) error { return e.SaveNode(ctx, &cluster.Node{ID: id}, time.Hour) },
+		"RemoveNode":     func(ctx context.Context) error { return e.RemoveNode(ctx, id) },
+		"Nodes":          func(ctx context.Context) error { _, err := e.Nodes(ctx, time.Hour); return err },
 		"Idempotency":    func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
 	}
 }

@@ -31,15 +31,15 @@ type Header struct {
 	CreatedAt  time.Time `json:"created_at"` // UTC
 	Release    string    `json:"release"`    // of the program that made it
 	Schema     int64     `json:"schema"`     // number of the last migration of the store
-	// Generation counts the roots that the deployment has had: the slots and the backup key are of this one. 0: it was not told.
-	Generation int64 `json:"root_generation"`
+	// Generation counts the roots that the deployment has had, from 1: the slots and the backup key are of this one.
+	Generation uint32 `json:"root_generation"`
 	// Checkpoint is a signed checkpoint of the audit log (C2SP tlog-checkpoint) of a size at most that of the log in the file, and
 	// CheckpointKey what verifies it.
 	Checkpoint    string `json:"checkpoint"`
 	CheckpointKey string `json:"checkpoint_key"`
 	// Signer is the key that the file is signed with, as VerifierKey writes it.
 	Signer string `json:"signer"`
-	// Slots are the ways to open the root, each sealed by its own secret or device.
+	// Slots are the ways to open the root of the generation, each sealed by its own secret or device.
 	Slots []Slot `json:"slots"`
 
 	raw []byte // the header as it stands in the file, with what is before it
@@ -136,7 +136,7 @@ func (h *Header) check() error {
 		return malformed("no deployment")
 	case h.Schema < 1:
 		return malformed("no schema")
-	case h.Generation < 0:
+	case h.Generation < 1:
 		return malformed("no generation")
 	case len(h.Slots) == 0:
 		return malformed("no slots")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,19 +30,16 @@ type Log interface {
 	VerifierKey(ctx context.Context) (string, error)
 }
 
-// Options of a Service. All but Generation, Now and Log are required.
+// Options of a Service. All but Release and Now are required.
 type Options struct {
 	Source Source
 	Audit  Log
-	// Derive gives a key of the root (root.Keeper.Derive). fault.Locked while it is not open.
-	Derive func(label string) (secret.Bytes, error)
+	// DeriveAt gives a key of a root (root.Keeper.DeriveAt). fault.Locked while it is not open.
+	DeriveAt func(label string, generation uint32) (secret.Bytes, error)
 	// Signer gives the key that signs backups.
 	Signer func(ctx context.Context) (Signer, error)
-	// Generation says which root of the deployment it is; nil: it is not told.
-	Generation func() int64
-	Release    string           // of the program
-	Now        func() time.Time // default time.Now
-	Log        *slog.Logger     // default: silent
+	Release string           // of the program
+	Now     func() time.Time // default time.Now
 }
 
 // Service makes backups of a running store, one at a time. It is safe for concurrent use.
@@ -56,9 +52,6 @@ type Service struct {
 func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
-	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Service{o: o, turn: make(chan struct{}, 1)}
 }
@@ -84,11 +77,6 @@ func (s *Service) Write(ctx context.Context, who Caller, w io.Writer) (Summary, 
 		return Summary{}, fault.New(fault.Conflict, "a backup is under way on this node already")
 	}
 	start := time.Now()
-	key, err := s.o.Derive(Label)
-	if err != nil {
-		return Summary{}, err
-	}
-	defer key.Wipe()
 	signer, err := s.o.Signer(ctx)
 	if err != nil {
 		return Summary{}, fmt.Errorf("opening the key of backups: %w", err)
@@ -96,7 +84,7 @@ func (s *Service) Write(ctx context.Context, who Caller, w io.Writer) (Summary, 
 	if err := s.record(ctx, who, ActionBegin, start, "", nil); err != nil {
 		return Summary{}, err
 	}
-	sum, err := s.make(ctx, w, key, signer)
+	sum, err := s.make(ctx, w, signer)
 	detail := ""
 	if err == nil {
 		detail = fmt.Sprintf("%d rows, %d entries, sha256 %x", sum.Rows, sum.Entries, sum.Sum)
@@ -109,11 +97,8 @@ func (s *Service) Write(ctx context.Context, who Caller, w io.Writer) (Summary, 
 	return sum, err
 }
 
-func (s *Service) make(ctx context.Context, w io.Writer, key secret.Bytes, signer Signer) (sum Summary, err error) {
+func (s *Service) make(ctx context.Context, w io.Writer, signer Signer) (sum Summary, err error) {
 	h := Header{CreatedAt: s.o.Now().UTC().Truncate(time.Second), Release: s.o.Release}
-	if s.o.Generation != nil {
-		h.Generation = s.o.Generation()
-	}
 	// Signed before the snapshot is taken: the log in it is at least as long.
 	note, err := s.o.Audit.Checkpoint(ctx)
 	if err != nil {
@@ -127,7 +112,7 @@ func (s *Service) make(ctx context.Context, w io.Writer, key secret.Bytes, signe
 	if err != nil {
 		return sum, err
 	}
-	sum, err = write(ctx, w, snap, h, key, signer)
+	sum, err = write(ctx, w, snap, h, func(generation uint32) (secret.Bytes, error) { return s.o.DeriveAt(Label, generation) }, signer)
 	if errors.Is(err, ErrInconsistent) {
 		err = fault.Wrap(fault.StoreCorrupted, "what the store holds does not fit together", err)
 	}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,9 +41,9 @@ func (o *outcome) Write(p []byte) (int, error) {
 }
 
 // write writes the snapshot to w: h with what the snapshot says of itself filled in, the content under a data key of its own, which is
-// sealed under the backup key, and the signature. What it reads it checks: ErrInconsistent when the store does not hold what its log says.
+// sealed under the backup key of the root that the snapshot's slots open, and the signature. What it reads it checks: ErrInconsistent when the store does not hold what its log says.
 // After an error w holds a part that does not verify. The memory is constant.
-func write(ctx context.Context, w io.Writer, snap Snapshot, h Header, backupKey secret.Bytes, signer Signer) (sum Summary, err error) {
+func write(ctx context.Context, w io.Writer, snap Snapshot, h Header, derive func(generation uint32) (secret.Bytes, error), signer Signer) (sum Summary, err error) {
 	out := &outcome{w: w, h: sha256.New()}
 	l := &ledger{}
 	if l.checkpoint, err = parseCheckpoint(h.Checkpoint); err != nil {
@@ -62,6 +63,11 @@ func write(ctx context.Context, w io.Writer, snap Snapshot, h Header, backupKey 
 	if err := h.check(); err != nil {
 		return sum, err
 	}
+	backupKey, err := derive(h.Generation)
+	if err != nil {
+		return sum, fmt.Errorf("deriving the backup key: %w", err)
+	}
+	defer backupKey.Wipe()
 	dataKey := make(secret.Bytes, filecrypt.DataKeySize)
 	defer dataKey.Wipe()
 	rand.Read(dataKey) // never fails (crypto/rand, since Go 1.24)
@@ -135,7 +141,8 @@ func writeContent(ctx context.Context, content *filecrypt.Writer, snap Snapshot,
 
 // describe fills in what the snapshot says of itself: small tables that are read twice, once for the header.
 func (h *Header) describe(ctx context.Context, snap Snapshot, tables []Table) error {
-	h.Schema = snap.Schema()
+	h.Schema, h.Generation = snap.Schema(), 1 // until the root was replaced
+	var generations []int64                   // of the slots
 	for i := range tables {
 		t := &tables[i]
 		var look func([]Value) error
@@ -146,7 +153,18 @@ func (h *Header) describe(ctx context.Context, snap Snapshot, tables []Table) er
 				h.Deployment, err = uuid.FromBytes(row[id].Bytes)
 				return err
 			}
+		case "root_state":
+			generation := t.column("generation", Int)
+			look = func(row []Value) error {
+				n := row[generation].Int
+				if n < 1 || n > math.MaxUint32 {
+					return inconsistent("the generation of the root is none")
+				}
+				h.Generation = uint32(n)
+				return nil
+			}
 		case "root_slots":
+			of := t.column("generation", Int) // -1 in a schema of before
 			id, kind, label := t.column("id", Bytes), t.column("kind", Text), t.column("label", Text)
 			params, sealed, at := t.column("params", Bytes), t.column("sealed", Bytes), t.column("created_at", Int)
 			if min(id, kind, label, params, sealed, at) < 0 {
@@ -157,7 +175,11 @@ func (h *Header) describe(ctx context.Context, snap Snapshot, tables []Table) er
 					CreatedAt: time.UnixMicro(row[at].Int).UTC()}
 				var err error
 				s.ID, err = uuid.FromBytes(row[id].Bytes)
-				h.Slots = append(h.Slots, s)
+				generation := int64(1)
+				if of >= 0 {
+					generation = row[of].Int
+				}
+				h.Slots, generations = append(h.Slots, s), append(generations, generation)
 				return err
 			}
 		default:
@@ -171,6 +193,13 @@ func (h *Header) describe(ctx context.Context, snap Snapshot, tables []Table) er
 			return fmt.Errorf("reading table %s: %w", t.Name, err)
 		}
 	}
+	slots := h.Slots[:0]
+	for i, s := range h.Slots {
+		if generations[i] == int64(h.Generation) { // others open nothing
+			slots = append(slots, s)
+		}
+	}
+	h.Slots = slots
 	return nil
 }
 

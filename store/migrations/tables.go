@@ -23,7 +23,9 @@ type Table struct {
 func Tables() []Table {
 	return []Table{
 		{Name: "deployment"},
+		{Name: "root_state"},
 		{Name: "root_slots"},
+		{Name: "root_keyring"},
 		{Name: "api_keys"},
 		{Name: "tenant_settings"},
 		{Name: "keys"},
@@ -32,6 +34,8 @@ func Tables() []Table {
 		{Name: "default_keys"},
 		{Name: "idempotency"},
 		{Name: "jobs"},
+		{Name: "webhooks"},
+		{Name: "webhook_progress"},
 		{Name: "audit_entries"},
 		{Name: "audit_nodes"},
 		{Name: "audit_head"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -36,6 +37,10 @@ type config struct {
 	Log          logConfig       `koanf:"log"`
 	Cache        cacheConfig     `koanf:"cache"`
 	Limits       limitsConfig    `koanf:"limits"`
+	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
+	TrustedProxies []string `koanf:"trusted_proxies"`
+
+	proxies []netip.Prefix // of TrustedProxies
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for
@@ -165,6 +170,17 @@ func (c *config) complete(dev bool) error {
 	}
 	if err := c.completeRoot(); err != nil {
 		return err
+	}
+	for _, text := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			a, failed := netip.ParseAddr(text)
+			if failed != nil {
+				return errors.New("trusted_proxies must hold addresses or ranges of them")
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		c.proxies = append(c.proxies, p.Masked())
 	}
 	if !dev && c.TLS.CertFile == "" {
 		if err := loopback(c.Listen); err != nil {

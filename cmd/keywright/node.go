@@ -84,7 +84,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
 	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Denials: denials,
-		Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
+		Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
 	if err != nil {
 		return n, err
 	}

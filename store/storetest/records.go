@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +32,11 @@ func testAPIKeys(t *testing.T, e *env) {
 		if i%2 == 0 {
 			k.Scopes = []auth.Scope{auth.ScopeKeysRead, auth.ScopeAuditRead}
 			k.ExpiresAt = now().Add(time.Hour)
+		}
+		if i%3 == 0 {
+			k.Role = auth.RoleDeveloper
+			k.Restrictions = auth.Restrictions{Keys: []string{"a/b", uuid.NewString()}, Labels: map[string]string{"env": "prod"},
+				Operations: []string{"sign"}, CIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}, RateLimit: 60}
 		}
 		made = append(made, k)
 		e.must(t, e.InsertAPIKey(k))
@@ -230,6 +236,8 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"Versions":       func(ctx context.Context) error { _, err := e.Versions(ctx, id, 1, 1); return err },
 		"DefaultKey":     func(ctx context.Context) error { _, err := e.DefaultKey(ctx, id, "sign"); return err },
 		"KeysDue":        func(ctx context.Context) error { _, err := e.KeysDue(ctx, now(), 1); return err },
+		"Tenant":         func(ctx context.Context) error { _, err := e.Tenant(ctx, id); return err },
+		"Tenants":        func(ctx context.Context) error { _, err := e.Tenants(ctx, id, 1); return err },
 		"Idempotency":    func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
 	}
 }

@@ -51,10 +51,10 @@ test:
 	softhsm-test/install.sh
 	$(MAKE) lint unit crash soak
 
-# Once with the race detector; what leaves out part of its vectors under it, because it is slow there, once more without.
+# Once with the race detector; what leaves out part of its vectors or scripts under it, because it is slow there, once more without.
 unit:
 	$(GO) test -race -timeout 20m ./...
-	$(GO) test -timeout 20m ./verify ./backend/... ./pqc
+	$(GO) test -timeout 20m ./verify ./backend/... ./pqc ./cmd/keywright
 
 # The real binary under load, killed without warning $(KILLS) times; every acknowledged effect must be there afterwards.
 crash: build

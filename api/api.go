@@ -19,12 +19,17 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what a Server is made of. Keys, Auth, Root and Audit are required.
+// Options are what a Server is made of. Keys, Auth, Root, Audit and Jobs are required.
 type Options struct {
 	Keys  Keys
 	Auth  Auth
 	Root  Root
 	Audit Audit
+	Jobs  Jobs
+
+	// Events and Webhooks tell what has changed. Default: their routes answer fault.Unavailable.
+	Events   Events
+	Webhooks Webhooks
 
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
@@ -65,15 +70,18 @@ func (l Limits) withDefaults() Limits {
 
 // Server answers the REST API. It is safe for concurrent use and has no goroutine of its own.
 type Server struct {
-	keys    Keys
-	auth    Auth
-	root    Root
-	audit   Audit
-	denials Denials
-	ready   func(context.Context) error
-	log     *slog.Logger
-	limits  Limits
-	proxies []netip.Prefix
+	keys     Keys
+	auth     Auth
+	root     Root
+	audit    Audit
+	jobs     Jobs
+	denials  Denials
+	events   Events
+	webhooks Webhooks
+	ready    func(context.Context) error
+	log      *slog.Logger
+	limits   Limits
+	proxies  []netip.Prefix
 
 	version  string
 	registry *prometheus.Registry
@@ -92,7 +100,7 @@ type Server struct {
 
 // New makes a Server. It fails when a required service is missing or a metric name is taken in the registry.
 func New(o Options) (*Server, error) {
-	if o.Keys == nil || o.Auth == nil || o.Root == nil || o.Audit == nil {
+	if o.Keys == nil || o.Auth == nil || o.Root == nil || o.Audit == nil || o.Jobs == nil {
 		return nil, errors.New("api: Keys, Auth, Root and Audit are required")
 	}
 	if o.Ready == nil {
@@ -110,8 +118,8 @@ func New(o Options) (*Server, error) {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
-	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, denials: o.Denials, ready: o.Ready, log: o.Log,
-		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, version: o.Version, registry: o.Metrics}
+	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, denials: o.Denials, ready: o.Ready, log: o.Log,
+		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()

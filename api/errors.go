@@ -22,12 +22,15 @@ func statusOf(code fault.Code) (status int, ok bool) {
 		fault.WrongSecret, fault.TenantSuspended, fault.QuotaExceeded, fault.ApprovalRequired:
 		return http.StatusForbidden, true
 	case fault.RouteNotFound, fault.KeyNotFound, fault.VersionNotFound, fault.APIKeyNotFound, fault.BackendNotFound,
-		fault.SlotNotFound, fault.EntryNotFound, fault.NoDefaultKey, fault.TenantNotFound, fault.GrantNotFound, fault.ApprovalNotFound:
+		fault.SlotNotFound, fault.EntryNotFound, fault.NoDefaultKey, fault.TenantNotFound, fault.GrantNotFound, fault.ApprovalNotFound,
+		fault.JobNotFound, fault.WebhookNotFound:
 		return http.StatusNotFound, true
+	case fault.EventsGone:
+		return http.StatusGone, true
 	case fault.MethodNotAllowed:
 		return http.StatusMethodNotAllowed, true
 	case fault.BadState, fault.BadTransition, fault.BadVersion, fault.NameTaken, fault.Conflict,
-		fault.IdempotencyConflict, fault.DeletionProtected, fault.LastSlot, fault.NotLocked, fault.Attestation:
+		fault.IdempotencyConflict, fault.DeletionProtected, fault.LastSlot, fault.NotLocked, fault.Attestation, fault.JobEnded:
 		return http.StatusConflict, true
 	case fault.BodyTooLarge:
 		return http.StatusRequestEntityTooLarge, true

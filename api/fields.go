@@ -27,7 +27,80 @@ func meaningIn(in, name string) string {
 	if m := meaningInAccess(in + "." + name); m != "" {
 		return m
 	}
+	if in == "Job" || in == "JobFailure" {
+		if m := meaningOfJob(name); m != "" {
+			return m
+		}
+	}
 	switch in + "." + name {
+	case "Event.id":
+		return "index of the audit entry that tells of it"
+	case "Event.time":
+		return "when it happened"
+	case "Event.type":
+		return "what happened"
+	case "Event.key":
+		return "the key that it is about"
+	case "Event.job":
+		return "id of the job that it is about"
+	case "Event.resource":
+		return "what it is about, when that is no key"
+	case "Event.outcome":
+		return "an error code, when it is not ok"
+	case "EventKey.id":
+		return "the key's id"
+	case "EventKey.name":
+		return "the key's name when the event was read"
+	case "EventKey.version":
+		return "the version that it is about"
+	case "Webhook.id":
+		return "identity"
+	case "Webhook.name", "CreateWebhook.name":
+		return "for people"
+	case "Webhook.url", "CreateWebhook.url":
+		return "where to: an address of HTTPS"
+	case "Webhook.types", "CreateWebhook.types":
+		return "types of events, key.* for all that begin so; all when empty"
+	case "Webhook.keys", "CreateWebhook.keys":
+		return "keys whose events are told; all when empty"
+	case "Webhook.label", "CreateWebhook.label":
+		return "name, or name=value: only events of keys that have it"
+	case "Webhook.state":
+		return "active or disabled"
+	case "Webhook.reason":
+		return "why it is disabled: by hand, or gone when the receiver answered 410"
+	case "Webhook.created_by":
+		return "who made it"
+	case "Webhook.old_secret_until":
+		return "until when calls are signed with the secret before as well"
+	case "Webhook.delivery":
+		return "how the deliveries go"
+	case "Webhook.secret":
+		return "whsec_ and base64: shown once, when it is made"
+	case "WebhookDelivery.next":
+		return "id of the event from which on nothing was delivered yet"
+	case "WebhookDelivery.delivered":
+		return "how many events were delivered"
+	case "WebhookDelivery.given_up":
+		return "how many were not delivered within 24 hours"
+	case "WebhookDelivery.attempts":
+		return "how many have failed since the last success"
+	case "WebhookDelivery.last_success":
+		return "when an event was last taken"
+	case "WebhookDelivery.last_failure":
+		return "when a call last failed"
+	case "WebhookDelivery.last_status", "WebhookTest.status":
+		return "status that the receiver answered; absent when it did not"
+	case "WebhookDelivery.last_error", "WebhookTest.error":
+		return "why the call failed, in a fixed word"
+	case "WebhookDelivery.next_try":
+		return "when it is tried again"
+	case "WebhookTest.delivered":
+		return "whether the receiver took it"
+	case "WebhookTest.latency_ms":
+		return "how long the call took, in milliseconds"
+	case "RotateWebhookSecret.overlap_hours":
+		return "for how long the secret before signs as well, 0 to 168; 24 when absent"
 	case "CreateKey.backend", "ImportKey.backend":
 		return "a backend's name; the default one when absent"
 	case "CreateKey.custody", "ImportKey.custody":
@@ -483,6 +556,9 @@ func choices(in reflect.Type, name string) []string {
 		if in == reflect.TypeFor[wire.BackendMember]() {
 			return []string{"missing", "joining", "refused", "healthy", "unavailable"}
 		}
+		if in == reflect.TypeFor[wire.Job]() {
+			return []string{"queued", "running", "done", "failed", "cancelled"}
+		}
 		if in != reflect.TypeFor[wire.Backend]() {
 			var out []string
 			for _, s := range []keys.State{keys.StatePreActive, keys.StatePendingImport, keys.StateActive, keys.StateDeactivated,
@@ -526,4 +602,44 @@ func choices(in reflect.Type, name string) []string {
 		}
 	}
 	return nil
+}
+
+func meaningOfJob(name string) string {
+	switch name {
+	case "state":
+		return "done: all was tried, and failed says how much did not succeed"
+	case "kind":
+		return "what it does: move, rotation, deletion, …"
+	case "deployment":
+		return "whether it is the deployment's and not a tenant's"
+	case "params":
+		return "what it was asked, by kind"
+	case "done":
+		return "how much is done"
+	case "failed":
+		return "how much has failed for good"
+	case "total":
+		return "how much there is; absent when it is not known"
+	case "failures":
+		return "what failed, the first 100"
+	case "resource":
+		return "key:<id>, or key:<id>/<version>"
+	case "error":
+		return "why it failed or, while it is queued, why the last attempt did"
+	case "attempts":
+		return "attempts in a row that failed"
+	case "retry_at":
+		return "when it is tried again"
+	case "node":
+		return "the node that runs it, or ended it"
+	case "created_by":
+		return "the principal who asked for it; system when it was the schedule"
+	case "started_at":
+		return "when it first began"
+	case "updated_at":
+		return "when its progress was last written"
+	case "ended_at":
+		return "when it ended"
+	}
+	return ""
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/backend/software"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keyenc"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/root"
@@ -77,7 +78,7 @@ func newService(t testing.TB) *service {
 	people := auth.New(store, log, auth.Options{Derive: keeper.Derive, Idempotency: store})
 	_, owner, err := people.Bootstrap(ctx, uuid.MustParse("0195f3a2-0000-7000-8000-00000000000a"), nil)
 	must(err)
-	server, err := New(Options{Keys: service1, Auth: people, Root: keeper, Audit: log, Version: "test"})
+	server, err := New(Options{Keys: service1, Auth: people, Root: keeper, Audit: log, Jobs: jobs.New(store, log, jobs.Options{Idempotency: store}), Version: "test"})
 	must(err)
 	return &service{t: t, http: server.Handler(), owner: owner, root: keeper}
 }

@@ -8,12 +8,13 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/keywright/keywright/transport"
 )
 
 // ServeOptions bound the connections of a listener. The zero value of each field means its default.
 type ServeOptions struct {
-	// TLS switches HTTPS on, with HTTP/2. Its certificates are the caller's; the versions and curves are set here when the
-	// caller left them open: TLS 1.2 and 1.3, with the post-quantum hybrid key exchange that crypto/tls offers first.
+	// TLS switches HTTPS on, with HTTP/2: see transport.Certificates. Unix sockets are served without it.
 	TLS *tls.Config
 	// MaxConns is how many connections may be open. One more closes the one that has been idle for longest. Default: 4096.
 	MaxConns int
@@ -26,12 +27,13 @@ type ServeOptions struct {
 	IdleTime time.Duration
 	// WriteTime is how long a client may take to take a response, from the end of the request's header. Default: 120 s.
 	WriteTime time.Duration
+	// HeaderBytes bounds a request's header, in bytes; net/http allows 4 KiB more. Default: 16 KiB.
+	HeaderBytes int
+	// CORS says which pages of other origins may read the answers. Default: none.
+	CORS transport.CORS
 	// Log gets net/http's own complaints. Default: discarded.
 	Log *slog.Logger
 }
-
-// maxHeader bounds a request's header, in bytes.
-const maxHeader = 16 << 10
 
 // NewHTTPServer makes a server for a handler, with every limit set. The caller starts it with ServeListener and ends it
 // with Shutdown.
@@ -51,33 +53,34 @@ func NewHTTPServer(h http.Handler, o ServeOptions) *http.Server {
 	if o.WriteTime <= 0 {
 		o.WriteTime = 120 * time.Second
 	}
+	if o.HeaderBytes <= 0 {
+		o.HeaderBytes = 16 << 10
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &http.Server{
-		Handler:           h,
+		Handler:           transport.Headers(h, o.CORS),
 		ReadHeaderTimeout: o.HeaderTime,
 		ReadTimeout:       o.ReadTime,
 		IdleTimeout:       o.IdleTime,
 		WriteTimeout:      o.WriteTime,
-		MaxHeaderBytes:    maxHeader,
+		MaxHeaderBytes:    o.HeaderBytes,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		ConnState:         newConnLimit(o.MaxConns).state,
+		ConnContext:       transport.ConnContext,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReadFrameSize: 64 << 10},
 	}
 	if o.TLS != nil {
 		s.TLSConfig = o.TLS.Clone()
-		if s.TLSConfig.MinVersion == 0 {
-			s.TLSConfig.MinVersion = tls.VersionTLS12
-		}
 	}
 	return s
 }
 
-// ServeListener serves until the server is shut down, by TLS when the server has a TLS configuration. Like
-// http.Server.Serve it always gives an error: http.ErrServerClosed after a Shutdown.
+// ServeListener serves until the server is shut down, by TLS when the server has a TLS configuration and the listener is no Unix
+// socket. A server may serve several listeners. Like http.Server.Serve it always gives an error: http.ErrServerClosed after a Shutdown.
 func ServeListener(s *http.Server, l net.Listener) error {
-	if s.TLSConfig != nil {
+	if s.TLSConfig != nil && l.Addr().Network() != "unix" {
 		return s.ServeTLS(l, "", "")
 	}
 	return s.Serve(l)

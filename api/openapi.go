@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/keywright/keywright/api/qpher"
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/fault"
@@ -54,6 +56,7 @@ func describe(routes []route, version string) *document {
 	d.schemas["Error"].(object)["properties"].(object)["error_code"] = object{"type": "string", "enum": codeNames(),
 		"description": meaningOf("error_code")}
 	d.schema(reflect.TypeFor[wire.ErrorResponse]())
+	d.schema(reflect.TypeFor[wire.Event]()) // the data of a stream, and the body of a webhook
 	d.qpherErrors()
 	for i := range routes {
 		r := &routes[i]
@@ -119,7 +122,9 @@ func tags() [][2]string {
 		{"backends", "The devices, with what each can do, as probed."},
 		{"api-keys", "The credentials of the tenant."},
 		{"tenants", "The owners of keys, API keys and audit entries. Nothing crosses tenants: what is another's is not found."},
+		{"events", "What has changed, as a stream and as signed calls to receivers (Standard Webhooks)."},
 		{"settings", "What a tenant has settled for itself."},
+		{"jobs", "Work that outlives the request that asked for it."},
 		{"audit", "The append-only log, with its checkpoints and proofs (RFC 6962, C2SP tlog-checkpoint)."},
 		{"root", "The ways to open the root secret."},
 		{qpher.Tag, qpher.About},
@@ -255,6 +260,8 @@ func (d *document) schema(t reflect.Type) object {
 	switch {
 	case t == reflect.TypeFor[time.Time]():
 		return object{"type": "string", "format": "date-time"}
+	case t == reflect.TypeFor[jsontext.Value]():
+		return object{"description": "Any JSON value."}
 	case t == reflect.TypeFor[[]byte]():
 		return object{"type": "string", "format": "byte", "contentEncoding": "base64"}
 	}

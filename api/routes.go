@@ -167,7 +167,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := append(s.rows(), s.qpherRows()...)
+	rows := append(append(s.rows(), s.eventRows()...), s.qpherRows()...)
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}
@@ -260,6 +260,12 @@ func (s *Server) rows() []route {
 
 		read("/backends", br, "backends", "All backends, with what they can do", handle(s.listBackends)).or(kr),
 		read("/backends/{name}", br, "backends", "One backend", handle(s.showBackend)).or(kr),
+
+		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with settings:write", handle(s.listJobs), page(
+			param{"kind", "string", "what it does, as in move"},
+			param{"state", "string", "queued, running, done, failed or cancelled"})...),
+		read("/jobs/{id}", "", "jobs", "Show a job, for those who can list it", handle(s.showJob)),
+		act("/jobs/{id}/cancel", "", "jobs", "End a job that has not ended: the tenant's with keys:write, the deployment's with settings:write", handle(s.cancelJob)),
 
 		write(post, "/api-keys", sw, "api-keys", "Make an API key; it is shown this once", handle(s.createAPIKey)).creates(),
 		read("/api-keys", sr, "api-keys", "List API keys", handle(s.listAPIKeys), page()...).or(sw),

@@ -135,7 +135,32 @@ type AlgorithmInfo struct {
 	PostQuantum  bool
 	SecurityBits int // classical strength, SP 800-57 part 1 table 2
 	Category     int // NIST's post-quantum security category, 1 to 5; 0: none
+
+	// MaxMessages and MaxBytes are how much one version of a key may protect before it has to be replaced; 0: nothing within reach
+	// bounds it. LimitSource says where the bound is from.
+	MaxMessages int64
+	MaxBytes    int64 // of plaintext
+	LimitSource string
 }
+
+// The bounds on what one key protects. All are for messages of at most 1 MiB (2^16 blocks), which is what the service takes.
+//
+// Nonces are 96 random bits with AES-GCM and ChaCha20-Poly1305. SP 800-38D section 8 asks that two of them be equal with a probability of at most
+// 2^-32, and section 8.3 therefore allows 2^32 invocations under a key: 2^32 nonces collide with 2^64 / 2^97 = 2^-33. The argument is about the nonce
+// alone, so it holds for ChaCha20-Poly1305 (RFC 8439) as it is; that RFC leaves the nonces of several senders to the protocol (section 2.8). The number of
+// blocks needs no bound of its own: 2^32 messages are at most 2^48 blocks, by which AES differs from a random function with 2^96 / 2^129 = 2^-33.
+//
+// AES-256-CTR-HMAC-SHA256 begins each message at a random block of 128 bits. After q messages of s blocks together, two ranges of blocks overlap with
+// at most q*s / 2^128, and AES is told from a random function with s^2 / 2^129 (Bellare, Desai, Jokipii, Rogaway, FOCS 1997). Counting a started block
+// for each message, 2^47 messages of 2^51 bytes together are 2^48 blocks: 2^-33 for either.
+//
+// The others have none: AES-KWP uses no nonce (SP 800-38F bounds the length alone), HMAC's is not within reach, RSA-OAEP, KEMs and what is
+// encrypted under a KEM have fresh randomness or a fresh key for each message, and signatures do not wear a key out below the 2^64 of SLH-DSA (FIPS 205).
+const (
+	maxRandomNonces = 1 << 32
+	maxCTRMessages  = 1 << 47
+	maxCTRBytes     = 1 << 51
+)
 
 // Symmetric reports whether the key has no public part.
 func (a AlgorithmInfo) Symmetric() bool { return a.KeySize > 0 }
@@ -150,9 +175,9 @@ func (a AlgorithmInfo) Allows(p Purpose) bool {
 	return false
 }
 
-func enc(name Algorithm, id uint16, size, bits int, standard string) AlgorithmInfo {
+func enc(name Algorithm, id uint16, size, bits int, standard, limit string) AlgorithmInfo {
 	return AlgorithmInfo{Name: name, ID: id, Family: FamilyAEAD, Purposes: []Purpose{PurposeEncryption}, KeyBits: size * 8,
-		KeySize: size, NonceSize: 12, TagSize: 16, Standard: standard, SecurityBits: bits}
+		KeySize: size, NonceSize: 12, TagSize: 16, Standard: standard, SecurityBits: bits, MaxMessages: maxRandomNonces, LimitSource: limit}
 }
 
 func hmac(name Algorithm, id uint16, h crypto.Hash) AlgorithmInfo {
@@ -179,12 +204,13 @@ func pqSign(name Algorithm, id uint16, f Family, strength, category int, standar
 
 // table is read-only. The order is that of the documentation.
 var table = []AlgorithmInfo{
-	enc(AES128GCM, 0x0001, 16, 128, "SP 800-38D"),
-	enc(AES192GCM, 0x0002, 24, 192, "SP 800-38D"),
-	enc(AES256GCM, 0x0003, 32, 256, "SP 800-38D"),
-	enc(ChaCha20Poly1305, 0x0004, 32, 256, "RFC 8439"),
+	enc(AES128GCM, 0x0001, 16, 128, "SP 800-38D", "SP 800-38D section 8.3"),
+	enc(AES192GCM, 0x0002, 24, 192, "SP 800-38D", "SP 800-38D section 8.3"),
+	enc(AES256GCM, 0x0003, 32, 256, "SP 800-38D", "SP 800-38D section 8.3"),
+	enc(ChaCha20Poly1305, 0x0004, 32, 256, "RFC 8439", "SP 800-38D section 8, of the nonce"),
 	{Name: AES256CTRHMACSHA256, ID: 0x0005, Family: FamilyAEAD, Purposes: []Purpose{PurposeEncryption}, KeyBits: 512, KeySize: 64,
-		NonceSize: 16, TagSize: 32, Standard: "SP 800-38A, FIPS 198-1, ISO/IEC 19772", SecurityBits: 256},
+		NonceSize: 16, TagSize: 32, Standard: "SP 800-38A, FIPS 198-1, ISO/IEC 19772", SecurityBits: 256,
+		MaxMessages: maxCTRMessages, MaxBytes: maxCTRBytes, LimitSource: "birthday bound of CTR, FOCS 1997"},
 	{Name: AES256KWP, ID: 0x0010, Family: FamilyKWP, Purposes: []Purpose{PurposeWrapping}, KeyBits: 256, KeySize: 32,
 		Standard: "RFC 5649, SP 800-38F", SecurityBits: 256},
 	hmac(HMACSHA256, 0x0020, crypto.SHA256),

@@ -28,7 +28,11 @@ const (
 	BackendNotFound     Code = "ERR_BACKEND_NOT_FOUND"
 	SlotNotFound        Code = "ERR_ROOT_SLOT_NOT_FOUND"
 	EntryNotFound       Code = "ERR_AUDIT_ENTRY_NOT_FOUND"
+	WebhookNotFound     Code = "ERR_WEBHOOK_NOT_FOUND"
+	EventsGone          Code = "ERR_EVENTS_GONE"
 	NoDefaultKey        Code = "ERR_NO_DEFAULT_KEY"
+	JobNotFound         Code = "ERR_JOB_NOT_FOUND"
+	JobEnded            Code = "ERR_JOB_ENDED"
 	BadJSON             Code = "ERR_INVALID_JSON"
 	UnknownField        Code = "ERR_UNKNOWN_FIELD"
 	BadEncoding         Code = "ERR_INVALID_ENCODING"
@@ -99,7 +103,11 @@ func Codes() []Description {
 		{BackendNotFound, "No backend of this name is configured."},
 		{SlotNotFound, "No such root slot."},
 		{EntryNotFound, "The audit log has no such entry, or not one of this tenant."},
+		{WebhookNotFound, "No such webhook in this tenant."},
+		{EventsGone, "Events are kept for 3 days, and what came after this id is not all there any more: read the audit log from there, then begin anew."},
 		{NoDefaultKey, "No key was named and the tenant has no default key for this operation."},
+		{JobNotFound, "No such job that the credential may see. Jobs are forgotten 30 days after their end."},
+		{JobEnded, "The job has ended already."},
 		{BadJSON, "The body is not valid JSON, has duplicate members, trailing data, or a value of the wrong type."},
 		{UnknownField, "The body has a field that this request does not know."},
 		{BadEncoding, "A binary field is not standard padded base64, or a PEM, DER or hex value is malformed."},

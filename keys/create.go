@@ -144,7 +144,7 @@ type maker func(context.Context, backend.Backend, backend.Spec) (backend.Ref, er
 func (q *request) bear(ctx context.Context, k *Key, v *Version, isDefault bool, make maker) (*Key, error) {
 	b := q.s.byID[v.BackendID]
 	if b == nil {
-		return nil, q.s.notHere()
+		return nil, q.s.notHere(v.BackendID)
 	}
 	spec := specOf(k, v.Version, v.Custody, v.Exportable)
 	make = q.s.attested(k, v, make)

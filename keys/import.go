@@ -157,7 +157,7 @@ func (q *request) fill(ctx context.Context, k *Key, v *Version, open maker) (*Ke
 	s := q.s
 	b := s.byID[v.BackendID]
 	if b == nil {
-		return nil, s.notHere()
+		return nil, s.notHere(v.BackendID)
 	}
 	q.entry.KeyVersion = v.Version
 	token := q.token(k.ID, v.Version)

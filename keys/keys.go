@@ -52,6 +52,14 @@ type Policy struct {
 	DeletionProtection bool                `json:"deletion_protection,omitempty"` // DELETE is refused while set
 	RequiredContext    []string            `json:"required_context,omitempty"`    // names that the caller's context must hold
 	UsageLimit         int64               `json:"usage_limit,omitempty"`         // operations in all; 0: none
+	// RotateAfterMessages and RotateAfterBytes make the key due for rotation when its primary version is counted to have protected so much; 0: not
+	// before three quarters of what the algorithm bears. The operation that gets there is not refused.
+	RotateAfterMessages int64 `json:"rotate_after_messages,omitempty"`
+	RotateAfterBytes    int64 `json:"rotate_after_bytes,omitempty"`
+	// ActivatesAt and ExpiresAt are the dates of SP 800-57 part 1 section 5.3 between which the key may be used to protect. Before the first it is
+	// pre-active, from the second on deactivated: it goes on processing what it protected. Zero: at once, and never.
+	ActivatesAt time.Time `json:"activates_at,omitzero"`
+	ExpiresAt   time.Time `json:"expires_at,omitzero"`
 	// RequireAttestation, fixed at creation: no version becomes active before evidence of it has verified and says that it was generated on
 	// the device and is not exportable.
 	RequireAttestation bool `json:"require_attestation,omitempty"`
@@ -83,22 +91,6 @@ type Key struct {
 	Revision       int64     // for compare-and-swap
 }
 
-// DueAt is when Store.KeysDue begins to name the key: its deletion or, when none is scheduled and the key is active, its rotation.
-// Zero: never. (A key that is not active waits for nothing. Were it named, those who wait would in time fill every page.)
-func (k *Key) DueAt() time.Time {
-	switch {
-	case k.State == StateDestroyed:
-		return time.Time{}
-	case !k.DeletionAt.IsZero():
-		return k.DeletionAt
-	case k.Policy.RotationPeriod <= 0, k.State != StateActive:
-		return time.Time{}
-	case !k.RotatedAt.IsZero():
-		return k.RotatedAt.Add(k.Policy.RotationPeriod)
-	}
-	return k.CreatedAt.Add(k.Policy.RotationPeriod)
-}
-
 // Version is one piece of key material. Its material never changes and its number is never reused.
 type Version struct {
 	KeyID      uuid.UUID
@@ -113,7 +105,11 @@ type Version struct {
 	Blob       []byte // nil once destroyed
 	CreatedAt  time.Time
 	StateAt    time.Time
-	Revision   int64
+	// Messages and Bytes are what the version is counted to have protected, at most: what a node has set aside and never used is in it. Nothing
+	// is counted of keys that neither their algorithm nor their policy bounds.
+	Messages int64
+	Bytes    int64
+	Revision int64
 }
 
 // Limits of names, labels and requests.

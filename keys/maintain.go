@@ -13,48 +13,74 @@ import (
 )
 
 const (
-	maintainPage  = 1000      // keys that one Maintain looks at
+	maintainPage  = 1000      // keys that are read at once
 	destroyPage   = 64        // versions that end in one transaction
 	staleAfter    = time.Hour // how long a creation may take
 	pruneInterval = time.Hour
 )
 
 // Maintain does what is due: it ends keys whose waiting period is over, rotates by period, marks versions whose creation never
-// finished, and prunes idempotency records. The binary calls it every minute; on several nodes, on one of them. Each act is recorded with
-// the principal "system". It goes on past what fails and gives all failures together; they are due again the next time.
+// finished, and prunes idempotency records. Each act is recorded with the principal "system". It goes on past what fails and gives all
+// failures together; they are due again the next time. On several nodes MaintainKeys and Prune are for the one whose turn it is.
 func (s *Service) Maintain(ctx context.Context) error {
+	return errors.Join(s.MaintainKeys(ctx, func(string) bool { return true }), s.Prune(ctx))
+}
+
+// MaintainKeys does what is due with the keys whose backend, by its identity, is mine. The identity of keys without a private part is "".
+func (s *Service) MaintainKeys(ctx context.Context, mine func(backendID string) bool) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
 	defer s.leave()
 	s.tidy.Lock()
 	defer s.tidy.Unlock()
-	due, err := s.store.KeysDue(ctx, s.now(), maintainPage)
-	if err != nil {
+	var failed []error
+	for after := (DueCursor{}); ; {
+		due, next, err := s.store.KeysDue(ctx, s.now(), after, maintainPage)
+		if err != nil {
+			return errors.Join(append(failed, err)...)
+		}
+		for _, k := range due {
+			if ctx.Err() != nil {
+				return expired(ctx)
+			}
+			if !mine(k.BackendID) {
+				continue
+			}
+			if err := s.maintainKey(ctx, k); err != nil {
+				s.log.Warn("scheduled work on a key failed", "key", k.ID, "error", err)
+				failed = append(failed, err)
+			}
+		}
+		if after = next; next == (DueCursor{}) {
+			return errors.Join(failed...)
+		}
+	}
+}
+
+// Has reports whether the backend, by its identity, is one of this service's.
+func (s *Service) Has(backendID string) bool { return s.byID[backendID] != nil }
+
+// Prune removes old idempotency records, once an hour however often it is called.
+func (s *Service) Prune(ctx context.Context) error {
+	if err := s.enter(); err != nil {
 		return err
 	}
-	var failed []error
-	for _, k := range due {
-		if ctx.Err() != nil {
-			return expired(ctx)
-		}
-		if err := s.maintainKey(ctx, k); err != nil {
-			s.log.Warn("scheduled work on a key failed", "key", k.ID, "error", err)
-			failed = append(failed, err)
-		}
+	defer s.leave()
+	s.tidy.Lock()
+	defer s.tidy.Unlock()
+	now := s.now()
+	if now.Sub(s.pruned) < pruneInterval {
+		return nil
 	}
-	if now := s.now(); now.Sub(s.pruned) >= pruneInterval {
-		_, err := pipeline(ctx, s, system(uuid.Nil, ""), verbPrune, func(ctx context.Context, q *request) (struct{}, error) {
-			q.changes = append(q.changes, s.idempotency.PruneIdempotency(s.stamp().Add(-idempotency.TTL)))
-			return struct{}{}, nil
-		}, nil)
-		if err != nil {
-			failed = append(failed, err)
-		} else {
-			s.pruned = now
-		}
+	_, err := pipeline(ctx, s, system(uuid.Nil, ""), verbPrune, func(ctx context.Context, q *request) (struct{}, error) {
+		q.changes = append(q.changes, s.idempotency.PruneIdempotency(s.stamp().Add(-idempotency.TTL)))
+		return struct{}{}, nil
+	}, nil)
+	if err == nil {
+		s.pruned = now
 	}
-	return errors.Join(failed...)
+	return err
 }
 
 func (s *Service) maintainKey(ctx context.Context, k *Key) error {
@@ -152,7 +178,7 @@ func (s *Service) destroyVersion(ctx context.Context, k *Key, v *Version, now ti
 	if len(v.Blob) > 0 {
 		b := s.byID[v.BackendID]
 		if b == nil {
-			return nil, s.notHere()
+			return nil, s.notHere(v.BackendID)
 		}
 		if err := b.Destroy(ctx, refOf(k, v)); err != nil {
 			return nil, err

@@ -381,7 +381,7 @@ func (u *use) load(ctx context.Context, b *batch) (backend.Key, error) {
 	}
 	if u.version.backend == nil {
 		if u.err = fault.New(fault.OperationNotAllowed, "the key has no private part"); u.version.Origin != OriginPublicOnly {
-			u.err = b.s.notHere()
+			u.err = b.s.notHere(u.version.BackendID)
 		}
 		return nil, u.err
 	}
@@ -389,9 +389,20 @@ func (u *use) load(ctx context.Context, b *batch) (backend.Key, error) {
 	return u.handle, u.err
 }
 
-// notHere is the answer for keys whose backend this node does not have open. The identity of the device is for the log of the node that has it.
-func (s *Service) notHere() error {
-	return fault.New(fault.BackendUnavailable, "the backend that holds this key is not open on this node")
+// notHere is the answer for keys whose backend this node does not have open. It names the nodes that do, and not the identity of the device,
+// which is for their logs.
+func (s *Service) notHere(backendID string) error {
+	const message = "the backend that holds this key is not open on this node"
+	name, nodes := s.elsewhere(backendID)
+	if len(nodes) == 0 {
+		return fault.New(fault.BackendUnavailable, message)
+	}
+	const most = 8
+	more := ""
+	if len(nodes) > most {
+		nodes, more = nodes[:most], " and others"
+	}
+	return fault.New(fault.BackendUnavailable, message+": "+name+" is open on "+strings.Join(nodes, ", ")+more)
 }
 
 func (b *batch) close() {

@@ -38,8 +38,14 @@ type Options struct {
 	// RecordCache is how many key records stay ready in memory; 0: 16384.
 	RecordCache int
 	// RecordMaxAge is how long a record stays ready before it is read again; 0: until it is changed through this Service
-	// or named to Invalidate, which is enough while this Service is the only one that writes to the store.
+	// or named to Invalidate, which is enough while this Service is the only one that writes to the store, or there is Fresh.
 	RecordMaxAge time.Duration
+	// Fresh reports whether every change on other nodes that is older than a second has been told to Heard. While it says no, nothing
+	// cached is used and each request reads the store. Nil: there are no other nodes.
+	Fresh func() bool
+	// Elsewhere says what a backend that this node does not have is called on the nodes that do, and which those are. Nil: there are no
+	// other nodes.
+	Elsewhere func(backendID string) (name string, nodes []string)
 }
 
 // Service carries out every operation on keys. It implements API and is safe for concurrent use.
@@ -54,6 +60,8 @@ type Service struct {
 	now         func() time.Time
 	rand        io.Reader
 	log         *slog.Logger
+	fresh       func() bool
+	elsewhere   func(backendID string) (name string, nodes []string)
 
 	cache    *recordCache
 	defaults *defaultCache
@@ -86,6 +94,12 @@ func New(o Options) (*Service, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Fresh == nil {
+		o.Fresh = func() bool { return true }
+	}
+	if o.Elsewhere == nil {
+		o.Elsewhere = func(string) (string, []string) { return "", nil }
+	}
 	if o.RecordCache == 0 {
 		o.RecordCache = 16384
 	}
@@ -93,6 +107,7 @@ func New(o Options) (*Service, error) {
 		return nil, errors.New("keys: size and age of the record cache are not negative")
 	}
 	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger,
+		fresh: o.Fresh, elsewhere: o.Elsewhere,
 		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
 		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1)}
 	for _, b := range o.Backends {
@@ -149,12 +164,6 @@ func (s *Service) leave() {
 		default: // there is a value already
 		}
 	}
-}
-
-// Invalidate forgets what is cached of a key, and every default key: another node has changed it.
-func (s *Service) Invalidate(key uuid.UUID) {
-	s.cache.drop(key, false)
-	s.defaults.drop()
 }
 
 // newID gives a fresh version 7 UUID (RFC 9562 section 5.7): ordered by time, so that the newest keys lie together in the store's index.
@@ -215,7 +224,7 @@ func (s *Service) defaultOf(ctx context.Context, tenant uuid.UUID, p backend.Pur
 	e, ok := c.keys[k]
 	epoch := c.epoch
 	c.mu.RUnlock()
-	if ok && (c.maxAge == 0 || c.now().Sub(e.loaded) <= c.maxAge) {
+	if ok && (c.maxAge == 0 || c.now().Sub(e.loaded) <= c.maxAge) && s.fresh() {
 		return e.id, nil
 	}
 	id, err := s.store.DefaultKey(ctx, tenant, p)

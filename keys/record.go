@@ -12,6 +12,7 @@ import (
 
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
 )
@@ -84,16 +85,17 @@ const loadTimeout = 10 * time.Second
 // flight is how a shared load ended, and when it began.
 type flight struct {
 	began  ticket
+	at     time.Time // when the store was asked
 	record *record
 	err    error
 }
 
 // share runs load once for all callers that ask for the same key at the same time. The load does not end with the first caller's
 // context, which is not the others'; each caller leaves by its own. A caller that finds a load under way which began before a
-// change that the caller may know of does not take its result.
+// change that the caller may know of, or very long ago, does not take its result.
 func (s *Service) share(ctx context.Context, key string, load func(context.Context) (*Key, error)) (*record, error) {
 	once := func(ctx context.Context) *flight {
-		f := &flight{began: s.cache.begin()}
+		f := &flight{began: s.cache.begin(), at: s.now()}
 		k, err := load(ctx)
 		if fault.Has(err, fault.KeyNotFound) {
 			err = keyNotFound() // the same words for a key that is not there and one of another tenant
@@ -110,7 +112,7 @@ func (s *Service) share(ctx context.Context, key string, load func(context.Conte
 	asked := s.cache.begin()
 	ch := s.flights.group.DoChan(key, func() (any, error) {
 		if err := s.join(); err != nil {
-			return &flight{began: asked, err: err}, nil
+			return &flight{began: asked, at: s.now(), err: err}, nil
 		}
 		defer s.leave()
 		shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
@@ -120,7 +122,7 @@ func (s *Service) share(ctx context.Context, key string, load func(context.Conte
 	select {
 	case r := <-ch:
 		f := r.Val.(*flight)
-		if f.began.before(asked) {
+		if f.began.before(asked) || s.now().Sub(f.at) > cluster.FreshFor {
 			f = once(ctx)
 		}
 		return f.record, f.err
@@ -138,7 +140,7 @@ func keyNotFound() error { return fault.New(fault.KeyNotFound, "no such key in t
 
 // recordByID finds a key of the tenant. A key of another tenant, and an internal one unless asked for, does not exist.
 func (s *Service) recordByID(ctx context.Context, tenant, id uuid.UUID) (*record, error) {
-	if r, ok := s.cache.byID(id); ok {
+	if r, ok := s.cache.byID(id); ok && s.fresh() {
 		s.metrics.cacheHits.Inc()
 		if r.key.Tenant != tenant {
 			return nil, keyNotFound()
@@ -152,7 +154,7 @@ func (s *Service) recordByID(ctx context.Context, tenant, id uuid.UUID) (*record
 }
 
 func (s *Service) recordByName(ctx context.Context, tenant uuid.UUID, name string) (*record, error) {
-	if r, ok := s.cache.byName(tenant, name); ok {
+	if r, ok := s.cache.byName(tenant, name); ok && s.fresh() {
 		s.metrics.cacheHits.Inc()
 		return r, nil
 	}

@@ -63,7 +63,7 @@ func (n *nextVersion) add(ctx context.Context, q *request, k *Key, make maker) (
 	var b backend.Backend
 	if k.Origin != OriginPublicOnly {
 		if b = s.byID[k.BackendID]; b == nil {
-			return nil, s.notHere()
+			return nil, s.notHere(k.BackendID)
 		}
 	}
 	if n.done {

@@ -105,7 +105,7 @@ func writeNew(path string, text []byte) (err error) {
 	return d.Sync() // the name too must survive a crash
 }
 
-// LoadKeyFile reads a key file. It refuses one that its group or others may read or write (ErrKeyFilePermissions), and
+// LoadKeyFile reads a key file. It refuses one that others can read or write (ErrKeyFilePermissions; secret.Private), and
 // anything that is not a regular file.
 func LoadKeyFile(path string) (secret.Bytes, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not block, it must be refused
@@ -121,7 +121,7 @@ func LoadKeyFile(path string) (secret.Bytes, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("reading a key file: %w: not a regular file", fs.ErrInvalid)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if !secret.Private(info) {
 		return nil, fmt.Errorf("%s: %w; its mode is %04o", path, ErrKeyFilePermissions, info.Mode().Perm())
 	}
 	text := make([]byte, 256) // more than a key file has

@@ -3,11 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -16,6 +16,7 @@ import (
 	"github.com/knadh/koanf/v2"
 
 	"github.com/keywright/keywright/hsm/uri"
+	"github.com/keywright/keywright/secret"
 )
 
 // config is everything that `keywright serve` can be told; the flags of the command override the file. The zero value of
@@ -23,8 +24,8 @@ import (
 type config struct {
 	// Data is the folder for what has no path of its own. Required.
 	Data string `koanf:"data"`
-	// Listen is HOST:PORT of the API. Default 127.0.0.1:8200. Plain HTTP is refused on anything but loopback.
-	Listen string `koanf:"listen"`
+	// Listen is where the API is: one address or a list. Default 127.0.0.1:8200. Plain HTTP is refused on anything but loopback.
+	Listen []listenConfig `koanf:"listen"`
 	// MetricsListen is HOST:PORT of /metrics. Default: the port after Listen's on loopback. "off": none.
 	MetricsListen string `koanf:"metrics_listen"`
 	// Store is where everything is kept; a text alone is its URL.
@@ -32,11 +33,14 @@ type config struct {
 	// OwnerKeyFile is where the first start writes the owner's API key. Default DATA/owner.key.
 	OwnerKeyFile string          `koanf:"owner_key_file"`
 	TLS          tlsConfig       `koanf:"tls"`
+	CORS         corsConfig      `koanf:"cors"`
 	Root         rootConfig      `koanf:"root"`
 	Backends     []backendConfig `koanf:"backends"`
 	Log          logConfig       `koanf:"log"`
 	Cache        cacheConfig     `koanf:"cache"`
 	Limits       limitsConfig    `koanf:"limits"`
+	Events       eventsConfig    `koanf:"events"`
+	Webhooks     webhooksConfig  `koanf:"webhooks"`
 	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
 	TrustedProxies []string `koanf:"trusted_proxies"`
 
@@ -53,12 +57,6 @@ type storeConfig struct {
 	Schema           string        `koanf:"schema"`            // Default public.
 	Connections      int           `koanf:"connections"`       // open at once, at least 2. Default 8.
 	StatementTimeout time.Duration `koanf:"statement_timeout"` // for each statement, in the server. Default 15s.
-}
-
-// tlsConfig names a PEM certificate chain and its key. Both or neither.
-type tlsConfig struct {
-	CertFile string `koanf:"cert_file"`
-	KeyFile  string `koanf:"key_file"`
 }
 
 // rootConfig says what opens the root at start, one of the three. Slots on devices are tried in any case; where nothing opens the service starts
@@ -103,29 +101,28 @@ type cacheConfig struct {
 // materialBytes is MaterialMiB in bytes.
 func (c *cacheConfig) materialBytes() int64 { return int64(c.MaterialMiB) << 20 }
 
-// limitsConfig bounds the server.
-type limitsConfig struct {
-	Connections int `koanf:"connections"` // open at once; beyond it the longest idle is closed. Default 4096.
-}
+// errUnreadable is of a file that is not there, or no YAML.
+var errUnreadable = errors.New("reading configuration")
 
 // loadConfig reads a YAML file.
 func loadConfig(path string) (config, error) {
 	var c config
 	k := koanf.New(".")
 	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
-		return c, fmt.Errorf("reading configuration: %w", err)
+		return c, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
+	var seen mapstructure.Metadata
 	err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
-		Result: &c, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
-		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), storeByURL),
+		Result: &c, TagName: "koanf", Metadata: &seen, WeaklyTypedInput: false,
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), storeByURL, listenByAddress),
 	}})
-	if err != nil {
+	if err = errors.Join(misread(err), unknown(seen.Unused)); err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	c.Root.origin = uri.FromFile
 	if own := (&backendConfig{URI: c.Root.Device}); own.hasPIN() {
 		if err := ownerOnly(path); err != nil {
-			return c, fmt.Errorf("the configuration holds the PIN of the root's device: %w", err)
+			return c, at("root.device", fmt.Errorf("the configuration holds the PIN of the root's device: %w", err))
 		}
 	}
 	for i := range c.Backends {
@@ -133,11 +130,49 @@ func loadConfig(path string) (config, error) {
 		b.origin = uri.FromFile
 		if b.hasPIN() {
 			if err := ownerOnly(path); err != nil {
-				return c, fmt.Errorf("the configuration holds the PIN of backend %s: %w", b.Name, err)
+				return c, at(fmt.Sprintf("backends[%d].uri", i), fmt.Errorf("the configuration holds the PIN of backend %s: %w", b.Name, err))
 			}
 		}
 	}
 	return c, nil
+}
+
+// misread names the settings that are not of their type, without what stands there.
+func misread(err error) error {
+	var inside *mapstructure.DecodeError
+	if !errors.As(err, &inside) {
+		return err
+	}
+	switch e := err.(type) { //nolint:errorlint // the tree is walked from its top
+	case interface{ Unwrap() []error }:
+		var out error
+		for _, one := range e.Unwrap() {
+			out = errors.Join(out, misread(one))
+		}
+		return out
+	case *mapstructure.DecodeError:
+		if !errors.As(e.Unwrap(), &inside) {
+			var other *mapstructure.UnconvertibleTypeError
+			if errors.As(e, &other) && other.Expected.IsValid() {
+				return at(e.Name(), fmt.Errorf("a %s is expected here (a text may need quotes)", other.Expected.Kind()))
+			}
+			return at(e.Name(), errors.New("what stands here is not of the form that this setting takes"))
+		}
+		return misread(e.Unwrap())
+	case interface{ Unwrap() error }:
+		return misread(e.Unwrap())
+	}
+	return err
+}
+
+// unknown refuses settings that there are not.
+func unknown(paths []string) error {
+	slices.Sort(paths)
+	errs := make([]error, 0, len(paths))
+	for _, p := range paths {
+		errs = append(errs, at(p, errors.New("there is no such setting")))
+	}
+	return errors.Join(errs...)
 }
 
 // storeByURL takes a text for a store's URL.
@@ -148,68 +183,51 @@ func storeByURL(_, to reflect.Type, data any) (any, error) {
 	return data, nil
 }
 
-// complete fills in the defaults and refuses what cannot be right.
+// complete fills in the defaults and refuses what cannot be right. Each part says its own errors, with the path of the setting: all that a
+// start can know without opening anything. `keywright config check` runs it too, and then looks further: see inspect.
 func (c *config) complete(dev bool) error {
 	if c.Data == "" {
-		return errors.New("no data folder: give --data DIR, or data: in the configuration")
-	}
-	if c.Listen == "" {
-		c.Listen = "127.0.0.1:8200"
-	}
-	if err := c.Store.complete(c.Data); err != nil {
-		return err
+		return at("data", errors.New("no data folder: give --data DIR, or data: in the configuration"))
 	}
 	if c.OwnerKeyFile == "" {
 		c.OwnerKeyFile = filepath.Join(c.Data, "owner.key")
 	}
-	if err := c.completeBackends(); err != nil {
-		return err
+	if err := c.credentials(); err != nil {
+		return err // what follows looks at the files
 	}
-	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
-		return errors.New("tls needs both cert_file and key_file")
-	}
-	if err := c.completeRoot(); err != nil {
-		return err
-	}
-	for _, text := range c.TrustedProxies {
-		p, err := netip.ParsePrefix(text)
-		if err != nil {
-			a, failed := netip.ParseAddr(text)
-			if failed != nil {
-				return errors.New("trusted_proxies must hold addresses or ranges of them")
-			}
-			p = netip.PrefixFrom(a, a.BitLen())
-		}
-		c.proxies = append(c.proxies, p.Masked())
-	}
-	if !dev && c.TLS.CertFile == "" {
-		if err := loopback(c.Listen); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(
+		c.completeTransport(dev),
+		at("store", c.Store.complete(c.Data)),
+		at("backends", c.completeBackends()),
+		at("root", c.completeRoot()),
+		at("trusted_proxies", c.completeProxies()),
+	)
 }
 
-// loopback refuses an address that others can reach.
-func loopback(address string) error {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil {
-		return fmt.Errorf("listen address: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "localhost" || (ip != nil && ip.IsLoopback()) {
-		return nil
-	}
-	return fmt.Errorf("refusing plain HTTP on %s: it is not loopback; configure tls.cert_file and tls.key_file", host)
-}
-
-// ownerOnly refuses a file of secrets that others can read.
+// ownerOnly refuses a file of secrets that others can read (secret.Private).
 func ownerOnly(path string) error {
 	st, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	if st.Mode().Perm()&0o077 != 0 {
+	if !secret.Private(st) {
 		return fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it", path, st.Mode().Perm())
+	}
+	return nil
+}
+
+// completeProxies reads the addresses of trusted proxies.
+func (c *config) completeProxies() error {
+	for _, text := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			a, failed := netip.ParseAddr(text)
+			if failed != nil {
+				return errors.New("trusted_proxies holds addresses or ranges of them")
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		c.proxies = append(c.proxies, p.Masked())
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -24,7 +23,9 @@ import (
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/pqc"
 	"github.com/keywright/keywright/root"
@@ -35,16 +36,22 @@ const closeTime = 5 * time.Second
 
 // node is one running service: its parts, from the ground up, and how they end, from the top down.
 type node struct {
-	config config
-	log    *slog.Logger
+	config   config
+	log      *slog.Logger
+	registry *prometheus.Registry
 
 	store  store
 	audit  *audit.Log
 	root   *root.Keeper
 	auth   *auth.Service
+	jobs   *jobs.Service
 	keys   *keys.Service
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
+
+	changes  *events.Feed
+	streams  *events.Streams
+	webhooks *events.Webhooks
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -62,6 +69,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}()
 	n.powerOn()
 	registry := prometheus.NewRegistry()
+	n.registry = registry
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := n.openStore(ctx, registry); err != nil {
 		return n, err
@@ -73,6 +81,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
+	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
 		Registerer: registry, Logger: log, RecordCache: c.Cache.Records})
 	if err != nil {
@@ -80,10 +89,16 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}
 	n.onClose(n.keys.Close)
 	n.signer.Store(n.keys)
+	if err := n.openJobs(registry); err != nil {
+		return n, err
+	}
 	n.onClose(func() error { return within(n.lastCheckpoint) })
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
-	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Denials: denials,
+	if err := n.openEvents(registry); err != nil {
+		return n, err
+	}
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
 		Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
 	if err != nil {
 		return n, err
@@ -224,24 +239,22 @@ func replaceFile(path string, content []byte) error {
 func (n *node) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", n.config.Listen)
+	options, watch, err := n.transportOptions()
 	if err != nil {
-		return fmt.Errorf("listening: %w", err)
+		return err
 	}
-	options := api.ServeOptions{MaxConns: n.config.Limits.Connections, Log: n.log}
-	if n.config.TLS.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(n.config.TLS.CertFile, n.config.TLS.KeyFile)
-		if err != nil {
-			return errors.Join(fmt.Errorf("loading the TLS certificate: %w", err), listener.Close())
-		}
-		options.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	listeners, err := n.listen(ctx)
+	if err != nil {
+		return err
 	}
-	failed := make(chan error, 2)
+	failed := make(chan error, len(listeners)+1)
 	main := api.NewHTTPServer(n.server.Handler(), options)
 	servers := []*http.Server{main}
-	n.tasks.Go(func() { failed <- api.ServeListener(main, listener) })
+	for _, l := range listeners {
+		n.tasks.Go(func() { failed <- api.ServeListener(main, l) })
+	}
 
-	if m, err := n.listenMetrics(ctx, listener.Addr()); err != nil {
+	if m, err := n.listenMetrics(ctx, listeners[0].Addr()); err != nil {
 		return errors.Join(err, main.Close())
 	} else if m != nil {
 		side := api.NewHTTPServer(n.server.MetricsHandler(), api.ServeOptions{MaxConns: 64, Log: n.log})
@@ -251,12 +264,13 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	n.tasks.Go(func() { n.maintain(ctx) })
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
+	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")
-	if err := replaceFile(addressFile, []byte(listener.Addr().String()+"\n")); err != nil {
+	if err := replaceFile(addressFile, []byte(shownAddress(listeners[0])+"\n")); err != nil {
 		return errors.Join(fmt.Errorf("writing the address: %w", err), main.Close())
 	}
 	debug.FreeOSMemory() // what only the start has needed
-	n.log.Info("Keywright is running", "address", listener.Addr().String(), "version", programVersion(), "locked", n.root.Locked())
+	n.log.Info("Keywright is running", "address", addresses(listeners), "version", programVersion(), "locked", n.root.Locked())
 
 	select {
 	case <-ctx.Done():
@@ -264,6 +278,7 @@ func (n *node) serve(ctx context.Context) error {
 	case err = <-failed:
 	}
 	n.log.Info("Keywright is stopping")
+	n.streams.Drain()
 	cancel()
 	for _, s := range servers {
 		if late := within(s.Shutdown); late != nil {

@@ -41,8 +41,11 @@ func TestScripts(t *testing.T) {
 			t.Errorf("%s says stop, which ends a script as passed: halt stops the service", path)
 		}
 	}
+	if len(scripts) > 0 {
+		all = scripts
+	}
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+		Files:               all,
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			for _, name := range []string{"KEYWRIGHT_ADDR", envKey, envKeyFile, envPassphrase} {

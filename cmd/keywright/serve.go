@@ -17,7 +17,7 @@ type serveCmd struct {
 	Dev            bool     `help:"The embedded default: everything under --data, a key file as root, plain HTTP. For trying things out."`
 	Data           string   `help:"Folder for what the service keeps." placeholder:"DIR" type:"path"`
 	Config         string   `help:"Configuration file (YAML); flags override it." placeholder:"FILE" type:"path"`
-	Listen         string   `help:"Where to serve the API (default 127.0.0.1:8200)." placeholder:"HOST:PORT"`
+	Listen         []string `help:"Where to serve the API: HOST:PORT, or unix:/PATH (default 127.0.0.1:8200). Repeatable." placeholder:"ADDRESS" sep:"none"`
 	MetricsListen  string   `help:"Where to serve /metrics, or off (default: the port after --listen's, on loopback)." placeholder:"HOST:PORT"`
 	Store          string   `help:"The store: sqlite:/PATH or postgres://ROLE@HOST/DATABASE (default sqlite:DIR/keywright.db)." placeholder:"URI"`
 	StorePassword  string   `name:"store-password-file" help:"File with the password of the store's database role; read again for each connection." placeholder:"FILE" type:"path"`
@@ -40,13 +40,19 @@ func (s *serveCmd) settings() (config, error) {
 		return c, usage("give --config FILE, or --dev for the embedded default")
 	}
 	for _, f := range []struct{ flag, setting *string }{
-		{&s.Data, &c.Data}, {&s.Listen, &c.Listen}, {&s.MetricsListen, &c.MetricsListen}, {&s.Store, &c.Store.URL},
+		{&s.Data, &c.Data}, {&s.MetricsListen, &c.MetricsListen}, {&s.Store, &c.Store.URL},
 		{&s.StorePassword, &c.Store.PasswordFile},
 		{&s.RootKeyFile, &c.Root.KeyFile}, {&s.PassphraseFile, &c.Root.PassphraseFile}, {&s.LogLevel, &c.Log.Level},
 	} {
 		if *f.flag != "" {
 			*f.setting = *f.flag
 		}
+	}
+	if len(s.Listen) > 0 {
+		c.Listen = nil
+	}
+	for _, address := range s.Listen {
+		c.Listen = append(c.Listen, listenConfig{Address: address})
 	}
 	if s.RootSlot != "" {
 		c.Root.Device, c.Root.origin = s.RootSlot, uri.FromFlag

@@ -88,7 +88,7 @@ func readPIN(path string, forbidden os.FileMode) (secret.Bytes, error) {
 	if !st.Mode().IsRegular() {
 		return nil, bad("pin-source names something that is no file")
 	}
-	if st.Mode().Perm()&forbidden != 0 {
+	if st.Mode().Perm()&forbidden != 0 && !secret.Private(st) {
 		return nil, bad("the file that pin-source names can be read by others: chmod 600 it")
 	}
 	b := make([]byte, maxPIN+3) // with a line's end, and one byte more to see that it is too long

@@ -3,10 +3,12 @@ package postgres
 import (
 	"context"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 )
 
@@ -15,12 +17,22 @@ type change interface {
 	audit.Change
 	// statements gives what carries it out, in order. An error undoes the item, not the batch.
 	statements() ([]statement, error)
+	// news gives what others are told of it; no kind: nothing.
+	news() (cluster.Kind, uuid.UUID)
 }
 
-// prepared marks the changes.
-type prepared struct{}
+// prepared marks the changes, and says what others are told of them: see tells. The zero value: nothing.
+type prepared struct {
+	kind  cluster.Kind
+	about uuid.UUID
+}
 
 func (prepared) StoreChange() {}
+
+func (p prepared) news() (cluster.Kind, uuid.UUID) { return p.kind, p.about }
+
+// tells makes a change one that is news: of the kind, and what it changes. The zero id: everything of the kind.
+func tells(kind cluster.Kind, about uuid.UUID) prepared { return prepared{kind, about} }
 
 // statement is one of a change. All of a batch are sent together, so none may depend on the answer to another.
 type statement struct {

@@ -19,6 +19,18 @@ func (c *idColumn) ScanBytes(b []byte) error {
 	return nil
 }
 
+// nullIDColumn is an idColumn where NULL is the zero id.
+type nullIDColumn uuid.UUID
+
+// ScanBytes implements pgtype.BytesScanner.
+func (c *nullIDColumn) ScanBytes(b []byte) error {
+	if b == nil {
+		*c = nullIDColumn{}
+		return nil
+	}
+	return (*idColumn)(c).ScanBytes(b)
+}
+
 // timeColumn is a time in a column of microseconds; NULL is the zero time.
 type timeColumn time.Time
 

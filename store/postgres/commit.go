@@ -344,14 +344,28 @@ func (t *transaction) append(ctx context.Context, locked bool) error {
 	}
 	var b pgx.Batch
 	b.Queue(sqlAppend, args...)
+	t.tell(&b)
 	b.Queue(sqlCommit)
 	return t.send(ctx, &b, func(r pgx.BatchResults) error {
-		if _, err := r.Exec(); err != nil {
-			return beyond(err)
+		for range b.Len() {
+			if _, err := r.Exec(); err != nil {
+				return beyond(err)
+			}
 		}
-		_, err := r.Exec()
-		return err
+		return nil
 	})
+}
+
+// tell writes what the survivors have changed into the news, and wakes who listens when it is committed.
+func (t *transaction) tell(b *pgx.Batch) {
+	args := t.w.news.args(t.survivors)
+	if args == nil {
+		return
+	}
+	b.Queue(sqlInsertNews, args...)
+	if t.store.notifies {
+		b.Queue(sqlNotify, t.store.channel())
+	}
 }
 
 // beyond explains a number that is taken: the tables do not fit the head.

@@ -22,6 +22,8 @@ func unavailable(message string, cause error) error {
 	return fault.Wrap(fault.StoreUnavailable, message, cause).RetryAfter(again)
 }
 
+func errClosed() error { return fault.New(fault.StoreUnavailable, "the store is closed") }
+
 func corrupted(message string, cause error) error {
 	return fault.Wrap(fault.StoreCorrupted, message, cause)
 }
@@ -46,6 +48,8 @@ const (
 	stateNoTable       = "42P01"
 	stateNoColumn      = "42703"
 	stateNoParameter   = "42704"
+	stateNoFunction    = "42883"
+	stateUnsupported   = "0A000"
 	stateNoDatabase    = "3D000"
 	stateDiskFull      = "53100"
 	stateConnections   = "53300"

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 )
@@ -20,11 +21,18 @@ type keyRecord struct {
 	k              keys.Key
 	labels, policy string
 	due            any
+	dueUsed        int64 // since when the key is due if its primary version is used up
+	after          [2]any
 	err            error
 }
 
 func record(k *keys.Key) keyRecord {
-	r := keyRecord{k: *k, policy: "{}", due: micros(k.DueAt())}
+	r := keyRecord{prepared: tells(cluster.KindKey, k.ID), k: *k, policy: "{}", due: micros(k.DueAt()), dueUsed: k.UpdatedAt.UnixMicro()}
+	if at := k.DueAt(); !at.IsZero() {
+		r.dueUsed = min(r.dueUsed, at.UnixMicro())
+	}
+	messages, bytes := k.RotateAfter()
+	r.after = [2]any{threshold(messages), threshold(bytes)}
 	if len(k.Labels) > 0 {
 		r.k.Labels = maps.Clone(k.Labels)
 		r.labels, r.err = encode(k.Labels)
@@ -35,6 +43,14 @@ func record(k *keys.Key) keyRecord {
 		r.policy = policy
 	}
 	return r
+}
+
+// threshold is a number for a column where NULL is none.
+func threshold(n int64) any {
+	if n == 0 {
+		return nil
+	}
+	return n
 }
 
 func encode(v any) (string, error) {
@@ -79,7 +95,7 @@ func (c *insertKey) statements() ([]statement, error) {
 		args: []any{k.ID[:], k.Tenant[:], k.Name, string(k.Algorithm), string(k.Purpose), string(k.Origin),
 			k.BackendID, string(k.Custody), c.labels, c.policy, int64(k.PrimaryVersion), int64(k.LatestVersion),
 			int64(k.MinDecrypt), int64(k.MinEncrypt), k.Uses, string(k.State), k.CreatedAt.UnixMicro(), k.UpdatedAt.UnixMicro(),
-			micros(k.RotatedAt), micros(k.DeletionAt), c.due, flag(k.Internal), k.Revision},
+			micros(k.RotatedAt), micros(k.DeletionAt), c.due, flag(k.Internal), k.Revision, c.after[0], c.after[1]},
 		refused: takenBy,
 	})
 	all = append(all, c.addLabels()...)
@@ -116,7 +132,8 @@ func (c *updateKey) statements() ([]statement, error) {
 			query: sqlUpdateKey,
 			args: []any{k.Name, string(k.Origin), k.BackendID, string(k.Custody), c.labels, c.policy,
 				int64(k.PrimaryVersion), int64(k.LatestVersion), int64(k.MinDecrypt), int64(k.MinEncrypt), string(k.State),
-				k.UpdatedAt.UnixMicro(), micros(k.RotatedAt), micros(k.DeletionAt), c.due, k.ID[:], k.Tenant[:], k.Revision},
+				k.UpdatedAt.UnixMicro(), micros(k.RotatedAt), micros(k.DeletionAt), c.due, k.ID[:], k.Tenant[:], k.Revision,
+				c.after[0], c.after[1], c.dueUsed},
 			refused: takenBy,
 			nothing: fails(fault.Conflict, "the key was changed by somebody else"),
 		},
@@ -160,7 +177,7 @@ type setDefault struct {
 // SetDefaultKey makes the key the tenant's default for the purpose; see keys.Store. fault.KeyNotFound when the tenant has no
 // such key.
 func (s *Store) SetDefaultKey(tenant uuid.UUID, p backend.Purpose, key uuid.UUID) audit.Change {
-	return &setDefault{tenant: tenant, key: key, purpose: p}
+	return &setDefault{prepared: tells(cluster.KindKey, key), tenant: tenant, key: key, purpose: p}
 }
 
 func (c *setDefault) statements() ([]statement, error) {
@@ -177,11 +194,13 @@ func (c *setDefault) statements() ([]statement, error) {
 const (
 	sqlInsertKey = `INSERT INTO keys (id, tenant, name, algorithm, purpose, origin, backend_id, custody, labels, policy,
 		primary_version, latest_version, min_decrypt, min_encrypt, uses, state, created_at, updated_at, rotated_at, deletion_at,
-		due_at, internal, revision)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`
+		due_at, internal, revision, rotate_messages, rotate_bytes)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)`
 	sqlUpdateKey = `UPDATE keys SET name = $1, origin = $2, backend_id = $3, custody = $4, labels = $5, policy = $6, primary_version = $7,
 		latest_version = $8, min_decrypt = $9, min_encrypt = $10, state = $11, updated_at = $12, rotated_at = $13, deletion_at = $14,
-		due_at = $15, revision = revision + 1 WHERE id = $16 AND tenant = $17 AND revision = $18`
+		due_at = CASE WHEN $11 = 'active' AND EXISTS (SELECT 1 FROM key_versions v WHERE v.key_id = keys.id AND v.version = $7
+			AND (v.messages >= $19::bigint OR v.bytes >= $20::bigint)) THEN $21::bigint ELSE $15::bigint END,
+		rotate_messages = $19, rotate_bytes = $20, revision = revision + 1 WHERE id = $16 AND tenant = $17 AND revision = $18`
 	// What the record said until now, unless name and labels stay as they are.
 	sqlDeleteLabels = `DELETE FROM key_labels WHERE (tenant, label, value, name, key_id) IN (
 		SELECT k.tenant, j.key, j.value, k.name, k.id FROM keys k, json_each_text(NULLIF(k.labels, '')::json) j

@@ -4,15 +4,19 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 )
 
-// Everything that PostgreSQL has and CockroachDB or YugabyteDB lack stands in this file: advisory locks, other sessions'
-// processes, and settings of the server's own durability.
+// Everything that PostgreSQL has and CockroachDB or YugabyteDB lack stands in this file: advisory locks, notifications, other
+// sessions' processes, and settings of the server's own durability.
 
 // lockClass is the first half of this program's advisory locks: "kwst", as in the files of the embedded store.
 const lockClass = 0x6b777374
@@ -88,7 +92,54 @@ func checkServer(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// channel is where this schema's nodes wake each other: channels are the whole database's.
+func (s *Store) channel() string {
+	sum := sha256.Sum256([]byte(s.opts.Schema + "\x00news"))
+	return "keywright_" + hex.EncodeToString(sum[:8])
+}
+
+// canNotify reports whether the database has notifications. Without them news are met by asking alone.
+func (s *Store) canNotify(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	_, err := conn.Exec(ctx, sqlNotify, s.channel())
+	if st := state(err); st == stateNoFunction || st == stateUnsupported {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// listen calls wake for each notification until ctx ends or the connection is lost.
+func (s *Store) listen(ctx context.Context, wake func()) error {
+	if !s.notifies {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	c := s.config.Copy()
+	if err := s.opts.password(ctx, c); err != nil {
+		return err
+	}
+	// There is no statement to cancel in the server: to end is to hang up, at once.
+	c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.DeadlineContextWatcherHandler{Conn: conn.Conn()}
+	}
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
+	defer s.hangUp(conn)
+	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{s.channel()}.Sanitize()); err != nil {
+		return err
+	}
+	wake() // for what was told before
+	for {
+		if _, err := conn.WaitForNotification(ctx); err != nil {
+			return err
+		}
+		wake()
+	}
+}
+
 const (
+	sqlNotify     = "SELECT pg_notify($1, '')"
 	sqlKeepalives = "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '3', false)"
 	sqlTryLock    = "SELECT pg_try_advisory_lock($1, $2)"
 	sqlLock       = "SELECT pg_advisory_lock($1, $2)"

@@ -28,6 +28,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err := checkServer(ctx, w.conn); err != nil {
 		return err
 	}
+	if s.notifies, err = s.canNotify(ctx, w.conn); err != nil {
+		return err
+	}
 	if err := s.exclusively(ctx, w.conn, func() error { return s.migrate(ctx, w.conn) }); err != nil {
 		return err
 	}

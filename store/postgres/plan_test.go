@@ -28,7 +28,10 @@ func testPlans(t *testing.T, server *rig.Server) {
 			created_at, created_at, 1, NULL, NULL FROM keys, generate_series(1, 2) v WHERE tenant = $1`,
 		`INSERT INTO audit_entries SELECT i, i, $1, NULL, 'p', 'a', 'ok', repeat('x', 300)::bytea FROM generate_series(0, 10000) i`,
 		`INSERT INTO api_keys SELECT sha256(i::text::bytea), $1, 'n', 'kw', 'p' || i, '', '', 1, NULL, NULL, '' FROM generate_series(1, 3000) i`,
+		`INSERT INTO news SELECT i, 0, i, $1, 'key', $1 FROM generate_series(1, 3000) i`,
 		`INSERT INTO idempotency SELECT $1, 't' || i, '', '', 1, NULL, i FROM generate_series(1, 3000) i`,
+		`INSERT INTO jobs SELECT sha256(i::text::bytea), $1, 'move', 'done', '', NULL, 0, 0, 0, '', '', '', 0, 0, '', i, NULL, i,
+			CASE WHEN i % 100 > 0 THEN i END, NULL, 1 FROM generate_series(1, 6000) i`,
 	} {
 		do(t, db, query, tenant[:])
 	}
@@ -49,7 +52,7 @@ func testPlans(t *testing.T, server *rig.Server) {
 		wantPlan(t, db, c.index, postgres.KeysQuery(tenant, c.f, c.after, 100), c.f.State == keys.StateDestroyed)
 	}
 	for index, q := range postgres.Fixed(tenant[:]) {
-		wantPlan(t, db, index, q, index == "key_versions_pkey" || index == "idempotency_created")
+		wantPlan(t, db, index, q, index == "key_versions_pkey" || index == "keys_due" || index == "idempotency_created" || index == "jobs_open")
 	}
 }
 

@@ -27,9 +27,10 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
-	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -39,6 +40,8 @@ var (
 	_ root.Store        = (*Store)(nil)
 	_ keys.Store        = (*Store)(nil)
 	_ idempotency.Store = (*Store)(nil)
+	_ ratelimit.Store   = (*Store)(nil)
+	_ cluster.Store     = (*Store)(nil)
 )
 
 // Options are the choices of an opened store. The zero value is usable.
@@ -49,7 +52,8 @@ type Options struct {
 	PasswordFile string
 	// Schema is where the tables are: made when it is missing. Default "public".
 	Schema string
-	// Connections bounds how many this store opens at a time, one of which writes. Default 8, at least 2.
+	// Connections bounds how many this store opens at a time, one of which writes. Default 8, at least 2. Each Listen under way
+	// has one more.
 	Connections int
 	// StatementTimeout bounds each statement, in the server. Default 15 s.
 	StatementTimeout time.Duration
@@ -86,8 +90,11 @@ type Store struct {
 	deployment uuid.UUID // fixed by Open
 	read       *pgxpool.Pool
 
-	mu     sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
-	closed bool         // guarded by mu
+	notifies bool // the database has notifications; fixed by Open
+
+	mu      sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
+	closing context.Context
+	close   context.CancelFunc // ends closing: Close does, before it waits
 
 	turn    chan struct{} // a lock with a context: whoever has its one place may use what follows
 	w       *writer       // nil when there is none or the last failure left it unusable: made anew at the next turn
@@ -106,6 +113,7 @@ func Open(ctx context.Context, uri string, o Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{opts: o.withDefaults(), turn: make(chan struct{}, 1)}
+	s.closing, s.close = context.WithCancel(context.WithoutCancel(ctx))
 	var err error
 	if s.config, err = parse(uri, s.opts); err != nil {
 		return nil, err
@@ -133,19 +141,16 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Close waits for the calls under way and closes the connections. A second call does nothing.
 func (s *Store) Close() error {
+	s.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
-		return nil
-	}
-	s.closed = true
 	return s.closeAll()
 }
 
 // closeAll releases whatever is open. Nobody else uses the store any more.
 func (s *Store) closeAll() error {
 	if s.read != nil {
-		s.read.Close()
+		s.read.Close() // once more does nothing
 	}
 	s.drop()
 	return nil
@@ -157,9 +162,9 @@ func (s *Store) enter(ctx context.Context) error {
 		return err
 	}
 	s.mu.RLock()
-	if s.closed {
+	if s.closing.Err() != nil {
 		s.mu.RUnlock()
-		return fault.New(fault.StoreUnavailable, "the store is closed")
+		return errClosed()
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/keys"
 )
 
@@ -37,7 +38,7 @@ type setSettings struct {
 
 // SetTenantSettings replaces what the tenant has settled; see keys.Store.
 func (s *Store) SetTenantSettings(tenant uuid.UUID, settings keys.Settings) audit.Change {
-	return &setSettings{tenant: tenant, settings: settings}
+	return &setSettings{prepared: tells(cluster.KindSettings, tenant), tenant: tenant, settings: settings}
 }
 
 func (c *setSettings) statements() ([]statement, error) {

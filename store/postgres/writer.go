@@ -22,6 +22,7 @@ type writer struct {
 	used time.Time
 	// The columns of a batch of entries, used again by the next.
 	columns entryColumns
+	news    newsColumns
 }
 
 // hold lets f write, alone. The writing connection is left without a transaction, or not at all.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 )
 
@@ -105,7 +106,7 @@ func (s *Store) InsertAPIKey(k *auth.APIKey) audit.Change {
 	for i, scope := range k.Scopes {
 		scopes[i] = string(scope)
 	}
-	c := &insertAPIKey{k: *k, scopes: strings.Join(scopes, " ")}
+	c := &insertAPIKey{prepared: tells(cluster.KindAPIKey, k.ID), k: *k, scopes: strings.Join(scopes, " ")}
 	c.restrictions, c.err = encode(&k.Restrictions)
 	return c
 }
@@ -136,7 +137,7 @@ type rotateAPIKey struct {
 
 // RotateAPIKey replaces the secret of a record; see auth.Store.
 func (s *Store) RotateAPIKey(k *auth.APIKey, old [32]byte) audit.Change {
-	return &rotateAPIKey{k: *k, old: old}
+	return &rotateAPIKey{prepared: tells(cluster.KindAPIKey, k.ID), k: *k, old: old}
 }
 
 func (c *rotateAPIKey) apply(w *writer) error {
@@ -172,7 +173,7 @@ type revokeAPIKey struct {
 
 // RevokeAPIKey sets RevokedAt once; see auth.Store. fault.APIKeyNotFound when the tenant has no such record.
 func (s *Store) RevokeAPIKey(tenant, id uuid.UUID, at time.Time) audit.Change {
-	return &revokeAPIKey{tenant: tenant, id: id, at: at}
+	return &revokeAPIKey{prepared: tells(cluster.KindAPIKey, id), tenant: tenant, id: id, at: at}
 }
 
 func (c *revokeAPIKey) apply(w *writer) error {

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 )
 
@@ -17,12 +18,22 @@ type change interface {
 	audit.Change
 	// apply carries it out inside a transaction. An error that is not of the store undoes the item, not the batch.
 	apply(w *writer) error
+	// news gives what others are told of it; no kind: nothing.
+	news() (cluster.Kind, uuid.UUID)
 }
 
-// prepared marks the changes.
-type prepared struct{}
+// prepared marks the changes, and says what others are told of them: see tells. The zero value: nothing.
+type prepared struct {
+	kind  cluster.Kind
+	about uuid.UUID
+}
 
 func (prepared) StoreChange() {}
+
+func (p prepared) news() (cluster.Kind, uuid.UUID) { return p.kind, p.about }
+
+// tells makes a change one that is news: of the kind, and what it changes. The zero id: everything of the kind.
+func tells(kind cluster.Kind, about uuid.UUID) prepared { return prepared{kind, about} }
 
 // Commit carries out one batch in one transaction; see audit.Store.
 func (s *Store) Commit(ctx context.Context, batch []*audit.Item, extend func(audit.Head, []*audit.Item) (audit.Head, []audit.Node, error)) error {
@@ -30,13 +41,16 @@ func (s *Store) Commit(ctx context.Context, batch []*audit.Item, extend func(aud
 		return ended(ctx)
 	}
 	err := s.write(ctx, func(w *writer) error {
-		written := 0
+		written, told := 0, 0
 		err := w.transaction(ctx, func() (err error) {
-			written, err = w.carryOut(ctx, batch, extend)
+			written, told, err = w.carryOut(ctx, batch, extend)
 			return err
 		})
 		if err == nil {
 			s.checkpoints.wrote(written)
+		}
+		if err == nil && told > 0 {
+			s.wake()
 		}
 		return err
 	})
@@ -49,18 +63,19 @@ func (s *Store) Commit(ctx context.Context, batch []*audit.Item, extend func(aud
 	return err
 }
 
-// carryOut does the work of Commit between BEGIN and COMMIT, and estimates how many bytes it adds to the log.
-func (w *writer) carryOut(ctx context.Context, batch []*audit.Item, extend func(audit.Head, []*audit.Item) (audit.Head, []audit.Node, error)) (int, error) {
-	written := 8 * pageSize
+// carryOut does the work of Commit between BEGIN and COMMIT, and estimates how many bytes it adds to the
+// log. told is how many pieces of news there are.
+func (w *writer) carryOut(ctx context.Context, batch []*audit.Item, extend func(audit.Head, []*audit.Item) (audit.Head, []audit.Node, error)) (written, told int, err error) {
+	written = 8 * pageSize
 	survivors := make([]*audit.Item, 0, len(batch))
 	for _, item := range batch {
 		item.Err = nil
 		if len(item.Changes) > 0 {
 			if err := ended(ctx); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			if err := w.applyItem(item); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			if item.Err != nil {
 				continue
@@ -72,25 +87,28 @@ func (w *writer) carryOut(ctx context.Context, batch []*audit.Item, extend func(
 	}
 	before, err := w.head()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	after, nodes, err := extend(before, survivors)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if err := extends(before, after, survivors); err != nil || len(survivors) == 0 {
-		return written, err
+		return written, told, err
 	}
 	if err := w.insertEntries(survivors); err != nil {
-		return 0, err
+		return 0, 0, err
+	}
+	if told, err = w.insertNews(survivors); err != nil {
+		return 0, 0, err
 	}
 	for i := range nodes {
 		if _, err := w.exec(sqlInsertNode, int64(nodes[i].Level), int64(nodes[i].Index), nodes[i].Hash[:]); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 	_, err = w.exec(sqlUpdateHead, int64(after.Size), joinHashes(after.Range))
-	return written, err
+	return written, told, err
 }
 
 // applyItem makes all changes of an item or none. It sets item.Err for what is wrong with the item, and returns what is

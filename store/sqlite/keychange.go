@@ -10,6 +10,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 )
@@ -21,11 +22,18 @@ type keyRecord struct {
 	k              keys.Key
 	labels, policy string
 	due            any
+	dueUsed        int64 // since when the key is due if its primary version is used up
+	after          [2]any
 	err            error
 }
 
 func record(k *keys.Key) keyRecord {
-	r := keyRecord{k: *k, policy: "{}", due: micros(k.DueAt())}
+	r := keyRecord{prepared: tells(cluster.KindKey, k.ID), k: *k, policy: "{}", due: micros(k.DueAt()), dueUsed: k.UpdatedAt.UnixMicro()}
+	if at := k.DueAt(); !at.IsZero() {
+		r.dueUsed = min(r.dueUsed, at.UnixMicro())
+	}
+	messages, bytes := k.RotateAfter()
+	r.after = [2]any{threshold(messages), threshold(bytes)}
 	if len(k.Labels) > 0 {
 		r.k.Labels = maps.Clone(k.Labels)
 		r.labels, r.err = encode(k.Labels)
@@ -36,6 +44,14 @@ func record(k *keys.Key) keyRecord {
 		r.policy = policy
 	}
 	return r
+}
+
+// threshold is a number for a column where NULL is none.
+func threshold(n int64) any {
+	if n == 0 {
+		return nil
+	}
+	return n
 }
 
 func encode(v any) (string, error) {
@@ -71,7 +87,7 @@ func (c *insertKey) apply(w *writer) error {
 	_, err := w.exec(sqlInsertKey, k.ID[:], k.Tenant[:], k.Name, string(k.Algorithm), string(k.Purpose), string(k.Origin),
 		k.BackendID, string(k.Custody), c.labels, c.policy, int64(k.PrimaryVersion), int64(k.LatestVersion),
 		int64(k.MinDecrypt), int64(k.MinEncrypt), k.Uses, string(k.State), k.CreatedAt.UnixMicro(), k.UpdatedAt.UnixMicro(),
-		micros(k.RotatedAt), micros(k.DeletionAt), c.due, flag(k.Internal), k.Revision)
+		micros(k.RotatedAt), micros(k.DeletionAt), c.due, flag(k.Internal), k.Revision, c.after[0], c.after[1])
 	switch violated(err) {
 	case sqlite3.ErrConstraintPrimaryKey:
 		return fault.Wrap(fault.Conflict, "a key with this id exists already", err)
@@ -129,7 +145,8 @@ func (c *updateKey) apply(w *writer) error {
 	}
 	_, err = w.exec(sqlUpdateKey, k.Name, string(k.Origin), k.BackendID, string(k.Custody), c.labels, c.policy,
 		int64(k.PrimaryVersion), int64(k.LatestVersion), int64(k.MinDecrypt), int64(k.MinEncrypt), string(k.State),
-		k.UpdatedAt.UnixMicro(), micros(k.RotatedAt), micros(k.DeletionAt), c.due, k.ID[:])
+		k.UpdatedAt.UnixMicro(), micros(k.RotatedAt), micros(k.DeletionAt), c.after[0], c.after[1],
+		string(k.State), int64(k.PrimaryVersion), c.after[0], c.after[1], c.dueUsed, c.due, k.ID[:])
 	if violated(err) == sqlite3.ErrConstraintUnique {
 		return nameTaken(err)
 	}
@@ -210,7 +227,7 @@ type setDefault struct {
 // SetDefaultKey makes the key the tenant's default for the purpose; see keys.Store. fault.KeyNotFound when the tenant has no
 // such key.
 func (s *Store) SetDefaultKey(tenant uuid.UUID, p backend.Purpose, key uuid.UUID) audit.Change {
-	return &setDefault{tenant: tenant, key: key, purpose: p}
+	return &setDefault{prepared: tells(cluster.KindKey, key), tenant: tenant, key: key, purpose: p}
 }
 
 func (c *setDefault) apply(w *writer) error {
@@ -228,11 +245,15 @@ func (c *setDefault) apply(w *writer) error {
 const (
 	sqlInsertKey = `INSERT INTO keys (id, tenant, name, algorithm, purpose, origin, backend_id, custody, labels, policy,
 		primary_version, latest_version, min_decrypt, min_encrypt, uses, state, created_at, updated_at, rotated_at, deletion_at,
-		due_at, internal, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		due_at, internal, revision, rotate_messages, rotate_bytes)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	sqlKeyLabels = "SELECT name, labels FROM keys WHERE id = ? AND tenant = ? AND revision = ?"
 	sqlUpdateKey = `UPDATE keys SET name = ?, origin = ?, backend_id = ?, custody = ?, labels = ?, policy = ?, primary_version = ?,
 		latest_version = ?, min_decrypt = ?, min_encrypt = ?, state = ?, updated_at = ?, rotated_at = ?, deletion_at = ?,
-		due_at = ?, revision = revision + 1 WHERE id = ?`
+		rotate_messages = ?, rotate_bytes = ?,
+		due_at = CASE WHEN ? = 'active' AND EXISTS (SELECT 1 FROM key_versions v WHERE v.key_id = keys.id AND v.version = ?
+			AND (v.messages >= ? OR v.bytes >= ?)) THEN ? ELSE ? END,
+		revision = revision + 1 WHERE id = ?`
 	sqlInsertLabel   = "INSERT INTO key_labels (tenant, label, value, name, key_id) VALUES (?, ?, ?, ?, ?)"
 	sqlDeleteLabel   = "DELETE FROM key_labels WHERE tenant = ? AND label = ? AND value = ? AND name = ? AND key_id = ?"
 	sqlAddUses       = "UPDATE keys SET uses = uses + ? WHERE id = ? AND uses <= ?"

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/keys"
 )
 
@@ -43,7 +44,7 @@ type setSettings struct {
 
 // SetTenantSettings replaces what the tenant has settled; see keys.Store.
 func (s *Store) SetTenantSettings(tenant uuid.UUID, settings keys.Settings) audit.Change {
-	return &setSettings{tenant: tenant, settings: settings}
+	return &setSettings{prepared: tells(cluster.KindSettings, tenant), tenant: tenant, settings: settings}
 }
 
 func (c *setSettings) apply(w *writer) error {

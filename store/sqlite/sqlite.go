@@ -23,9 +23,11 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -35,6 +37,8 @@ var (
 	_ root.Store        = (*Store)(nil)
 	_ keys.Store        = (*Store)(nil)
 	_ idempotency.Store = (*Store)(nil)
+	_ ratelimit.Store   = (*Store)(nil)
+	_ cluster.Store     = (*Store)(nil)
 )
 
 // Options are the choices of an opened store. The zero value is right for the embedded default.
@@ -71,8 +75,12 @@ type Store struct {
 	deployment uuid.UUID // fixed by Open
 	read       *sql.DB
 
-	mu     sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
-	closed bool         // guarded by mu
+	mu      sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
+	closed  bool         // guarded by mu
+	endOnce sync.Once
+	ending  chan struct{} // closed by Close before it waits
+
+	listeners listeners
 
 	turn    chan struct{} // a lock with a context: whoever has its one place may use w
 	w       *writer       // nil when the last failure left it unusable: opened again at the next turn
@@ -93,7 +101,7 @@ func Open(ctx context.Context, path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, unavailable("the path of the store cannot be resolved", err)
 	}
-	s := &Store{path: abs, opts: o.withDefaults(), turn: make(chan struct{}, 1)}
+	s := &Store{path: abs, opts: o.withDefaults(), turn: make(chan struct{}, 1), ending: make(chan struct{})}
 	if s.lock, err = lockFile(abs + ".lock"); err != nil {
 		return nil, err
 	}
@@ -156,6 +164,7 @@ func (s *Store) Ping(ctx context.Context) error {
 // Close waits for the calls under way, moves what the write-ahead log holds into the file and releases it. A second call
 // does nothing.
 func (s *Store) Close() error {
+	s.endOnce.Do(func() { close(s.ending) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

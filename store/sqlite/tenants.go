@@ -11,6 +11,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 )
 
@@ -70,7 +71,9 @@ type insertTenant struct {
 }
 
 // InsertTenant adds a tenant; see auth.Store.
-func (s *Store) InsertTenant(t *auth.Tenant) audit.Change { return &insertTenant{t: *t} }
+func (s *Store) InsertTenant(t *auth.Tenant) audit.Change {
+	return &insertTenant{prepared: tells(cluster.KindTenant, t.ID), t: *t}
+}
 
 func (c *insertTenant) apply(w *writer) error {
 	t := &c.t
@@ -99,7 +102,9 @@ type updateTenant struct {
 }
 
 // UpdateTenant replaces the mutable fields of a tenant; see auth.Store.
-func (s *Store) UpdateTenant(t *auth.Tenant) audit.Change { return &updateTenant{t: *t} }
+func (s *Store) UpdateTenant(t *auth.Tenant) audit.Change {
+	return &updateTenant{prepared: tells(cluster.KindTenant, t.ID), t: *t}
+}
 
 func (c *updateTenant) apply(w *writer) error {
 	t := &c.t

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 	"github.com/mattn/go-sqlite3"
@@ -53,7 +54,7 @@ func (s *Store) Versions(ctx context.Context, key uuid.UUID, from uint32, limit 
 func scanVersion(row scanner) (*keys.Version, error) {
 	var v keys.Version
 	err := row.Scan((*idColumn)(&v.KeyID), &v.Version, &v.State, &v.PriorState, &v.Origin, &v.BackendID, &v.Custody,
-		&v.Exportable, (*timeColumn)(&v.CreatedAt), (*timeColumn)(&v.StateAt), &v.Revision, &v.Public, &v.Blob)
+		&v.Exportable, (*timeColumn)(&v.CreatedAt), (*timeColumn)(&v.StateAt), &v.Revision, &v.Public, &v.Blob, &v.Messages, &v.Bytes)
 	if err != nil {
 		return nil, err
 	}
@@ -67,13 +68,15 @@ type insertVersion struct {
 }
 
 // InsertVersion adds a version; see keys.Store. fault.KeyNotFound when there is no such key.
-func (s *Store) InsertVersion(v *keys.Version) audit.Change { return &insertVersion{v: *v} }
+func (s *Store) InsertVersion(v *keys.Version) audit.Change {
+	return &insertVersion{prepared: tells(cluster.KindKey, v.KeyID), v: *v}
+}
 
 func (c *insertVersion) apply(w *writer) error {
 	v := &c.v
 	_, err := w.exec(sqlInsertVersion, v.KeyID[:], int64(v.Version), string(v.State), string(v.PriorState), string(v.Origin),
 		v.BackendID, string(v.Custody), flag(v.Exportable), v.CreatedAt.UnixMicro(), v.StateAt.UnixMicro(), v.Revision,
-		bytesOrNull(v.Public), bytesOrNull(v.Blob))
+		bytesOrNull(v.Public), bytesOrNull(v.Blob), v.Messages, v.Bytes)
 	switch violated(err) {
 	case sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintUnique:
 		return fault.Wrap(fault.Conflict, "the key has this version already", err)
@@ -90,7 +93,9 @@ type updateVersion struct {
 }
 
 // UpdateVersion replaces state, material and custody of a version; see keys.Store.
-func (s *Store) UpdateVersion(v *keys.Version) audit.Change { return &updateVersion{v: *v} }
+func (s *Store) UpdateVersion(v *keys.Version) audit.Change {
+	return &updateVersion{prepared: tells(cluster.KindKey, v.KeyID), v: *v}
+}
 
 func (c *updateVersion) apply(w *writer) error {
 	v := &c.v
@@ -120,10 +125,10 @@ func bytesOrNull(b []byte) any {
 
 const (
 	versionColumns = `key_id, version, state, prior_state, origin, backend_id, custody, exportable, created_at, state_at, revision,
-		public, material`
+		public, material, messages, bytes`
 	sqlVersion       = "SELECT " + versionColumns + " FROM key_versions WHERE key_id = ? AND version = ?"
 	sqlVersions      = "SELECT " + versionColumns + " FROM key_versions WHERE key_id = ? AND version >= ? ORDER BY version LIMIT ?"
-	sqlInsertVersion = "INSERT INTO key_versions (" + versionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	sqlInsertVersion = "INSERT INTO key_versions (" + versionColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 	sqlUpdateVersion = `UPDATE key_versions SET state = ?, prior_state = ?, origin = ?, backend_id = ?, custody = ?, exportable = ?,
 		state_at = ?, public = ?, material = ?, revision = revision + 1 WHERE key_id = ? AND version = ? AND revision = ?`
 )

@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
@@ -103,7 +105,7 @@ func testAPIKeys(t *testing.T, e *env) {
 
 func newSlot() *root.Slot {
 	return &root.Slot{
-		ID: uuid.New(), Kind: root.KindPassphrase, Label: "by hand", Params: []byte(`{"t":1}`), Sealed: []byte{1, 2, 3}, CreatedAt: now(),
+		ID: uuid.New(), Kind: root.KindPassphrase, Label: "by hand", Params: []byte(`{"t":1}`), Sealed: []byte{1, 2, 3}, CreatedAt: now(), Generation: 1,
 	}
 }
 
@@ -215,7 +217,7 @@ func testIdempotency(t *testing.T, e *env) {
 // calls is every method that takes a context.
 func calls(e *env) map[string]func(ctx context.Context) error {
 	id := uuid.New()
-	return map[string]func(ctx context.Context) error{
+	all := map[string]func(ctx context.Context) error{
 		"Ping":           e.Ping,
 		"Commit":         func(ctx context.Context) error { return e.Commit(ctx, []*audit.Item{Item()}, Extend) },
 		"AuditHead":      func(ctx context.Context) error { _, err := e.AuditHead(ctx); return err },
@@ -235,11 +237,22 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"Version":        func(ctx context.Context) error { _, err := e.Version(ctx, id, 1); return err },
 		"Versions":       func(ctx context.Context) error { _, err := e.Versions(ctx, id, 1, 1); return err },
 		"DefaultKey":     func(ctx context.Context) error { _, err := e.DefaultKey(ctx, id, "sign"); return err },
-		"KeysDue":        func(ctx context.Context) error { _, err := e.KeysDue(ctx, now(), 1); return err },
+		"KeysDue":        func(ctx context.Context) error { _, _, err := e.KeysDue(ctx, now(), keys.DueCursor{}, 1); return err },
+		"News":           func(ctx context.Context) error { _, _, _, err := e.News(ctx, 0, 1); return err },
+		"PruneNews":      func(ctx context.Context) error { return e.PruneNews(ctx, now()) },
+		"Listen":         func(ctx context.Context) error { return e.Listen(ctx, func() {}) },
+		"Acquire":        func(ctx context.Context) error { _, _, err := e.Acquire(ctx, "x", id, time.Second); return err },
+		"Release":        func(ctx context.Context) error { return e.Release(ctx, "x", id) },
+		"Leases":         func(ctx context.Context) error { _, err := e.Leases(ctx); return err },
+		"SaveNode":       func(ctx context.Context) error { return e.SaveNode(ctx, &cluster.Node{ID: id}, time.Hour) },
+		"RemoveNode":     func(ctx context.Context) error { return e.RemoveNode(ctx, id) },
+		"Nodes":          func(ctx context.Context) error { _, err := e.Nodes(ctx, time.Hour); return err },
 		"Tenant":         func(ctx context.Context) error { _, err := e.Tenant(ctx, id); return err },
 		"Tenants":        func(ctx context.Context) error { _, err := e.Tenants(ctx, id, 1); return err },
 		"Idempotency":    func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
 	}
+	maps.Copy(all, webhookCalls(e))
+	return all
 }
 
 func testCancelled(t *testing.T, e *env) {

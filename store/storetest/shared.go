@@ -27,6 +27,10 @@ func RunShared(t *testing.T, shared Shared) {
 		{"Append", testSharedAppend},
 		{"Changes", testSharedChanges},
 		{"Logs", testSharedLogs},
+		{"News", testSharedNews},
+		{"Leases", testSharedLeases},
+		{"Jobs", testSharedJobs},
+		{"Rates", testSharedRates},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a, b, another := shared(t)

@@ -1,5 +1,5 @@
-// Package storetest is the conformance suite of every store: what the contracts of audit, auth, root, keys and idempotency
-// promise, clause by clause. It trusts nothing that a store says of itself: it reads back, and it opens again.
+// Package storetest is the conformance suite of every store: what the contracts of audit, auth, root, keys, idempotency
+// and cluster promise, clause by clause. It trusts nothing that a store says of itself: it reads back, and it opens again.
 package storetest
 
 import (
@@ -19,9 +19,13 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/cluster"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -32,6 +36,10 @@ type Store interface {
 	root.Store
 	keys.Store
 	idempotency.Store
+	cluster.Store
+	jobs.Store
+	events.Store
+	ratelimit.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
 	// Close waits for the calls under way. Later calls answer fault.StoreUnavailable.
@@ -76,6 +84,9 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Keys/Due", testDue},
 		{"Keys/Uses", testUses},
 		{"Keys/Default", testDefault},
+		{"Keys/DueByClock", testDueByClock},
+		{"Keys/DueByUse", testDueByUse},
+		{"Keys/Reserve", testReserve},
 		{"Settings", testSettings},
 		{"Versions", testVersions},
 		{"APIKeys", testAPIKeys},
@@ -84,8 +95,26 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Tenants", testTenants},
 		{"Tenants/KeyQuota", testKeyQuota},
 		{"Slots", testSlots},
+		{"Webhooks", testWebhooks},
+		{"Webhooks/Progress", testWebhookProgress},
 		{"Slots/First", testFirstSlot},
+		{"Slots/Replace", testReplaceRoot},
+		{"Slots/ReplaceRace", testReplaceRace},
+		{"Versions/Material", testMaterial},
 		{"Idempotency", testIdempotency},
+		{"News", testNews},
+		{"News/Pages", testNewsPages},
+		{"News/Pruned", testPruneNews},
+		{"News/Listen", testListen},
+		{"News/ListenClosed", testListenClosed},
+		{"Leases", testLeases},
+		{"Nodes", testNodes},
+		{"Jobs", testJobs},
+		{"Jobs/Cancel", testJobsCancel},
+		{"Jobs/Lists", testJobsLists},
+		{"Jobs/Bound", testJobsBound},
+		{"Rates", testRates},
+		{"Rates/Together", testRatesTogether},
 		{"Readers", testReadersDuringCommits},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},

@@ -41,7 +41,7 @@ func (q *request) enter() error {
 	r := q.ask()
 	r.Pending = true
 	q.decision = auth.Decide(&r)
-	return q.settle()
+	return q.ruled()
 }
 
 // permit decides about the key. What the contexts of items settle is left to permitItem where there are items; then ByItem says so.
@@ -49,11 +49,11 @@ func (q *request) permit(k *auth.Key, items bool) error {
 	r := q.ask()
 	r.Key, r.Pending = k, items
 	q.decision = auth.Decide(&r)
-	return q.settle()
+	return q.ruled()
 }
 
-// settle turns the decision into an error, and notes for the log what made an exception.
-func (q *request) settle() error {
+// ruled turns the decision into an error.
+func (q *request) ruled() error {
 	d := &q.decision
 	if !d.Allowed {
 		return &refusal{error: d.Err(), rule: d.Rule}

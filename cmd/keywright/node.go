@@ -23,6 +23,7 @@ import (
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
@@ -49,9 +50,10 @@ type node struct {
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
 
-	changes  *events.Feed
-	streams  *events.Streams
-	webhooks *events.Webhooks
+	changes    *events.Feed
+	streams    *events.Streams
+	webhooks   *events.Webhooks
+	deliveries *cluster.Leases // of webhooks
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -263,6 +265,7 @@ func (n *node) serve(ctx context.Context) error {
 		n.log.Info("metrics are served", "address", m.Addr().String())
 	}
 	n.tasks.Go(func() { n.maintain(ctx) })
+	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.deliveries) })
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")

@@ -40,6 +40,7 @@ type node struct {
 	config   config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	notify   notifier
 
 	store  store
 	audit  *audit.Log
@@ -253,7 +254,7 @@ func (n *node) serve(ctx context.Context) error {
 	main := api.NewHTTPServer(n.server.Handler(), options)
 	servers := []*http.Server{main}
 	for _, l := range listeners {
-		n.tasks.Go(func() { failed <- api.ServeListener(main, l) })
+		n.tasks.Go(func() { failed <- api.ServeListener(main, l, secure(options, l)) })
 	}
 
 	if m, err := n.listenMetrics(ctx, listeners[0].Addr()); err != nil {
@@ -261,7 +262,7 @@ func (n *node) serve(ctx context.Context) error {
 	} else if m != nil {
 		side := api.NewHTTPServer(n.server.MetricsHandler(), api.ServeOptions{MaxConns: 64, Log: n.log})
 		servers = append(servers, side)
-		n.tasks.Go(func() { failed <- api.ServeListener(side, m) })
+		n.tasks.Go(func() { failed <- api.ServeListener(side, m, false) })
 		n.log.Info("metrics are served", "address", m.Addr().String())
 	}
 	n.tasks.Go(func() { n.maintain(ctx) })
@@ -274,6 +275,7 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	debug.FreeOSMemory() // what only the start has needed
 	n.log.Info("Keywright is running", "address", addresses(listeners), "version", programVersion(), "locked", n.root.Locked())
+	n.tell(ctx, notifyReady)
 
 	select {
 	case <-ctx.Done():
@@ -281,6 +283,7 @@ func (n *node) serve(ctx context.Context) error {
 	case err = <-failed:
 	}
 	n.log.Info("Keywright is stopping")
+	n.tell(ctx, notifyStopping)
 	n.streams.Drain()
 	cancel()
 	for _, s := range servers {

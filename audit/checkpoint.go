@@ -292,6 +292,7 @@ func (l *Log) checkpoints(ctx context.Context) {
 		case <-tick.C:
 		}
 		if l.opts.Alone == nil && !l.grown() {
+			l.cosign(ctx) // a witness may have been silent the last time
 			continue
 		}
 		signing, cancel := context.WithTimeout(ctx, max(l.opts.CheckpointEvery, 10*time.Second))

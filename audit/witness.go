@@ -49,6 +49,12 @@ type watched struct {
 	failing  bool   // so that its silence is said once
 }
 
+// CheckWitnesses says what Open would refuse.
+func CheckWitnesses(all []Witness) error {
+	_, err := watch(all)
+	return err
+}
+
 func watch(all []Witness) ([]*watched, error) {
 	var out []*watched
 	for _, w := range all {

@@ -158,11 +158,17 @@ func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) er
 		return fmt.Errorf("opening the store: %w", err)
 	}
 	n.onClose(n.store.Close)
+	witnesses, err := n.config.Audit.witnesses()
+	if err != nil {
+		return err
+	}
 	n.audit, err = audit.Open(ctx, n.store, audit.Options{
-		Origin:     "keywright/" + n.store.Deployment().String(),
-		Signer:     n.checkpointSigner,
-		Registerer: registry,
-		Logger:     n.log,
+		Origin:      "keywright/" + n.store.Deployment().String(),
+		Signer:      n.checkpointSigner,
+		PostQuantum: n.postQuantumSigner,
+		Witnesses:   witnesses,
+		Registerer:  registry,
+		Logger:      n.log,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the audit log: %w", err)

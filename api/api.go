@@ -26,6 +26,8 @@ type Options struct {
 	Audit Audit
 	Jobs  Jobs
 
+	// Nodes lists the nodes on the store. Default: none are known.
+	Nodes NodesFunc
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
 	// Ready says whether the service can work, beyond being unlocked: nil error for yes. It must answer at once.
@@ -68,6 +70,7 @@ type Server struct {
 	root    Root
 	audit   Audit
 	jobs    Jobs
+	nodes   NodesFunc
 	denials Denials
 	ready   func(context.Context) error
 	log     *slog.Logger
@@ -96,6 +99,9 @@ func New(o Options) (*Server, error) {
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
 	}
+	if o.Nodes == nil {
+		o.Nodes = noNodes
+	}
 	if o.Denials == nil {
 		o.Denials = uncounted{}
 	}
@@ -108,7 +114,7 @@ func New(o Options) (*Server, error) {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
-	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, denials: o.Denials, ready: o.Ready, log: o.Log,
+	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, nodes: o.Nodes, denials: o.Denials, ready: o.Ready, log: o.Log,
 		limits: o.Limits.withDefaults(), version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }

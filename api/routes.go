@@ -249,6 +249,7 @@ func (s *Server) rows() []route {
 
 		read("/backends", kr, "backends", "All backends, with what they can do", handle(s.listBackends)),
 		read("/backends/{name}", kr, "backends", "One backend", handle(s.showBackend)),
+		read("/nodes", kr, "nodes", "The nodes that run on the store, with what each has open and does", handle(s.listNodes)),
 
 		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with settings:write", handle(s.listJobs), page(
 			param{"kind", "string", "what it does, as in move"},

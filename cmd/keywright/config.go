@@ -30,14 +30,16 @@ type config struct {
 	// Store is where everything is kept; a text alone is its URL.
 	Store storeConfig `koanf:"store"`
 	// OwnerKeyFile is where the first start writes the owner's API key. Default DATA/owner.key.
-	OwnerKeyFile string          `koanf:"owner_key_file"`
-	TLS          tlsConfig       `koanf:"tls"`
-	CORS         corsConfig      `koanf:"cors"`
-	Root         rootConfig      `koanf:"root"`
-	Backends     []backendConfig `koanf:"backends"`
-	Log          logConfig       `koanf:"log"`
-	Cache        cacheConfig     `koanf:"cache"`
-	Limits       limitsConfig    `koanf:"limits"`
+	OwnerKeyFile string `koanf:"owner_key_file"`
+	// Node is what this node is called among those on one store.
+	Node     nodeConfig      `koanf:"node"`
+	TLS      tlsConfig       `koanf:"tls"`
+	CORS     corsConfig      `koanf:"cors"`
+	Root     rootConfig      `koanf:"root"`
+	Backends []backendConfig `koanf:"backends"`
+	Log      logConfig       `koanf:"log"`
+	Cache    cacheConfig     `koanf:"cache"`
+	Limits   limitsConfig    `koanf:"limits"`
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for
@@ -192,6 +194,7 @@ func (c *config) complete(dev bool) error {
 		c.completeTransport(dev),
 		at("store", c.Store.complete(c.Data)),
 		at("backends", c.completeBackends()),
+		at("node", c.Node.complete()),
 		at("root", c.completeRoot()),
 	)
 }

@@ -57,10 +57,6 @@ type Options struct {
 	StatementTimeout time.Duration
 	// ConnectTimeout bounds the making of a connection. Default 5 s.
 	ConnectTimeout time.Duration
-	// Exclusive keeps every other exclusive Store out of the schema as long as this one is open: it is refused with
-	// StoreUnavailable. A connection that was lost takes the exclusivity with it until there is another; nothing is written
-	// in between. Stores that do not ask for it are not kept out.
-	Exclusive bool
 }
 
 func (o Options) withDefaults() Options {
@@ -94,11 +90,10 @@ type Store struct {
 	closing context.Context
 	close   context.CancelFunc // ends closing: Close does, before it waits
 
-	turn    chan struct{} // a lock with a context: whoever has its one place may use what follows
-	w       *writer       // nil when there is none or the last failure left it unusable: made anew at the next turn
-	known   *audit.Head   // the head that the last Commit left behind; nil: not known
-	alone   bool          // nobody else has moved the head lately: Commit may guess that it is the known one
-	writing uint32        // backend process of the last writer: what may still hold the exclusivity, see claim
+	turn  chan struct{} // a lock with a context: whoever has its one place may use what follows
+	w     *writer       // nil when there is none or the last failure left it unusable: made anew at the next turn
+	known *audit.Head   // the head that the last Commit left behind; nil: not known
+	alone bool          // nobody else has moved the head lately: Commit may guess that it is the known one
 
 	failing atomic.Bool // the last Commit failed for a reason of the store
 }

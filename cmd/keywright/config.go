@@ -40,6 +40,8 @@ type config struct {
 	Log      logConfig       `koanf:"log"`
 	Cache    cacheConfig     `koanf:"cache"`
 	Limits   limitsConfig    `koanf:"limits"`
+	Events   eventsConfig    `koanf:"events"`
+	Webhooks webhooksConfig  `koanf:"webhooks"`
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for

@@ -25,6 +25,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/cluster"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
@@ -58,6 +59,10 @@ type node struct {
 	backends   []backend.Backend
 	listening  atomic.Pointer[string] // where the API is served
 	newsPruned time.Time              // of housekeep alone
+
+	changes  *events.Feed
+	streams  *events.Streams
+	webhooks *events.Webhooks
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -101,7 +106,10 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.onClose(func() error { return within(n.lastCheckpoint) })
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
-	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials,
+	if err := n.openEvents(registry); err != nil {
+		return n, err
+	}
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
 		Nodes: n.nodes, Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
 	if err != nil {
 		return n, err
@@ -294,6 +302,7 @@ func (n *node) serve(ctx context.Context) error {
 	case err = <-failed:
 	}
 	n.log.Info("Keywright is stopping")
+	n.streams.Drain()
 	cancel()
 	for _, s := range servers {
 		if late := within(s.Shutdown); late != nil {

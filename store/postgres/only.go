@@ -26,6 +26,18 @@ func (s *Store) lockKey(purpose string) int32 {
 	return int32(binary.BigEndian.Uint32(sum[:4]))
 }
 
+// claimLoading keeps other loaders, and whoever migrates, out of the schema for as long as the connection lives.
+func (s *Store) claimLoading(ctx context.Context, conn *pgx.Conn) error {
+	var mine bool
+	if err := conn.QueryRow(ctx, sqlTryLock, int32(lockClass), s.lockKey("schema")).Scan(&mine); err != nil {
+		return err
+	}
+	if !mine {
+		return unavailable("somebody else is making a store in this schema", nil)
+	}
+	return nil
+}
+
 // exclusively runs f while no other store migrates the schema.
 func (s *Store) exclusively(ctx context.Context, conn *pgx.Conn, f func() error) error {
 	key := s.lockKey("schema")
@@ -102,7 +114,8 @@ func (s *Store) listen(ctx context.Context, wake func()) error {
 }
 
 const (
-	sqlNotify = "SELECT pg_notify($1, '')"
-	sqlLock   = "SELECT pg_advisory_lock($1, $2)"
-	sqlUnlock = "SELECT pg_advisory_unlock($1, $2)"
+	sqlNotify  = "SELECT pg_notify($1, '')"
+	sqlTryLock = "SELECT pg_try_advisory_lock($1, $2)"
+	sqlLock    = "SELECT pg_advisory_lock($1, $2)"
+	sqlUnlock  = "SELECT pg_advisory_unlock($1, $2)"
 )

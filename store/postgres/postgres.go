@@ -30,6 +30,7 @@ import (
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -39,6 +40,7 @@ var (
 	_ root.Store        = (*Store)(nil)
 	_ keys.Store        = (*Store)(nil)
 	_ idempotency.Store = (*Store)(nil)
+	_ ratelimit.Store   = (*Store)(nil)
 	_ cluster.Store     = (*Store)(nil)
 )
 
@@ -86,9 +88,9 @@ type Store struct {
 
 	notifies bool // the database has notifications; fixed by Open
 
-	mu      sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
-	closing context.Context
-	close   context.CancelFunc // ends closing: Close does, before it waits
+	mu     sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
+	closed atomic.Bool
+	ending chan struct{} // closed by the first Close, before it waits; nil in a store that only looks
 
 	turn  chan struct{} // a lock with a context: whoever has its one place may use what follows
 	w     *writer       // nil when there is none or the last failure left it unusable: made anew at the next turn
@@ -105,8 +107,7 @@ func Open(ctx context.Context, uri string, o Options) (*Store, error) {
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o.withDefaults(), turn: make(chan struct{}, 1)}
-	s.closing, s.close = context.WithCancel(context.WithoutCancel(ctx))
+	s := &Store{opts: o.withDefaults(), turn: make(chan struct{}, 1), ending: make(chan struct{})}
 	var err error
 	if s.config, err = parse(uri, s.opts); err != nil {
 		return nil, err
@@ -134,7 +135,10 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Close waits for the calls under way and closes the connections. A second call does nothing.
 func (s *Store) Close() error {
-	s.close()
+	if s.closed.Swap(true) {
+		return nil
+	}
+	close(s.ending)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.closeAll()
@@ -143,7 +147,7 @@ func (s *Store) Close() error {
 // closeAll releases whatever is open. Nobody else uses the store any more.
 func (s *Store) closeAll() error {
 	if s.read != nil {
-		s.read.Close() // once more does nothing
+		s.read.Close()
 	}
 	s.drop()
 	return nil
@@ -155,7 +159,7 @@ func (s *Store) enter(ctx context.Context) error {
 		return err
 	}
 	s.mu.RLock()
-	if s.closing.Err() != nil {
+	if s.closed.Load() {
 		s.mu.RUnlock()
 		return errClosed()
 	}

@@ -30,6 +30,10 @@ func meaningIn(in, name string) string {
 		}
 	}
 	switch in + "." + name {
+	case "Consistency.from":
+		return "entries of the earlier tree"
+	case "Consistency.to":
+		return "entries of the later tree"
 	case "Event.id":
 		return "index of the audit entry that tells of it"
 	case "Event.time":
@@ -375,7 +379,7 @@ func meaningOf(name string) string {
 	case "hash":
 		return "of RSA-OAEP; SHA-256 when absent"
 	case "hashes":
-		return "the audit path, from the leaf upward (RFC 6962 section 2.1.1)"
+		return "the audit path, from the leaf upward (RFC 6962 section 2.1.1), or the consistency proof (section 2.1.2)"
 	case "id":
 		return "identity, which never changes"
 	case "import":

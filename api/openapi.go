@@ -143,8 +143,9 @@ func errorResponse(schema string) object {
 	return object{
 		"description": "The request failed: error_code says why, in a form that never changes.",
 		"headers": object{
-			"X-Request-ID": object{"schema": object{"type": "string"}, "description": "The request id."},
-			"Retry-After":  object{"schema": object{"type": "integer"}, "description": "Seconds after which to try again, where that helps."},
+			"X-Request-ID":  object{"schema": object{"type": "string"}, "description": "The request id."},
+			"X-Audit-Index": object{"schema": object{"type": "integer"}, "description": "The number of the entry of the audit log that tells of this, where there is one."},
+			"Retry-After":   object{"schema": object{"type": "integer"}, "description": "Seconds after which to try again, where that helps."},
 		},
 		"content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + schema}}},
 	}

@@ -273,6 +273,9 @@ func (s *Server) rows() []route {
 			param{"from", "date-time", "not before"},
 			param{"to", "date-time", "before"})...),
 		read("/audit/checkpoint", ar, "audit", "The newest checkpoint", handle(s.checkpoint)),
+		read("/audit/consistency", ar, "audit", "Proof that the log has only grown since an earlier checkpoint", handle(s.consistency),
+			param{"from", "integer", "entries of the earlier checkpoint"},
+			param{"to", "integer", "entries of the later one; absent: the newest checkpoint, which comes with the answer"}),
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof)),
 		export,
 

@@ -57,10 +57,11 @@ func (n *node) openCluster(registry prometheus.Registerer) error {
 	n.self = &cluster.Node{ID: uuid.New(), Name: n.config.Node.Name, Version: programVersion(), StartedAt: time.Now().UTC().Truncate(time.Microsecond)}
 	n.shared = postgres.IsURI(n.config.Store.URL)
 	var err error
-	if n.presence, err = cluster.NewPresence(n.store, n.describe, n.log); err != nil || !n.shared {
+	if n.presence, err = cluster.NewPresence(n.store, n.describe, n.log); err != nil {
 		return err
 	}
-	if n.leases, err = cluster.NewLeases(cluster.LeasesOptions{Store: n.store, Holder: n.self.ID, Registerer: registry, Logger: n.log}); err != nil {
+	n.leases, err = cluster.NewLeases(cluster.LeasesOptions{Store: n.store, Holder: n.self.ID, Registerer: registry, Logger: n.log})
+	if err != nil || !n.shared {
 		return err
 	}
 	n.feed, err = cluster.NewFeed(cluster.FeedOptions{Store: n.store, Registerer: registry, Logger: n.log, Subscribers: []cluster.Subscriber{{

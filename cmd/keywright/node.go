@@ -41,6 +41,7 @@ type node struct {
 	config   config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	notify   notifier
 
 	store  store
 	audit  *audit.Log
@@ -53,7 +54,7 @@ type node struct {
 
 	self       *cluster.Node // without what changes
 	shared     bool          // there can be other nodes on the store
-	feed       *cluster.Feed // nil unless shared, as is leases
+	feed       *cluster.Feed // nil unless shared
 	leases     *cluster.Leases
 	presence   *cluster.Presence
 	backends   []backend.Backend
@@ -270,7 +271,7 @@ func (n *node) serve(ctx context.Context) error {
 	main := api.NewHTTPServer(n.server.Handler(), options)
 	servers := []*http.Server{main}
 	for _, l := range listeners {
-		n.tasks.Go(func() { failed <- api.ServeListener(main, l) })
+		n.tasks.Go(func() { failed <- api.ServeListener(main, l, secure(options, l)) })
 	}
 
 	if m, err := n.listenMetrics(ctx, listeners[0].Addr()); err != nil {
@@ -278,7 +279,7 @@ func (n *node) serve(ctx context.Context) error {
 	} else if m != nil {
 		side := api.NewHTTPServer(n.server.MetricsHandler(), api.ServeOptions{MaxConns: 64, Log: n.log})
 		servers = append(servers, side)
-		n.tasks.Go(func() { failed <- api.ServeListener(side, m) })
+		n.tasks.Go(func() { failed <- api.ServeListener(side, m, false) })
 		n.log.Info("metrics are served", "address", m.Addr().String())
 	}
 	address := shownAddress(listeners[0])
@@ -287,6 +288,7 @@ func (n *node) serve(ctx context.Context) error {
 		n.tasks.Go(func() { n.presence.Run(ctx) })
 	}
 	n.tasks.Go(func() { n.maintain(ctx) })
+	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.leases) })
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")
@@ -295,6 +297,7 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	debug.FreeOSMemory() // what only the start has needed
 	n.log.Info("Keywright is running", "address", addresses(listeners), "version", programVersion(), "locked", n.root.Locked())
+	n.tell(ctx, notifyReady)
 
 	select {
 	case <-ctx.Done():
@@ -302,6 +305,7 @@ func (n *node) serve(ctx context.Context) error {
 	case err = <-failed:
 	}
 	n.log.Info("Keywright is stopping")
+	n.tell(ctx, notifyStopping)
 	n.streams.Drain()
 	cancel()
 	for _, s := range servers {

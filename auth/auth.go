@@ -22,11 +22,12 @@ const (
 	ScopeEncryptionWrite Scope = "encryption:write"
 	ScopeAuditRead       Scope = "audit:read"
 	ScopeSettingsWrite   Scope = "settings:write"
+	ScopeBackupWrite     Scope = "backup:write"
 )
 
 // Scopes lists all scopes in the order of the documentation.
 func Scopes() []Scope {
-	return []Scope{ScopeKeysRead, ScopeKeysWrite, ScopeEncryptionWrite, ScopeAuditRead, ScopeSettingsWrite}
+	return []Scope{ScopeKeysRead, ScopeKeysWrite, ScopeEncryptionWrite, ScopeAuditRead, ScopeSettingsWrite, ScopeBackupWrite}
 }
 
 // Principal is an authenticated caller. Values are shared between calls: nobody changes them.

@@ -18,7 +18,7 @@ type apiKeysCmd struct {
 
 type apiKeysCreateCmd struct {
 	Name      string        `arg:"" help:"What it is for."`
-	Scope     []string      `short:"s" required:"" help:"What it may do: keys:read, keys:write, encryption:write, audit:read, settings:write. Repeatable."`
+	Scope     []string      `short:"s" required:"" help:"What it may do: keys:read, keys:write, encryption:write, audit:read, settings:write, backup:write. Repeatable."`
 	ExpiresIn time.Duration `placeholder:"DURATION" help:"When it ends, from now, as in 720h."`
 	ExpiresAt time.Time     `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"When it ends (RFC 3339)."`
 	Brand     string        `placeholder:"NAME" help:"How it begins, for clients that insist: kw, qph, qapi or qh."`

@@ -23,7 +23,7 @@ var floors = map[string]int{
 	"keys":         3,
 	"store/sqlite": 4, "store/postgres": 4, "store/storetest": 4, "store/migrations": 4,
 	"api": 5, "api/qpher": 5, "client": 5,
-	"cmd/keywright": 6, "bench": 6, "softhsm-test": 6,
+	"cmd/keywright": 6, "deploy": 6, "bench": 6, "softhsm-test": 6,
 	"softhsm-test/rig": 6, "softhsm-test/rig/tpmsim": 6, "softhsm-test/pqhelper": 6, // so that nothing but tests and the benchmark can import them
 }
 

@@ -27,7 +27,6 @@ func Tables() []Table {
 		{Name: "root_slots"},
 		{Name: "root_keyring"},
 		{Name: "tenants"},
-		{Name: "tenants"},
 		{Name: "api_keys"},
 		{Name: "tenant_settings"},
 		{Name: "keys"},

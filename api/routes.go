@@ -190,6 +190,10 @@ func (s *Server) rows() []route {
 	removeSlot.BodyLimit = 0
 	addSlot := write(post, "/root/slots", sw, "root", "Add a way to open the root", handle(s.addSlot))
 	addSlot.Status = http.StatusCreated
+	reseal := write(post, "/keys/reseal", sw, "keys", "Begin a job that seals anew what is under a root or device key that was replaced", handle(s.resealKeys)).creates()
+	reseal.BodyOptional = true
+	retireRoot := write(post, "/root/retire", sw, "root", "Give up the earlier roots now", handle(s.retireRoot))
+	retireRoot.BodyOptional = true
 
 	return []route{
 		open(http.MethodGet, "/health", "service", "Whether the process answers, and whether it is locked", handle(s.health)),
@@ -250,6 +254,10 @@ func (s *Server) rows() []route {
 		read("/backends", kr, "backends", "All backends, with what they can do", handle(s.listBackends)),
 		read("/backends/{name}", kr, "backends", "One backend", handle(s.showBackend)),
 
+		read("/backends/{name}/keks", sw, "backends", "The keys of a device over the keys of the backend", handle(s.listKEKs)),
+		act("/backends/{name}/rotate-kek", sw, "backends", "Make the next key over keys on a device, and begin to seal everything of the backend anew", handle(s.rotateKEK)),
+		write(post, "/backends/{name}/retire-kek", sw, "backends", "Destroy an earlier key over keys on a device, under which nothing is any more", handle(s.retireKEK)),
+
 		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with settings:write", handle(s.listJobs), page(
 			param{"kind", "string", "what it does, as in move"},
 			param{"state", "string", "queued, running, done, failed or cancelled"})...),
@@ -275,6 +283,10 @@ func (s *Server) rows() []route {
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof)),
 		export,
 
+		read("/root", sw, "root", "The generation of the root, and what hangs on earlier ones", handle(s.showRoot)),
+		write(post, "/root/rotate", sw, "root", "Replace the root and all its slots, and begin to seal everything anew", handle(s.rotateRoot)),
+		retireRoot,
+		reseal,
 		read("/root/slots", sw, "root", "The ways to open the root", handle(s.listSlots)),
 		addSlot,
 		removeSlot,

@@ -41,12 +41,19 @@ func (s *Service) replay(ctx context.Context, creator *Principal, t idempotency.
 	if k.CreatedBy != creator.ID {
 		return nil, "", fault.New(fault.IdempotencyConflict, "the Idempotency-Key was used before by another caller")
 	}
-	key, err := s.derive(LabelIdempotency)
+	sealed, err := envelope.ParseSealed(r.Sealed)
+	if err != nil {
+		return nil, "", fmt.Errorf("opening an idempotency record: %w", err)
+	}
+	key, err := s.deriveAt(LabelIdempotency, sealed.Generation)
+	if fault.Has(err, fault.KeyMaterial) {
+		return nil, "", fault.Wrap(fault.IdempotencyConflict, "the answer to this Idempotency-Key is under a root that was given up: it is not shown again", err)
+	}
 	if err != nil {
 		return nil, "", err
 	}
 	defer key.Wipe()
-	presented, err := envelope.OpenSoftware(key, r.Sealed, replayBinding(creator.Tenant, t.Key, k.ID))
+	presented, err := envelope.OpenGeneration(key, sealed.Generation, r.Sealed, replayBinding(creator.Tenant, t.Key, k.ID))
 	if err != nil {
 		return nil, "", fmt.Errorf("opening an idempotency record: %w", err)
 	}
@@ -62,14 +69,18 @@ func (s *Service) replay(ctx context.Context, creator *Principal, t idempotency.
 // remember makes the record by which the same call is answered again. The key is sealed: the record must not be a place
 // where keys lie in clear.
 func (s *Service) remember(k *APIKey, presented string, t idempotency.Token) (*idempotency.Record, error) {
-	key, err := s.derive(LabelIdempotency)
+	generation, err := s.newest()
+	if err != nil {
+		return nil, err
+	}
+	key, err := s.deriveAt(LabelIdempotency, generation)
 	if err != nil {
 		return nil, err
 	}
 	defer key.Wipe()
 	clearText := []byte(presented)
 	defer clear(clearText)
-	sealed, err := envelope.SealSoftware(key, clearText, replayBinding(k.Tenant, t.Key, k.ID))
+	sealed, err := envelope.SealGeneration(key, generation, clearText, replayBinding(k.Tenant, t.Key, k.ID))
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ type config struct {
 	Log          logConfig       `koanf:"log"`
 	Cache        cacheConfig     `koanf:"cache"`
 	Limits       limitsConfig    `koanf:"limits"`
+	Reseal       resealConfig    `koanf:"reseal"`
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for
@@ -193,6 +194,7 @@ func (c *config) complete(dev bool) error {
 		at("store", c.Store.complete(c.Data)),
 		at("backends", c.completeBackends()),
 		at("root", c.completeRoot()),
+		at("reseal", c.Reseal.complete()),
 	)
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/pqc"
+	"github.com/keywright/keywright/rekey"
 	"github.com/keywright/keywright/root"
 )
 
@@ -44,6 +45,7 @@ type node struct {
 	root   *root.Keeper
 	auth   *auth.Service
 	jobs   *jobs.Service
+	rekey  *rekey.Service
 	keys   *keys.Service
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
@@ -69,13 +71,13 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	if err := n.openStore(ctx, registry); err != nil {
 		return n, err
 	}
-	n.root = root.New(n.store, n.audit, root.Options{Logger: log})
+	n.root = root.New(n.store, n.audit, root.Options{Logger: log, Carry: carried()})
 	n.onClose(func() error { n.root.Close(); return nil })
 	backends, err := n.openBackends(ctx, registry)
 	if err != nil {
 		return n, err
 	}
-	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
+	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation, Idempotency: n.store})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
 		Registerer: registry, Logger: log, RecordCache: c.Cache.Records})
@@ -84,13 +86,16 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}
 	n.onClose(n.keys.Close)
 	n.signer.Store(n.keys)
+	if err := n.openRekey(backends); err != nil {
+		return n, err
+	}
 	if err := n.openJobs(registry); err != nil {
 		return n, err
 	}
 	n.onClose(func() error { return within(n.lastCheckpoint) })
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
-	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials,
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials,
 		Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
 	if err != nil {
 		return n, err
@@ -255,6 +260,7 @@ func (n *node) serve(ctx context.Context) error {
 		n.log.Info("metrics are served", "address", m.Addr().String())
 	}
 	n.tasks.Go(func() { n.maintain(ctx) })
+	n.tasks.Go(func() { n.followRoot(ctx) })
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")

@@ -162,7 +162,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := append(s.rows(), s.qpherRows()...)
+	rows := append(append(s.rows(), s.eventRows()...), s.qpherRows()...)
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}
@@ -280,6 +280,9 @@ func (s *Server) rows() []route {
 			param{"from", "date-time", "not before"},
 			param{"to", "date-time", "before"})...),
 		read("/audit/checkpoint", ar, "audit", "The newest checkpoint", handle(s.checkpoint)),
+		read("/audit/consistency", ar, "audit", "Proof that the log has only grown since an earlier checkpoint", handle(s.consistency),
+			param{"from", "integer", "entries of the earlier checkpoint"},
+			param{"to", "integer", "entries of the later one; absent: the newest checkpoint, which comes with the answer"}),
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof)),
 		export,
 

@@ -78,6 +78,7 @@ func (c *call) run() error {
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
+	ctx, c.receipt = audit.WithReceipt(ctx)
 	if !r.Open {
 		if err := c.authenticate(ctx); err != nil {
 			return err
@@ -219,7 +220,13 @@ func (c *call) fail(err error) {
 
 func (c *call) write(status int, body []byte) {
 	w := c.gin.Writer
-	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
+	h := w.Header()
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if c.receipt != nil {
+		if index, ok := c.receipt.Index(); ok {
+			h["X-Audit-Index"] = []string{strconv.FormatUint(index, 10)}
+		}
+	}
 	w.WriteHeader(status)
 	if _, err := w.Write(body); err != nil {
 		c.s.log.Debug("response not taken", "request_id", c.id, "error", err)

@@ -95,6 +95,12 @@ func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, err
 	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})
 }
 
+// AuditConsistency gives the proof that the log of the first from entries is the beginning of that of the newest checkpoint, which comes
+// with it (RFC 6962 section 2.1.2).
+func (c *Client) AuditConsistency(ctx context.Context, from uint64) (*wire.Consistency, error) {
+	return do[wire.Consistency](ctx, c, call{method: http.MethodGet, path: "/audit/consistency", query: url.Values{"from": {strconv.FormatUint(from, 10)}}, repeat: idempotent})
+}
+
 // AuditExport writes the whole log with its checkpoint to w, in the form that `keywright audit verify` checks offline. It may
 // take long, so only ctx bounds it, and it is not repeated: after an error w holds a part that does not verify.
 func (c *Client) AuditExport(ctx context.Context, w io.Writer) error {

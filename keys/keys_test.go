@@ -237,6 +237,7 @@ type device struct {
 	objects map[string]bool
 	crash   func(at string) // called before and after an object is made
 	fail    error
+	away    bool // nothing is destroyed
 }
 
 func (d *device) Info() backend.Info {
@@ -286,6 +287,10 @@ func (d *device) ImportWrapped(ctx context.Context, s backend.Spec, with backend
 
 func (d *device) Destroy(ctx context.Context, r backend.Ref) error {
 	d.mu.Lock()
+	if d.away {
+		d.mu.Unlock()
+		return fault.New(fault.BackendUnavailable, "away")
+	}
 	delete(d.objects, fmt.Sprint(r.Spec.KeyID, "/", r.Spec.Version))
 	d.mu.Unlock()
 	return d.Backend.Destroy(ctx, r)

@@ -45,6 +45,8 @@ type kind[I, O any] struct {
 	envelope func(*I) []byte
 	// raw says that there is no envelope this time.
 	raw bool
+	// size gives how many bytes of an item are protected. May be nil: none, or the operation protects nothing.
+	size func(*I) int
 	// prepare looks once at what is common to all items, after the key is known and before any device is touched. May be nil.
 	prepare func(*batch) error
 	// do carries out one item. What it returns is the item's error; out is wiped when there is one.
@@ -112,6 +114,10 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 			if err := k.prepare(b); err != nil {
 				return nil, err
 			}
+		}
+		if err := b.count(q, len(items), func() int64 { return sizes(items, k.size) }); err != nil {
+			b.note(q)
+			return nil, err
 		}
 		out := make([]O, len(items))
 		start := s.now()
@@ -352,7 +358,9 @@ func (b *batch) use(ctx context.Context, n uint32, op backend.Operation) (*use, 
 	u := use{version: v, op: op}
 	k := b.record.key
 	switch least := minimum(k, op); {
-	case !v.allows.has(op):
+	case !v.allows.has(op) && !b.record.dated:
+		u.err = stateDenied()
+	case b.record.dated && !b.allowedByDate(v, op):
 		u.err = stateDenied()
 	case v.Version.Version < least:
 		u.err = fault.New(fault.BadVersion, "the version is below the minimum of the key")

@@ -40,6 +40,9 @@ type Options struct {
 	// RecordMaxAge is how long a record stays ready before it is read again; 0: until it is changed through this Service
 	// or named to Invalidate, which is enough while this Service is the only one that writes to the store, or there is Fresh.
 	RecordMaxAge time.Duration
+	// Maintained is told after each Maintain that did or tried something what that was, by tenant. It is called by Maintain, and holds it up. nil:
+	// nobody is told.
+	Maintained func(context.Context, []Maintained)
 	// Fresh reports whether every change on other nodes that is older than a second has been told to Heard. While it says no, nothing
 	// cached is used and each request reads the store. Nil: there are no other nodes.
 	Fresh func() bool
@@ -67,6 +70,8 @@ type Service struct {
 	defaults *defaultCache
 	flights  flights
 	locks    keyLocks
+	ledger   *ledger
+	due      chan struct{} // one value when a key has become due by its use
 	metrics  *metrics
 
 	inFlight atomic.Int64
@@ -74,8 +79,11 @@ type Service struct {
 	closing  sync.Once
 	drained  chan struct{} // one value when the last call leaves after Close
 
-	pruned time.Time  // when Maintain pruned last; guarded by tidy
-	tidy   sync.Mutex // one Maintain at a time
+	maintained func(context.Context, []Maintained)
+	tidy       sync.Mutex // one Maintain at a time; it guards all below
+	pruned     time.Time  // when Maintain pruned last
+	pass       map[uuid.UUID]*Maintained
+	waiting    waiting
 }
 
 var _ API = (*Service)(nil)
@@ -109,7 +117,8 @@ func New(o Options) (*Service, error) {
 	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger,
 		fresh: o.Fresh, elsewhere: o.Elsewhere,
 		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
-		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1)}
+		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1),
+		ledger: newLedger(ledgerPart * o.RecordCache), due: make(chan struct{}, 1), maintained: o.Maintained, waiting: waiting{}}
 	for _, b := range o.Backends {
 		info := b.Info()
 		if info.ID == "" || info.Name == "" || s.byID[info.ID] != nil || s.byName[info.Name] != nil {
@@ -117,7 +126,7 @@ func New(o Options) (*Service, error) {
 		}
 		s.byID[info.ID], s.byName[info.Name], s.names[info.ID] = b, b, info.Name
 	}
-	m, err := newMetrics(o.Registerer, s.cache)
+	m, err := newMetrics(o.Registerer, s)
 	if err != nil {
 		return nil, err
 	}
@@ -163,6 +172,19 @@ func (s *Service) leave() {
 		case s.drained <- struct{}{}:
 		default: // there is a value already
 		}
+	}
+}
+
+// ledgerPart is how many versions' uses are kept in hand for each record in the cache: more, as a record comes back and uses that are forgotten do not.
+const ledgerPart = 2
+
+// Due gives a value when an operation on this node has used up a version that its key is to leave behind: Maintain will find the key.
+func (s *Service) Due() <-chan struct{} { return s.due }
+
+func (s *Service) wake() {
+	select {
+	case s.due <- struct{}{}:
+	default: // there is a value already
 	}
 }
 

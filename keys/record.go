@@ -25,6 +25,9 @@ type record struct {
 	capable  opset  // by algorithm, purpose and origin
 	policy   opset  // by the policy
 	label    string // of the backend, in metrics
+	limits   limits // of what its versions protect
+	counts   opset  // the operations that are counted against them
+	dated    bool   // it has an activation or expiry to come or gone
 	versions atomic.Pointer[map[uint32]*version]
 	timers   [verbCount]atomic.Pointer[timer]
 }
@@ -38,6 +41,7 @@ type version struct {
 	ref     backend.Ref
 	backend backend.Backend  // nil: not open on this node, or public-only
 	public  crypto.PublicKey // nil for symmetric keys
+	tally   *tally           // nil: its uses are not counted
 }
 
 // maxRecordVersions bounds what one record remembers: a key rotated for years has thousands, and few are used.
@@ -70,6 +74,12 @@ func (s *Service) newRecord(k *Key) (*record, error) {
 	if k.BackendID == "" {
 		r.label = "none"
 	}
+	r.limits.max = amount{info.MaxMessages, info.MaxBytes}
+	r.limits.rotate.messages, r.limits.rotate.bytes = k.RotateAfter()
+	if r.limits != (limits{}) {
+		r.counts = protecting()
+	}
+	r.dated = !k.Policy.ActivatesAt.IsZero() || !k.Policy.ExpiresAt.IsZero()
 	r.loaded = s.now()
 	r.versions.Store(&map[uint32]*version{})
 	return r, nil
@@ -195,7 +205,7 @@ func (s *Service) version(ctx context.Context, r *record, n uint32) (*version, e
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.newVersion(r.key, stored)
+	v, err := s.newVersion(r, stored)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +226,8 @@ func (s *Service) version(ctx context.Context, r *record, n uint32) (*version, e
 	}
 }
 
-func (s *Service) newVersion(k *Key, stored *Version) (*version, error) {
+func (s *Service) newVersion(r *record, stored *Version) (*version, error) {
+	k := r.key
 	v := &version{Version: stored, state: overlay(k, stored.State), backend: s.byID[stored.BackendID]}
 	v.allows, v.flagged = allowed(v.state)
 	v.ref = refOf(k, stored)
@@ -226,6 +237,10 @@ func (s *Service) newVersion(k *Key, stored *Version) (*version, error) {
 			return nil, fault.Wrap(fault.StoreCorrupted, "the stored public key is malformed", err)
 		}
 		v.public = pub
+	}
+	if r.counts != 0 {
+		v.tally = s.ledger.tally(k.ID, stored.Version)
+		v.tally.learn(amount{stored.Messages, stored.Bytes}, &r.limits)
 	}
 	return v, nil
 }

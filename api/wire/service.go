@@ -90,6 +90,14 @@ type Checkpoint struct {
 	Size        uint64 `json:"size"`
 }
 
+// Consistency is GET /audit/consistency: an RFC 6962 proof that the tree of the first From entries is the beginning of that of the first To.
+type Consistency struct {
+	From       uint64   `json:"from"`
+	To         uint64   `json:"to"`
+	Hashes     [][]byte `json:"hashes"`
+	Checkpoint string   `json:"checkpoint,omitempty"`
+}
+
 // Proof is GET /audit/entries/{n}/proof: an RFC 6962 inclusion proof in the tree of the checkpoint.
 type Proof struct {
 	Index      uint64   `json:"index"`

@@ -39,6 +39,8 @@ type config struct {
 	Cache        cacheConfig     `koanf:"cache"`
 	Limits       limitsConfig    `koanf:"limits"`
 	Reseal       resealConfig    `koanf:"reseal"`
+	Events       eventsConfig    `koanf:"events"`
+	Webhooks     webhooksConfig  `koanf:"webhooks"`
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for

@@ -23,6 +23,7 @@ func (c *config) files() []fileField {
 	out := []fileField{
 		{"owner_key_file", &c.OwnerKeyFile}, {"store.password_file", &c.Store.PasswordFile},
 		{"tls.cert_file", &c.TLS.CertFile}, {"tls.key_file", &c.TLS.KeyFile}, {"tls.client_ca_file", &c.TLS.ClientCAFile},
+		{"webhooks.ca_file", &c.Webhooks.CAFile},
 		{"root.key_file", &c.Root.KeyFile}, {"root.passphrase_file", &c.Root.PassphraseFile},
 		{"root.tpm.owner_auth_file", &c.Root.TPM.OwnerAuthFile}, {"root.tpm.endorsement_auth_file", &c.Root.TPM.EndorsementAuthFile},
 	}

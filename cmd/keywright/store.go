@@ -10,6 +10,7 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/cluster"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
@@ -27,6 +28,7 @@ type store interface {
 	idempotency.Store
 	jobs.Store
 	cluster.Store
+	events.Store
 	Deployment() uuid.UUID
 	Ping(ctx context.Context) error
 	Close() error

@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -210,7 +211,7 @@ func testIdempotency(t *testing.T, e *env) {
 // calls is every method that takes a context.
 func calls(e *env) map[string]func(ctx context.Context) error {
 	id := uuid.New()
-	return map[string]func(ctx context.Context) error{
+	all := map[string]func(ctx context.Context) error{
 		"Ping":           e.Ping,
 		"Commit":         func(ctx context.Context) error { return e.Commit(ctx, []*audit.Item{Item()}, Extend) },
 		"AuditHead":      func(ctx context.Context) error { _, err := e.AuditHead(ctx); return err },
@@ -242,6 +243,8 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"Nodes":          func(ctx context.Context) error { _, err := e.Nodes(ctx, time.Hour); return err },
 		"Idempotency":    func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
 	}
+	maps.Copy(all, webhookCalls(e))
+	return all
 }
 
 func testCancelled(t *testing.T, e *env) {

@@ -19,6 +19,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/cluster"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
@@ -36,6 +37,7 @@ type Store interface {
 	idempotency.Store
 	cluster.Store
 	jobs.Store
+	events.Store
 	ratelimit.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
@@ -88,6 +90,8 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Versions", testVersions},
 		{"APIKeys", testAPIKeys},
 		{"Slots", testSlots},
+		{"Webhooks", testWebhooks},
+		{"Webhooks/Progress", testWebhookProgress},
 		{"Slots/First", testFirstSlot},
 		{"Slots/Replace", testReplaceRoot},
 		{"Slots/ReplaceRace", testReplaceRace},

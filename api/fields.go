@@ -24,6 +24,9 @@ func meaning(in reflect.Type, name string) string {
 }
 
 func meaningIn(in, name string) string {
+	if m := meaningInAccess(in + "." + name); m != "" {
+		return m
+	}
 	if in == "Job" || in == "JobFailure" {
 		if m := meaningOfJob(name); m != "" {
 			return m
@@ -293,6 +296,9 @@ func meaningIn(in, name string) string {
 }
 
 func meaningOf(name string) string {
+	if m := meaningOfAccess(name); m != "" {
+		return m
+	}
 	switch name {
 	case "assurance":
 		return "device-evidence: a key of the device signed it; service-statement: it is the service's word"
@@ -568,6 +574,14 @@ func choices(in reflect.Type, name string) []string {
 		return qpher.Choices(in.Name(), name)
 	}
 	switch name {
+	case "role":
+		out := make([]string, 0, len(auth.Roles()))
+		for _, r := range auth.Roles() {
+			out = append(out, string(r.Role))
+		}
+		return out
+	case "status":
+		return []string{string(auth.TenantActive), string(auth.TenantSuspended)}
 	case "algorithm":
 		if in == reflect.TypeFor[wire.CreateKey]() || in == reflect.TypeFor[wire.ImportKey]() {
 			var out []string

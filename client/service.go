@@ -41,6 +41,26 @@ func (c *Client) APIKeys(ctx context.Context) iter.Seq2[wire.APIKey, error] {
 	})
 }
 
+// APIKey shows an API key by id, without its secret.
+func (c *Client) APIKey(ctx context.Context, id string) (*wire.APIKey, error) {
+	if id == "" {
+		return nil, errors.New("client: no API key is named")
+	}
+	return do[wire.APIKey](ctx, c, call{method: http.MethodGet, path: "/api-keys/" + url.PathEscape(id), repeat: idempotent})
+}
+
+// RotateAPIKey gives an API key a new secret, shown this once; the old one stays good for the overlap. Repeated under one Idempotency-Key.
+func (c *Client) RotateAPIKey(ctx context.Context, id string, overlap time.Duration) (*wire.APIKey, error) {
+	if id == "" {
+		return nil, errors.New("client: no API key is named")
+	}
+	var r wire.RotateAPIKey
+	if overlap != 0 {
+		r.Overlap = overlap.String()
+	}
+	return do[wire.APIKey](ctx, c, call{method: http.MethodPost, path: "/api-keys/" + url.PathEscape(id) + "/rotate", body: r, repeat: keyed})
+}
+
 // RevokeAPIKey ends an API key at once, by id.
 func (c *Client) RevokeAPIKey(ctx context.Context, id string) (*wire.APIKey, error) {
 	if id == "" {

@@ -83,7 +83,8 @@ func New(o Options) (*Service, error) {
 	return s, nil
 }
 
-// Caller is who asks, and under which request. Everything here needs the scope settings:write.
+// Caller is who asks, and under which request. What is done to the root needs the scope root:write, what is done to backends, and Reseal,
+// backends:write; to look takes root:read or backends:read.
 type Caller struct {
 	Principal   *auth.Principal
 	RequestID   string
@@ -94,13 +95,22 @@ func (c Caller) root() root.Caller {
 	return root.Caller{Principal: c.Principal.ID, RequestID: c.RequestID}
 }
 
-func (c Caller) allowed() error { return auth.Authorize(c.Principal, auth.ScopeSettingsWrite) }
+// may gives fault.InsufficientScope unless the caller has one of the scopes.
+func (c Caller) may(scopes ...auth.Scope) error {
+	if c.Principal == nil {
+		return fault.New(fault.Unauthenticated, "no credential")
+	}
+	if !slices.ContainsFunc(scopes, c.Principal.Has) {
+		return fault.New(fault.InsufficientScope, "the credential lacks the scope "+string(scopes[0]))
+	}
+	return nil
+}
 
 // RotateRoot replaces the root (root.Keeper.Rotate) and begins to seal everything anew. noFollow keeps the new root from nodes that run under the
 // old one: they lock themselves unless a device of theirs opens it. The answer is good though the job could not be made, whose error is then in the log: Reseal makes
 // another.
 func (s *Service) RotateRoot(ctx context.Context, c Caller, r root.Rotation, noFollow bool) (*root.Rotated, *jobs.Job, error) {
-	if err := c.allowed(); err != nil {
+	if err := c.may(auth.ScopeRootWrite); err != nil {
 		return nil, nil, err
 	}
 	r.Follow = s.o.Shared && !noFollow
@@ -124,7 +134,7 @@ type State struct {
 
 // Root gives the state of the root.
 func (s *Service) Root(ctx context.Context, c Caller) (State, error) {
-	if err := c.allowed(); err != nil {
+	if err := c.may(auth.ScopeRootRead, auth.ScopeRootWrite); err != nil {
 		return State{}, err
 	}
 	generation, err := s.o.Root.Generation()
@@ -153,7 +163,7 @@ func (s *Service) stale(ctx context.Context) (sum int64, err error) {
 // RetireRoot gives up the earlier roots now; the job does so by itself when nothing is under them. fault.Conflict while key versions are, unless lose says as many: they
 // cannot be opened any more then, by anybody.
 func (s *Service) RetireRoot(ctx context.Context, c Caller, lose int64) error {
-	if err := c.allowed(); err != nil {
+	if err := c.may(auth.ScopeRootWrite); err != nil {
 		return err
 	}
 	generation, err := s.o.Root.Generation()
@@ -172,7 +182,7 @@ func (s *Service) RetireRoot(ctx context.Context, c Caller, lose int64) error {
 
 // Reseal begins a job that seals anew what is under a key that was replaced: of a backend by its configured name, or "" of all.
 func (s *Service) Reseal(ctx context.Context, c Caller, name string) (*jobs.Job, error) {
-	if err := c.allowed(); err != nil {
+	if err := c.may(auth.ScopeBackendsWrite, auth.ScopeRootWrite); err != nil {
 		return nil, err
 	}
 	var p params
@@ -216,7 +226,7 @@ func (s *Service) rotator(name string) (backend.Backend, backend.KEKRotator, err
 // RotateKEK makes the next keys over keys on a device, has the root's slots on it sealed under them, and begins to seal everything of the backend anew. The
 // old ones stay.
 func (s *Service) RotateKEK(ctx context.Context, c Caller, name string) (uint32, *jobs.Job, error) {
-	if err := c.allowed(); err != nil {
+	if err := c.may(auth.ScopeBackendsWrite); err != nil {
 		return 0, nil, err
 	}
 	b, r, err := s.rotator(name)
@@ -245,7 +255,7 @@ type KEK struct {
 
 // KEKs lists those of a backend.
 func (s *Service) KEKs(ctx context.Context, c Caller, name string) ([]KEK, error) {
-	if err := c.allowed(); err != nil {
+	if err := c.may(auth.ScopeBackendsRead, auth.ScopeBackendsWrite); err != nil {
 		return nil, err
 	}
 	b, r, err := s.rotator(name)
@@ -273,7 +283,7 @@ func (s *Service) KEKs(ctx context.Context, c Caller, name string) ([]KEK, error
 
 // RetireKEK destroys the keys over keys of a generation on the device. fault.Conflict while anything is under them.
 func (s *Service) RetireKEK(ctx context.Context, c Caller, name string, generation uint32) error {
-	if err := c.allowed(); err != nil {
+	if err := c.may(auth.ScopeBackendsWrite); err != nil {
 		return err
 	}
 	b, r, err := s.rotator(name)

@@ -107,7 +107,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
-		Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
+		Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
 	if err != nil {
 		return n, err
 	}

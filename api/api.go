@@ -28,6 +28,8 @@ type Options struct {
 	Jobs  Jobs
 	Rekey Rekey
 
+	// Nodes lists the nodes on the store. Default: none are known.
+	Nodes NodesFunc
 	// Events and Webhooks tell what has changed. Default: their routes answer fault.Unavailable.
 	Events   Events
 	Webhooks Webhooks
@@ -77,6 +79,7 @@ type Server struct {
 	audit    Audit
 	jobs     Jobs
 	rekey    Rekey
+	nodes    NodesFunc
 	denials  Denials
 	events   Events
 	webhooks Webhooks
@@ -108,6 +111,9 @@ func New(o Options) (*Server, error) {
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
 	}
+	if o.Nodes == nil {
+		o.Nodes = noNodes
+	}
 	if o.Denials == nil {
 		o.Denials = uncounted{}
 	}
@@ -120,7 +126,7 @@ func New(o Options) (*Server, error) {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
-	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, rekey: o.Rekey, denials: o.Denials, ready: o.Ready, log: o.Log,
+	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, rekey: o.Rekey, nodes: o.Nodes, denials: o.Denials, ready: o.Ready, log: o.Log,
 		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }

@@ -113,6 +113,28 @@ func meaningIn(in, name string) string {
 		return "generated (default), or imported: the first version waits for its material"
 	case "CreateKey.default", "UpdateKey.default":
 		return "make it the tenant's default key for its purpose"
+	case "Node.id":
+		return "made anew at each start"
+	case "Node.name":
+		return "as configured, or the machine's; several may have one"
+	case "Node.address":
+		return "where it listens, as it sees it itself"
+	case "Node.version":
+		return "of the program"
+	case "Node.started_at":
+		return "when it was started"
+	case "Node.seen_at":
+		return "when it said last that it is there"
+	case "Node.self":
+		return "whether it is the one that answers"
+	case "Node.backends":
+		return "the devices that it has; keys of others answer 503 on it, and say where"
+	case "Node.leases":
+		return "the work that one node at a time does, and this one does now"
+	case "NodeBackend.kind":
+		return "software, hsm or tpm"
+	case "NodeBackend.id":
+		return "the device's own identity, the same on all nodes"
 	case "Backend.default":
 		return "whether new keys are made here when none is named"
 	case "Backend.id":

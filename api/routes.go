@@ -265,6 +265,7 @@ func (s *Server) rows() []route {
 
 		read("/backends", br, "backends", "All backends, with what they can do", handle(s.listBackends)).or(kr),
 		read("/backends/{name}", br, "backends", "One backend", handle(s.showBackend)).or(kr),
+		read("/nodes", br, "nodes", "The nodes that run on the store, with what each has open and does", handle(s.listNodes)).or(kr),
 
 		read("/backends/{name}/keks", br, "backends", "The keys of a device over the keys of the backend", handle(s.listKEKs)).or(bw),
 		act("/backends/{name}/rotate-kek", bw, "backends", "Make the next key over keys on a device, and begin to seal everything of the backend anew", handle(s.rotateKEK)),

@@ -331,7 +331,7 @@ func (n *node) maintain(ctx context.Context) {
 	if err := n.bootstrap(ctx); err != nil {
 		n.log.Error("bootstrap failed", "error", err)
 	}
-	tick := time.NewTicker(time.Minute)
+	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
 	for {
 		if err := n.keys.Maintain(ctx); err != nil && ctx.Err() == nil {

@@ -41,6 +41,7 @@ type config struct {
 	Log      logConfig       `koanf:"log"`
 	Cache    cacheConfig     `koanf:"cache"`
 	Limits   limitsConfig    `koanf:"limits"`
+	Reseal   resealConfig    `koanf:"reseal"`
 	Events   eventsConfig    `koanf:"events"`
 	Webhooks webhooksConfig  `koanf:"webhooks"`
 	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
@@ -203,6 +204,7 @@ func (c *config) complete(dev bool) error {
 		at("backends", c.completeBackends()),
 		at("node", c.Node.complete()),
 		at("root", c.completeRoot()),
+		at("reseal", c.Reseal.complete()),
 		at("trusted_proxies", c.completeProxies()),
 	)
 }

@@ -63,6 +63,7 @@ type Backend struct {
 var (
 	_ backend.Backend  = (*Backend)(nil)
 	_ backend.Importer = (*Backend)(nil)
+	_ backend.Revealer = (*Backend)(nil)
 	_ backend.Sealer   = (*Backend)(nil)
 	_ backend.Randomer = (*Backend)(nil)
 	_ backend.Pinger   = (*Backend)(nil)

@@ -26,6 +26,10 @@ type Options struct {
 	Audit Audit
 	Jobs  Jobs
 
+	// Events and Webhooks tell what has changed. Default: their routes answer fault.Unavailable.
+	Events   Events
+	Webhooks Webhooks
+
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
 	// Ready says whether the service can work, beyond being unlocked: nil error for yes. It must answer at once.
@@ -63,15 +67,17 @@ func (l Limits) withDefaults() Limits {
 
 // Server answers the REST API. It is safe for concurrent use and has no goroutine of its own.
 type Server struct {
-	keys    Keys
-	auth    Auth
-	root    Root
-	audit   Audit
-	jobs    Jobs
-	denials Denials
-	ready   func(context.Context) error
-	log     *slog.Logger
-	limits  Limits
+	keys     Keys
+	auth     Auth
+	root     Root
+	audit    Audit
+	jobs     Jobs
+	denials  Denials
+	events   Events
+	webhooks Webhooks
+	ready    func(context.Context) error
+	log      *slog.Logger
+	limits   Limits
 
 	version  string
 	registry *prometheus.Registry
@@ -109,7 +115,7 @@ func New(o Options) (*Server, error) {
 		o.Version = "dev"
 	}
 	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, denials: o.Denials, ready: o.Ready, log: o.Log,
-		limits: o.Limits.withDefaults(), version: o.Version, registry: o.Metrics}
+		limits: o.Limits.withDefaults(), events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()

@@ -22,8 +22,10 @@ func statusOf(code fault.Code) (status int, ok bool) {
 		fault.WrongSecret:
 		return http.StatusForbidden, true
 	case fault.RouteNotFound, fault.KeyNotFound, fault.VersionNotFound, fault.APIKeyNotFound, fault.BackendNotFound,
-		fault.SlotNotFound, fault.EntryNotFound, fault.NoDefaultKey, fault.JobNotFound:
+		fault.SlotNotFound, fault.EntryNotFound, fault.NoDefaultKey, fault.JobNotFound, fault.WebhookNotFound:
 		return http.StatusNotFound, true
+	case fault.EventsGone:
+		return http.StatusGone, true
 	case fault.MethodNotAllowed:
 		return http.StatusMethodNotAllowed, true
 	case fault.BadState, fault.BadTransition, fault.BadVersion, fault.NameTaken, fault.Conflict,

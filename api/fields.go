@@ -30,6 +30,74 @@ func meaningIn(in, name string) string {
 		}
 	}
 	switch in + "." + name {
+	case "Event.id":
+		return "index of the audit entry that tells of it"
+	case "Event.time":
+		return "when it happened"
+	case "Event.type":
+		return "what happened"
+	case "Event.key":
+		return "the key that it is about"
+	case "Event.job":
+		return "id of the job that it is about"
+	case "Event.resource":
+		return "what it is about, when that is no key"
+	case "Event.outcome":
+		return "an error code, when it is not ok"
+	case "EventKey.id":
+		return "the key's id"
+	case "EventKey.name":
+		return "the key's name when the event was read"
+	case "EventKey.version":
+		return "the version that it is about"
+	case "Webhook.id":
+		return "identity"
+	case "Webhook.name", "CreateWebhook.name":
+		return "for people"
+	case "Webhook.url", "CreateWebhook.url":
+		return "where to: an address of HTTPS"
+	case "Webhook.types", "CreateWebhook.types":
+		return "types of events, key.* for all that begin so; all when empty"
+	case "Webhook.keys", "CreateWebhook.keys":
+		return "keys whose events are told; all when empty"
+	case "Webhook.label", "CreateWebhook.label":
+		return "name, or name=value: only events of keys that have it"
+	case "Webhook.state":
+		return "active or disabled"
+	case "Webhook.reason":
+		return "why it is disabled: by hand, or gone when the receiver answered 410"
+	case "Webhook.created_by":
+		return "who made it"
+	case "Webhook.old_secret_until":
+		return "until when calls are signed with the secret before as well"
+	case "Webhook.delivery":
+		return "how the deliveries go"
+	case "Webhook.secret":
+		return "whsec_ and base64: shown once, when it is made"
+	case "WebhookDelivery.next":
+		return "id of the event from which on nothing was delivered yet"
+	case "WebhookDelivery.delivered":
+		return "how many events were delivered"
+	case "WebhookDelivery.given_up":
+		return "how many were not delivered within 24 hours"
+	case "WebhookDelivery.attempts":
+		return "how many have failed since the last success"
+	case "WebhookDelivery.last_success":
+		return "when an event was last taken"
+	case "WebhookDelivery.last_failure":
+		return "when a call last failed"
+	case "WebhookDelivery.last_status", "WebhookTest.status":
+		return "status that the receiver answered; absent when it did not"
+	case "WebhookDelivery.last_error", "WebhookTest.error":
+		return "why the call failed, in a fixed word"
+	case "WebhookDelivery.next_try":
+		return "when it is tried again"
+	case "WebhookTest.delivered":
+		return "whether the receiver took it"
+	case "WebhookTest.latency_ms":
+		return "how long the call took, in milliseconds"
+	case "RotateWebhookSecret.overlap_hours":
+		return "for how long the secret before signs as well, 0 to 168; 24 when absent"
 	case "CreateKey.backend", "ImportKey.backend":
 		return "a backend's name; the default one when absent"
 	case "CreateKey.custody", "ImportKey.custody":

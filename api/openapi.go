@@ -56,6 +56,7 @@ func describe(routes []route, version string) *document {
 	d.schemas["Error"].(object)["properties"].(object)["error_code"] = object{"type": "string", "enum": codeNames(),
 		"description": meaningOf("error_code")}
 	d.schema(reflect.TypeFor[wire.ErrorResponse]())
+	d.schema(reflect.TypeFor[wire.Event]()) // the data of a stream, and the body of a webhook
 	d.qpherErrors()
 	for i := range routes {
 		r := &routes[i]
@@ -120,6 +121,7 @@ func tags() [][2]string {
 		{"operations", "What keys do. Every operation takes the fields of one item, or items with up to 1,000 of them; each item of a batch has its own result or error."},
 		{"backends", "The devices, with what each can do, as probed."},
 		{"api-keys", "The credentials of the tenant."},
+		{"events", "What has changed, as a stream and as signed calls to receivers (Standard Webhooks)."},
 		{"settings", "What a tenant has settled for itself."},
 		{"jobs", "Work that outlives the request that asked for it."},
 		{"audit", "The append-only log, with its checkpoints and proofs (RFC 6962, C2SP tlog-checkpoint)."},

@@ -162,7 +162,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := append(s.rows(), s.qpherRows()...)
+	rows := append(append(s.rows(), s.eventRows()...), s.qpherRows()...)
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}

@@ -3,11 +3,14 @@ package api
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
@@ -58,6 +61,27 @@ type Audit interface {
 	VerifierKey(ctx context.Context) (string, error)
 	// Export writes the whole log with its checkpoint, in the form that audit.VerifyExport checks.
 	Export(ctx context.Context, w io.Writer, progress func(n uint64)) (audit.Checkpoint, error)
+}
+
+// Events are the streams of changes. *events.Streams is the implementation.
+type Events interface {
+	// Open begins a stream of the tenant's events behind the one with the id after; nil: from now on.
+	Open(ctx context.Context, tenant uuid.UUID, after *uint64, filter events.Filter) (*events.Stream, error)
+	// Over is closed when the streams are to end.
+	Over() <-chan struct{}
+}
+
+// Webhooks are the receivers of a tenant. *events.Webhooks is the implementation.
+type Webhooks interface {
+	// Add gives the webhook and, this once, its secret; so does RotateSecret.
+	Add(ctx context.Context, c events.Caller, n events.NewWebhook) (*events.Hook, string, error)
+	RotateSecret(ctx context.Context, c events.Caller, id uuid.UUID, overlap time.Duration) (*events.Hook, string, error)
+	Get(ctx context.Context, c events.Caller, id uuid.UUID) (*events.Hook, error)
+	List(ctx context.Context, c events.Caller, cursor string, limit int) (page []*events.Hook, next string, err error)
+	Remove(ctx context.Context, c events.Caller, id uuid.UUID) error
+	Enable(ctx context.Context, c events.Caller, id uuid.UUID) (*events.Hook, error)
+	Disable(ctx context.Context, c events.Caller, id uuid.UUID) (*events.Hook, error)
+	Test(ctx context.Context, c events.Caller, id uuid.UUID) (*wire.WebhookTest, error)
 }
 
 // Jobs is the work that outlives requests. *jobs.Service is the implementation.

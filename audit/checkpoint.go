@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -162,13 +163,9 @@ func (l *Log) signedNow(ctx context.Context, willDo func(*signedHead) bool) (*si
 	case <-ctx.Done():
 		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the checkpoint was signed", ctx.Err())
 	}
-	last := l.checkpoint.Load()
-	if len(last.note) > 0 && last.key != key {
-		// Kept by an earlier start, perhaps under another key: good only when its signature is.
-		if c, err := OpenCheckpoint(last.note, key); err == nil {
-			last = &signedHead{Checkpoint: c, note: last.note, key: key}
-			l.checkpoint.Store(last)
-		}
+	last, err := l.newest(ctx, key)
+	if err != nil {
+		return nil, err
 	}
 	if last.key == key && willDo(last) {
 		return last, nil
@@ -203,29 +200,70 @@ func (l *Log) signedNow(ctx context.Context, willDo func(*signedHead) bool) (*si
 	return next, nil
 }
 
+// newest gives the newest checkpoint kept, also when another node has signed it. Whoever calls it may sign.
+func (l *Log) newest(ctx context.Context, key string) (*signedHead, error) {
+	last := l.checkpoint.Load()
+	if len(last.note) > 0 && last.key != key {
+		// Kept by an earlier start, perhaps under another key: good only when its signature is.
+		if c, err := OpenCheckpoint(last.note, key); err == nil {
+			last = &signedHead{Checkpoint: c, note: last.note, key: key}
+		}
+	}
+	kept, err := l.store.Checkpoint(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the newest checkpoint: %w", err)
+	}
+	if !bytes.Equal(kept, last.note) {
+		// A smaller one is what a store shows that was rolled back: the one that is known here finds that out.
+		if c, err := OpenCheckpoint(kept, key); err == nil && c.Origin == l.opts.Origin && c.Size >= last.Size {
+			last = &signedHead{Checkpoint: c, note: kept, key: key}
+		}
+	}
+	l.checkpoint.Store(last)
+	return last, nil
+}
+
 // grown reports whether the log is longer than its newest checkpoint.
 func (l *Log) grown() bool { return l.Size() > l.checkpoint.Load().Size }
 
-// checkpointLoop signs a checkpoint now and then until the log is closed.
+// checkpointLoop signs a checkpoint now and then until the log is closed, while this node is the one to do it.
 func (l *Log) checkpointLoop() {
 	defer close(l.periodic)
+	ctx, cancel := context.WithCancel(l.ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-l.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if l.opts.Alone == nil {
+		l.checkpoints(ctx)
+		return
+	}
+	l.opts.Alone(ctx, l.checkpoints)
+}
+
+// checkpoints signs a checkpoint whenever some time has passed and the log has grown, on whatever node, until ctx ends.
+func (l *Log) checkpoints(ctx context.Context) {
 	tick := time.NewTicker(l.opts.CheckpointEvery)
 	defer tick.Stop()
 	failing := false
 	for {
 		select {
-		case <-l.stop:
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if !l.grown() {
+		if l.opts.Alone == nil && !l.grown() {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(l.ctx, max(l.opts.CheckpointEvery, 10*time.Second))
-		_, err := l.Checkpoint(ctx)
+		signing, cancel := context.WithTimeout(ctx, max(l.opts.CheckpointEvery, 10*time.Second))
+		_, err := l.Checkpoint(signing)
 		cancel()
 		switch {
-		case err == nil:
+		case err == nil || ctx.Err() != nil:
 			failing = false
 		case !failing && !fault.Has(err, fault.Locked): // while the root is locked there is no key, and nothing is wrong
 			failing = true

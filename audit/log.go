@@ -27,6 +27,9 @@ type Options struct {
 	// CheckpointEvery is how often a checkpoint is signed when the log has grown. Default one minute; negative: only
 	// when somebody asks.
 	CheckpointEvery time.Duration
+	// Alone runs work, until ctx ends, whenever this node is the one of several to sign checkpoints now and then; the context of work ends
+	// when it no longer is. Nil: there are no other nodes.
+	Alone func(ctx context.Context, work func(ctx context.Context))
 	// Now is the clock for entries without a time. Default time.Now.
 	Now func() time.Time
 	// Registerer takes the metrics until Close. Without it there are none.

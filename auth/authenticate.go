@@ -27,10 +27,13 @@ func (s *Service) Authenticate(ctx context.Context, presented string) (*Principa
 		return nil, err
 	}
 	generation := s.cache.generation.Load()
-	if e := s.cache.get(&m); e != nil {
+	if e := s.cache.get(&m); e != nil && (s.fresh == nil || s.fresh()) {
 		now := s.now()
 		if e.expired(now) {
 			return nil, errUnauthenticated
+		}
+		if s.fresh != nil {
+			return e.principal, nil
 		}
 		age := now.Sub(e.confirmed)
 		switch {
@@ -70,7 +73,8 @@ func (s *Service) confirm(ctx context.Context, t token, m *mac) (*Principal, err
 				return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", ctx.Err())
 			}
 			// The one who asked may have run out of time, or a key have been revoked since: ask again.
-			if (fault.Has(f.err, fault.Timeout) && ctx.Err() == nil) || s.cache.generation.Load() != f.generation {
+			if (fault.Has(f.err, fault.Timeout) && ctx.Err() == nil) || s.cache.generation.Load() != f.generation ||
+				(f.entry != nil && s.now().Sub(f.entry.confirmed) > Recheck) {
 				continue
 			}
 		}

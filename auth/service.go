@@ -37,6 +37,9 @@ type Options struct {
 	Idempotency idempotency.Store
 	Now         func() time.Time // time.Now when nil
 	CacheSize   int              // API keys; DefaultCacheSize when 0
+	// Fresh reports whether every revocation on other nodes that is older than a second has been told to Heard: then a cached key is
+	// accepted without a look into the store, and else never. Nil: cached keys are looked up again after Recheck.
+	Fresh func() bool
 }
 
 // Service authenticates callers and keeps their API keys. It is safe for concurrent use, starts no goroutines and needs no
@@ -47,6 +50,7 @@ type Service struct {
 	idem     idempotency.Store
 	derive   func(label string) (secret.Bytes, error)
 	now      func() time.Time
+	fresh    func() bool
 
 	pepper   atomic.Pointer[sync.Pool] // of *macer, keyed with the pepper; nil until the root was open once
 	pepperMu sync.Mutex                // guards the making of pepper
@@ -62,7 +66,7 @@ func New(store Store, recorder audit.Recorder, o Options) *Service {
 	if o.CacheSize <= 0 {
 		o.CacheSize = DefaultCacheSize
 	}
-	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, now: o.Now, cache: newCache(o.CacheSize)}
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, now: o.Now, fresh: o.Fresh, cache: newCache(o.CacheSize)}
 }
 
 // macer computes one MAC at a time, without allocating.

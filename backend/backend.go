@@ -275,6 +275,39 @@ type Importer interface {
 	ImportWrapped(ctx context.Context, s Spec, with Ref, hash crypto.Hash, wrapped []byte) (Ref, error)
 }
 
+// Resealer is a backend whose material can be protected anew when the key over it was replaced by another: the root's for software custody, the
+// device's own for sealed custody and wrapped keys.
+type Resealer interface {
+	// Stale reports whether a Ref is protected by another key than new material gets. It asks no device and believes the Ref; one that it cannot
+	// read is not stale, nor is any while the backend cannot tell which key is the newest.
+	Stale(r Ref) bool
+	// Reseal gives the Ref with the same material under the newest key: Spec and Public stay. It has opened what it gives. Errors are those of Load; a
+	// Ref that is not stale may be given back as it is. r stays as good as it was.
+	Reseal(ctx context.Context, r Ref) (Ref, error)
+}
+
+// KEK is a key of a device that protects other keys, of one generation. Only generations that are there are listed.
+type KEK struct {
+	Name       string // what it is for, as the backend calls it
+	Generation uint32 // from 1
+	Newest     bool   // new material gets it
+}
+
+// KEKRotator is a Resealer that has such keys on its device. Generations are the same for all of a backend's.
+type KEKRotator interface {
+	Resealer
+	// RotateKEK makes keys of the next generation on the device, and every member of a group must have them before they are used. It gives the new
+	// generation. The keys before stay.
+	RotateKEK(ctx context.Context) (uint32, error)
+	// RetireKEK destroys the keys of an earlier generation, for good. It is for the caller to know that no Ref is under it any more. fault.Conflict for the newest;
+	// a generation that is not there is no error.
+	RetireKEK(ctx context.Context, generation uint32) error
+	// KEKs lists the keys, asking the device.
+	KEKs(ctx context.Context) ([]KEK, error)
+	// Generation gives the generation of the KEK that a Ref is under, 0 when it is under none of them.
+	Generation(r Ref) uint32
+}
+
 // Sealer protects bytes at rest under a key that stays in the backend. What does not open, for whatever reason, is
 // fault.KeyMaterial.
 type Sealer interface {

@@ -15,7 +15,7 @@ import (
 type Kind string
 
 const (
-	KindKey      Kind = "key"      // a key, its versions, or that it is a default
+	KindKey      Kind = "key"      // a key, its versions, or that it is a default; without an ID: only which keys of the tenant are defaults
 	KindAPIKey   Kind = "api-key"  // a credential
 	KindSettings Kind = "settings" // of a tenant; ID is the tenant's
 	KindRoot     Kind = "root"     // the slots of the root; no ID
@@ -64,9 +64,10 @@ type NodeBackend struct {
 // Store is what the nodes share. Implementations: store/sqlite (where there is one node), store/postgres; suite: store/storetest.
 // None of it is an act that the audit log would tell of: leases and presence are written without an entry.
 type Store interface {
-	// News gives news in the order of the log from index from on, and the index at which to go on. When limit (at least 1,000)
-	// cuts a page it ends between two entries. It sees all that was committed before the call. lost says that news from index
-	// from on have been pruned: who gets it knows nothing of what has changed, and goes on at next.
+	// News gives news in the order of the log from index from on, and the index at which to go on. A page that limit (at least
+	// 1,000) cuts ends between two entries and has no fewer than limit pieces: one with fewer is all that there is. It sees all that
+	// was committed before the call. lost says that news from index from on have been pruned, or that the log is not that long: who
+	// gets it knows nothing of what has changed, and goes on at next, the end of the log.
 	News(ctx context.Context, from uint64, limit int) (news []News, next uint64, lost bool, err error)
 	// PruneNews forgets the news of entries older than before.
 	PruneNews(ctx context.Context, before time.Time) error

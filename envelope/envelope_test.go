@@ -174,8 +174,8 @@ func TestLimitsPanic(t *testing.T) {
 		"long nonce":    func() { ok.AppendHeader(nil, MaxNonce+1, 1) },
 		"empty body":    func() { ok.AppendHeader(nil, 1, 0) },
 		"long body":     func() { ok.AppendHeader(nil, 1, MaxBody+1) },
-		"sealer 0":      func() { AppendSealed(nil, 0, nil, []byte{1}) },
-		"empty sealed":  func() { AppendSealed(nil, 1, nil, nil) },
+		"sealer 0":      func() { (&Sealed{Ciphertext: []byte{1}}).Append(nil) },
+		"empty sealed":  func() { (&Sealed{Sealer: 1}).Append(nil) },
 		"negative size": func() { ok.AppendHeader(nil, -1, 1) },
 	} {
 		t.Run(name, func(t *testing.T) {

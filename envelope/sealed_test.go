@@ -15,21 +15,57 @@ func TestSealedRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		want := Sealed{
 			Sealer:     rapid.Uint16Min(1).Draw(t, "sealer"),
+			Generation: rapid.Uint32Min(1).Draw(t, "generation"),
 			Nonce:      rapid.SliceOfN(rapid.Byte(), 0, MaxNonce).Draw(t, "nonce"),
 			Ciphertext: rapid.SliceOfN(rapid.Byte(), 1, 300).Draw(t, "ciphertext"),
 		}
-		b := AppendSealed(nil, want.Sealer, want.Nonce, want.Ciphertext)
-		if n := SealedSize(len(want.Nonce), len(want.Ciphertext)); n != len(b) {
-			t.Fatalf("SealedSize = %d, the blob has %d bytes", n, len(b))
+		b := want.Append(nil)
+		if n := want.Size(); n != len(b) {
+			t.Fatalf("Size = %d, the blob has %d bytes", n, len(b))
 		}
 		got, err := ParseSealed(b)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Fatalf("ParseSealed(AppendSealed) (-want +got):\n%s", diff)
+			t.Fatalf("ParseSealed(Append) (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// The generation is part of what is authenticated: a blob of one is none of another, under whatever key.
+func TestGenerations(t *testing.T) {
+	key := make([]byte, 32)
+	rand.Read(key)
+	for _, made := range []uint32{1, 2, 3, 1 << 31} {
+		blob, err := SealGeneration(key, made, []byte("plaintext"), []byte("binding"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := ParseSealed(blob); err != nil || s.Generation != made {
+			t.Errorf("generation %d reads as %d, %v", made, s.Generation, err)
+		}
+		for _, asked := range []uint32{0, 1, 2, 3, 1 << 31} {
+			plain, err := OpenGeneration(key, asked, blob, []byte("binding"))
+			if asked == made && (err != nil || string(plain) != "plaintext") || asked != made && !fault.Has(err, fault.KeyMaterial) {
+				t.Errorf("generation %d asked for as %d: %v", made, asked, err)
+			}
+		}
+		for i := range blob {
+			changed := bytes.Clone(blob)
+			changed[i] ^= 1
+			s, err := ParseSealed(changed)
+			if err != nil {
+				continue
+			}
+			if _, err := OpenGeneration(key, s.Generation, changed, []byte("binding")); !fault.Has(err, fault.KeyMaterial) {
+				t.Errorf("generation %d with byte %d changed: %v", made, i, err)
+			}
+		}
+	}
+	if _, err := SealGeneration(key, 0, nil, nil); err == nil {
+		t.Error("sealed without a generation")
+	}
 }
 
 // Nothing about a blob can be changed, and nothing else opens it.
@@ -61,7 +97,7 @@ func TestOpenSoftwareRefuses(t *testing.T) {
 			t.Errorf("binding %q: %v", binding, err)
 		}
 	}
-	if _, err := OpenSoftware(key, AppendSealed(nil, 1, make([]byte, 24), make([]byte, 15)), nil); !fault.Has(err, fault.KeyMaterial) {
+	if _, err := OpenSoftware(key, (&Sealed{Sealer: 1, Nonce: make([]byte, 24), Ciphertext: make([]byte, 15)}).Append(nil), nil); !fault.Has(err, fault.KeyMaterial) {
 		t.Errorf("a ciphertext shorter than its tag: %v", err)
 	}
 	if _, err := OpenSoftware(key[:31], blob, []byte("binding")); err == nil || fault.Has(err, fault.KeyMaterial) {
@@ -91,10 +127,10 @@ func FuzzParseSealed(f *testing.F) {
 			}
 			return
 		}
-		if again := AppendSealed(nil, s.Sealer, s.Nonce, s.Ciphertext); !bytes.Equal(b, again) {
-			t.Fatalf("AppendSealed(ParseSealed) is not what was parsed:\n%x\n%x", b, again)
+		if again := s.Append(nil); !bytes.Equal(b, again) {
+			t.Fatalf("Append(ParseSealed) is not what was parsed:\n%x\n%x", b, again)
 		}
-		if plain, err := OpenSoftware(make([]byte, 32), b, nil); err == nil {
+		if plain, err := OpenGeneration(make([]byte, 32), s.Generation, b, nil); err == nil {
 			t.Fatalf("opened %d bytes that nobody sealed", len(plain))
 		}
 	})

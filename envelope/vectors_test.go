@@ -46,6 +46,7 @@ type sealedVectors struct {
 	Valid  []struct {
 		Name          string   `json:"name"`
 		Sealer        uint16   `json:"sealer"`
+		Generation    uint32   `json:"generation"` // 0: the first, which the blob does not say
 		Key           hexBytes `json:"key"`
 		Nonce         hexBytes `json:"nonce"`
 		Plaintext     hexBytes `json:"plaintext"`
@@ -153,14 +154,18 @@ func TestSealedVectors(t *testing.T) {
 			if v.Sealer != SealerSoftware {
 				t.Fatalf("sealer %d", v.Sealer)
 			}
-			if aad := AppendSealedAAD(nil, v.Sealer, len(v.Nonce), v.Binding); !bytes.Equal(aad, v.Authenticated) {
+			generation := max(v.Generation, 1)
+			if aad := (&Sealed{Sealer: v.Sealer, Generation: v.Generation, Nonce: v.Nonce}).AppendAAD(nil, v.Binding); !bytes.Equal(aad, v.Authenticated) {
 				t.Errorf("authenticated data %x", aad)
 			}
-			blob, err := sealSoftware(v.Key, v.Nonce, v.Plaintext, v.Binding)
+			if s, err := ParseSealed(v.Blob); err != nil || s.Generation != generation {
+				t.Errorf("generation %d, %v", s.Generation, err)
+			}
+			blob, err := sealSoftware(v.Key, generation, v.Nonce, v.Plaintext, v.Binding)
 			if err != nil || !bytes.Equal(blob, v.Blob) {
 				t.Errorf("sealed to %x, %v", blob, err)
 			}
-			plain, err := OpenSoftware(v.Key, v.Blob, v.Binding)
+			plain, err := OpenGeneration(v.Key, generation, v.Blob, v.Binding)
 			if err != nil || !bytes.Equal(plain, v.Plaintext) {
 				t.Errorf("opened to another plaintext, %v", err)
 			}

@@ -89,7 +89,7 @@ func (s *Service) attestUse(ctx context.Context, b *batch, u *use, nonce []byte)
 	if err != nil {
 		return nil, err
 	}
-	return s.attestHandle(ctx, key, b.record.key, u.version.Version, u.version.state, u.version.backend.Info(), nonce)
+	return s.attestHandle(ctx, key, b.record.key, u.version.Version, b.record.key.stateAt(u.version.State, s.now()), u.version.backend.Info(), nonce)
 }
 
 // attestHandle makes the document of a loaded version and verifies it as its reader will.
@@ -178,7 +178,7 @@ func (s *Service) prove(ctx context.Context, b backend.Backend, k *Key, v *Versi
 	nonce := make([]byte, 32)
 	rand.Read(nonce) // never fails (crypto/rand, since Go 1.24)
 	made := *v
-	made.take(ref)
+	made.take(k, ref)
 	a, err := s.attestHandle(ctx, key, k, &made, StatePreActive, b.Info(), nonce)
 	if err != nil {
 		return err

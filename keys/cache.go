@@ -222,6 +222,19 @@ func (c *recordCache) drop(id uuid.UUID, doubt bool) {
 	}
 }
 
+// dropAll forgets every key. Which are kept out for being in doubt stays.
+func (c *recordCache) dropAll() {
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.mu.Lock()
+		s.epoch++
+		for _, r := range s.byID {
+			c.remove(s, r)
+		}
+		s.mu.Unlock()
+	}
+}
+
 func (c *recordCache) len() int {
 	n := 0
 	for i := range c.shards {

@@ -71,13 +71,17 @@ func (s *Service) draft(ctx context.Context, tenant uuid.UUID, r CreateRequest) 
 	if err := checkPolicy(r.Policy, info, purpose, origin); err != nil {
 		return nil, nil, err
 	}
+	now := s.stamp()
+	p := r.Policy.clone().stamped()
+	if err := p.checkDates(&Policy{}, StateCreating, now); err != nil {
+		return nil, nil, err
+	}
 	id, err := s.newID()
 	if err != nil {
 		return nil, nil, err
 	}
-	now := s.stamp()
 	k := &Key{ID: id, Tenant: tenant, Name: r.Name, Algorithm: r.Algorithm, Purpose: purpose, Origin: origin, Labels: maps.Clone(r.Labels),
-		Policy: r.Policy.clone(), LatestVersion: 1, CreatedAt: now, UpdatedAt: now, RotatedAt: now}
+		Policy: p, LatestVersion: 1, CreatedAt: now, UpdatedAt: now, RotatedAt: now}
 	v := &Version{KeyID: id, Version: 1, Origin: origin, Exportable: r.Policy.Exportable, CreatedAt: now, StateAt: now}
 	if origin == OriginPublicOnly {
 		if r.Backend != "" || r.Custody != "" {
@@ -135,7 +139,7 @@ type maker func(context.Context, backend.Backend, backend.Spec) (backend.Ref, er
 func (q *request) bear(ctx context.Context, k *Key, v *Version, isDefault bool, make maker) (*Key, error) {
 	b := q.s.byID[v.BackendID]
 	if b == nil {
-		return nil, q.s.notHere()
+		return nil, q.s.notHere(v.BackendID)
 	}
 	spec := specOf(k, v.Version, v.Custody, v.Exportable)
 	make = q.s.attested(k, v, make)
@@ -144,7 +148,7 @@ func (q *request) bear(ctx context.Context, k *Key, v *Version, isDefault bool, 
 		if err != nil {
 			return nil, err
 		}
-		v.take(ref)
+		v.take(k, ref)
 		k.activate(v)
 		return q.insert(k, v, isDefault, 1), nil
 	}
@@ -160,8 +164,8 @@ func (q *request) bear(ctx context.Context, k *Key, v *Version, isDefault bool, 
 		q.abandon(ctx, k, v)
 		return nil, err
 	}
-	v.take(ref)
 	v.StateAt = q.s.stamp()
+	v.take(k, ref)
 	k.activate(v)
 	q.change(k.ID, q.s.store.UpdateVersion(v), q.s.store.UpdateKey(k))
 	if isDefault {
@@ -186,9 +190,9 @@ func (q *request) makeDefault(k *Key) {
 	q.defaults = true
 }
 
-// take fills in what the backend gave.
-func (v *Version) take(ref backend.Ref) {
-	v.State, v.Public, v.Blob, v.Custody = StateActive, ref.Public, ref.Blob, ref.Spec.Custody
+// take fills in what the backend gave to a version of k. Its StateAt is when that was.
+func (v *Version) take(k *Key, ref backend.Ref) {
+	v.State, v.Public, v.Blob, v.Custody = k.born(v.StateAt), ref.Public, ref.Blob, ref.Spec.Custody
 	if ref.Inside {
 		v.Origin = OriginImportedInside
 	}
@@ -264,7 +268,7 @@ func (q *request) replay(ctx context.Context) (*Key, error) {
 	if v.State == StateCreating || v.State == StateDestroyed && v.PriorState == StateCreating {
 		return nil, fault.New(fault.Conflict, "the first call with this Idempotency-Key has not finished or has failed").RetryAfter(waitForChange)
 	}
-	return k.shown(), nil
+	return k.shown(q.s.now()), nil
 }
 
 // token prepares the idempotency record of the call, first of its changes: of two calls at once one fails with a conflict and then finds
@@ -278,12 +282,16 @@ func (q *request) token(key uuid.UUID, version uint32) []audit.Change {
 		Resource: key, Version: version, CreatedAt: q.s.stamp()})}
 }
 
-// shown is the record as callers see it: what is in creation is pre-active.
-func (k *Key) shown() *Key {
-	if k.State != StateCreating {
+// shown is the record as callers see it: what is in creation is pre-active, and dates that have passed count.
+func (k *Key) shown(now time.Time) *Key {
+	state := k.Policy.byDate(k.State, now)
+	if state == StateCreating {
+		state = StatePreActive
+	}
+	if state == k.State {
 		return k
 	}
 	out := *k
-	out.State = StatePreActive
+	out.State = state
 	return &out
 }

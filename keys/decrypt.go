@@ -121,6 +121,7 @@ func (s *Service) Rewrap(ctx context.Context, c Caller, t Target, items []Cipher
 	return operate(ctx, s, c, verbRewrap, t, items, single, kind[CiphertextItem, BytesResult]{
 		context:  func(i *CiphertextItem) map[string]string { return i.Context },
 		envelope: func(i *CiphertextItem) []byte { return i.Ciphertext },
+		size:     func(i *CiphertextItem) int { return len(i.Ciphertext) }, // a little more than its plaintext
 		do: func(ctx context.Context, b *batch, in *CiphertextItem, out *BytesResult) (Used, error) {
 			if err := checkCiphertext(in); err != nil {
 				return Used{}, err

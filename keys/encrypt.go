@@ -24,6 +24,7 @@ const (
 func (s *Service) Encrypt(ctx context.Context, c Caller, t Target, o EncryptOpts, items []EncryptItem, single bool) ([]BytesResult, error) {
 	return operate(ctx, s, c, verbEncrypt, t, items, single, kind[EncryptItem, BytesResult]{
 		context: func(i *EncryptItem) map[string]string { return i.Context },
+		size:    func(i *EncryptItem) int { return len(i.Plaintext) },
 		prepare: func(b *batch) error { return b.prepareSeal(&o, items) },
 		do: func(ctx context.Context, b *batch, in *EncryptItem, out *BytesResult) (Used, error) {
 			if err := checkPlaintext(in); err != nil {
@@ -100,6 +101,7 @@ func (s *Service) Wrap(ctx context.Context, c Caller, t Target, items []EncryptI
 	o := EncryptOpts{}
 	return operate(ctx, s, c, verbWrap, t, items, single, kind[EncryptItem, BytesResult]{
 		context: func(i *EncryptItem) map[string]string { return i.Context },
+		size:    func(i *EncryptItem) int { return len(i.Plaintext) },
 		prepare: func(b *batch) error { return b.prepareSeal(&o, items) },
 		do: func(ctx context.Context, b *batch, in *EncryptItem, out *BytesResult) (Used, error) {
 			if n := len(in.Plaintext); n < minWrapped || n > maxWrapped || len(in.AAD) > MaxAAD {
@@ -123,11 +125,9 @@ func (s *Service) Wrap(ctx context.Context, c Caller, t Target, items []EncryptI
 func (s *Service) DataKeys(ctx context.Context, c Caller, t Target, items []DataKeyRequest, single bool) ([]DataKey, error) {
 	return operate(ctx, s, c, verbDataKey, t, items, single, kind[DataKeyRequest, DataKey]{
 		context: func(i *DataKeyRequest) map[string]string { return i.Context },
+		size:    func(r *DataKeyRequest) int { return min(max(r.length(), 0), maxDataKey) },
 		do: func(ctx context.Context, b *batch, in *DataKeyRequest, out *DataKey) (Used, error) {
-			size := in.Bytes
-			if size == 0 {
-				size = dataKeySize
-			}
+			size := in.length()
 			if size < minDataKey || size > maxDataKey || len(in.AAD) > MaxAAD {
 				return Used{}, fault.New(fault.BadSize, "a data key is 16 to 64 bytes, its aad at most 64 KiB")
 			}
@@ -147,6 +147,14 @@ func (s *Service) DataKeys(ctx context.Context, c Caller, t Target, items []Data
 			return u.used(b), err
 		},
 	})
+}
+
+// length is how many bytes the data key gets, if that many are allowed.
+func (r *DataKeyRequest) length() int {
+	if r.Bytes == 0 {
+		return dataKeySize
+	}
+	return r.Bytes
 }
 
 // prepareSeal settles the hash and makes one buffer for all results of a batch.

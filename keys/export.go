@@ -104,7 +104,7 @@ func (s *Service) exportTo(ctx context.Context, q *request, r ExportRequest) (*r
 		if rec.info.Family != backend.FamilyRSA || !rec.capable.has(backend.OpEncrypt) {
 			return nil, fault.New(fault.BadAlgorithm, "keys are exported to RSA keys for encryption only")
 		}
-		if !v.allows.has(backend.OpEncrypt) {
+		if ops, _ := allowed(rec.key.stateAt(v.State, s.now())); !ops.has(backend.OpEncrypt) {
 			return nil, stateDenied()
 		}
 		der = v.Public

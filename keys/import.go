@@ -71,7 +71,7 @@ func (q *request) importPublic(ctx context.Context, n *nextVersion, r ImportRequ
 	if err != nil {
 		return nil, err
 	}
-	v.take(ref)
+	v.take(k, ref)
 	k.activate(v)
 	return q.insert(k, v, r.Create.Default, 1), nil
 }
@@ -157,7 +157,7 @@ func (q *request) fill(ctx context.Context, k *Key, v *Version, open maker) (*Ke
 	s := q.s
 	b := s.byID[v.BackendID]
 	if b == nil {
-		return nil, s.notHere()
+		return nil, s.notHere(v.BackendID)
 	}
 	q.entry.KeyVersion = v.Version
 	token := q.token(k.ID, v.Version)
@@ -178,8 +178,8 @@ func (q *request) fill(ctx context.Context, k *Key, v *Version, open maker) (*Ke
 		}
 		return nil, err
 	}
-	v.take(ref)
 	v.PriorState, v.StateAt = "", s.stamp()
+	v.take(k, ref)
 	k.activate(v)
 	q.change(k.ID, append(token, s.store.UpdateVersion(v), s.store.UpdateKey(k))...)
 	return k.stored(), nil

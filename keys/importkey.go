@@ -105,9 +105,12 @@ func (q *request) expire(ctx context.Context, k *Key) error {
 	return err
 }
 
+// systemID is who the log says did what the service does by itself.
+const systemID = "system"
+
 // system is the service itself as a caller.
 func system(tenant uuid.UUID, requestID string) Caller {
-	return Caller{Principal: &auth.Principal{ID: "system", Tenant: tenant, Name: "system", Scopes: auth.Scopes()}, RequestID: requestID}
+	return Caller{Principal: &auth.Principal{ID: systemID, Tenant: tenant, Name: "system", Scopes: auth.Scopes()}, RequestID: requestID}
 }
 
 // internal gives a key of the service itself, made on first use. Its name cannot be one of a caller's: those begin with a letter or digit.

@@ -13,6 +13,7 @@ func (s *Service) WrapKEMDEM(ctx context.Context, c Caller, t Target, items []En
 	o := EncryptOpts{Format: FormatKEMDEM}
 	return operate(ctx, s, c, verbWrap, t, items, single, kind[EncryptItem, BytesResult]{
 		context: func(i *EncryptItem) map[string]string { return i.Context },
+		size:    func(i *EncryptItem) int { return len(i.Plaintext) },
 		prepare: func(b *batch) error { return b.encryptOpts(&o) },
 		do: func(ctx context.Context, b *batch, in *EncryptItem, out *BytesResult) (Used, error) {
 			if n := len(in.Plaintext); n < minWrapped || n > maxWrapped {

@@ -50,6 +50,8 @@ type env struct {
 	t        testing.TB
 	dir      string
 	secret   []byte
+	newest   uint32 // generation of the root, from 1
+	oldest   uint32 // that is kept
 	clock    *clock
 	store    *sqlite.Store
 	log      *audit.Log
@@ -66,6 +68,7 @@ func newEnv(t testing.TB, options func(*keys.Options)) *env {
 	t.Helper()
 	e := &env{t: t, dir: t.TempDir(), secret: make([]byte, 32), clock: &clock{t: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}, options: options, tenant: uuid.New()}
 	rand.Read(e.secret)
+	e.newest, e.oldest = 1, 1
 	e.c = caller(e.tenant)
 	e.open()
 	t.Cleanup(e.close)
@@ -86,10 +89,15 @@ func (e *env) open() {
 	if e.log, err = audit.Open(ctx, e.store, audit.Options{Origin: "test.example/audit", CheckpointEvery: -1, Now: e.clock.now}); err != nil {
 		e.t.Fatal(err)
 	}
-	e.soft, err = software.Open(ctx, software.Options{Name: "soft", Now: e.clock.now, Derive: func(label string) (secret.Bytes, error) {
-		d := sha256.Sum256(append([]byte(label), e.secret...))
-		return d[:], nil
-	}})
+	e.soft, err = software.Open(ctx, software.Options{Name: "soft", Now: e.clock.now,
+		Generation: func() (uint32, error) { return e.newest, nil },
+		DeriveAt: func(label string, generation uint32) (secret.Bytes, error) {
+			if generation < e.oldest || generation > e.newest {
+				return nil, fault.New(fault.KeyMaterial, "retired")
+			}
+			d := sha256.Sum256(append([]byte(label), append(e.secret, byte(generation))...))
+			return d[:], nil
+		}})
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -229,6 +237,7 @@ type device struct {
 	objects map[string]bool
 	crash   func(at string) // called before and after an object is made
 	fail    error
+	away    bool // nothing is destroyed
 }
 
 func (d *device) Info() backend.Info {
@@ -278,6 +287,10 @@ func (d *device) ImportWrapped(ctx context.Context, s backend.Spec, with backend
 
 func (d *device) Destroy(ctx context.Context, r backend.Ref) error {
 	d.mu.Lock()
+	if d.away {
+		d.mu.Unlock()
+		return fault.New(fault.BackendUnavailable, "away")
+	}
 	delete(d.objects, fmt.Sprint(r.Spec.KeyID, "/", r.Spec.Version))
 	d.mu.Unlock()
 	return d.Backend.Destroy(ctx, r)

@@ -12,6 +12,7 @@ import (
 func (s *Service) MAC(ctx context.Context, c Caller, t Target, items []MACItem, single bool) ([]BytesResult, error) {
 	return operate(ctx, s, c, verbMAC, t, items, single, kind[MACItem, BytesResult]{
 		context: func(i *MACItem) map[string]string { return i.Context },
+		size:    func(i *MACItem) int { return len(i.Message) },
 		do: func(ctx context.Context, b *batch, in *MACItem, out *BytesResult) (Used, error) {
 			if len(in.MAC) > 0 {
 				return Used{}, tagGiven()

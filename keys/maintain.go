@@ -13,75 +13,159 @@ import (
 )
 
 const (
-	maintainPage  = 1000      // keys that one Maintain looks at
+	scheduled     = "scheduled"
+	maintainPage  = 1000      // keys that are read at once
 	destroyPage   = 64        // versions that end in one transaction
 	staleAfter    = time.Hour // how long a creation may take
 	pruneInterval = time.Hour
 )
 
-// Maintain does what is due: it ends keys whose waiting period is over, rotates by period, marks versions whose creation never
-// finished, and prunes idempotency records. The binary calls it every minute; on several nodes, on one of them. Each act is recorded with
-// the principal "system". It goes on past what fails and gives all failures together; they are due again the next time.
+// Maintain does what is due: it ends keys whose waiting period is over, activates and expires by date, rotates by period and by use, marks versions whose
+// creation never finished, and prunes idempotency records. The binary calls it every few seconds. Each act is recorded with the principal "system". It goes
+// on past what fails and gives all failures together. What failed is tried again after 10 s, and then after twice the time before, up to 10 minutes: each
+// attempt has its entry in the log. On several nodes MaintainKeys and Prune are for the one whose turn it is.
 func (s *Service) Maintain(ctx context.Context) error {
+	return errors.Join(s.MaintainKeys(ctx, func(string) bool { return true }), s.Prune(ctx))
+}
+
+// MaintainKeys does what is due with the keys whose backend, by its identity, is mine. The identity of keys without a private part is "".
+func (s *Service) MaintainKeys(ctx context.Context, mine func(backendID string) bool) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
 	defer s.leave()
 	s.tidy.Lock()
 	defer s.tidy.Unlock()
-	due, err := s.store.KeysDue(ctx, s.now(), maintainPage)
-	if err != nil {
+	s.pass = map[uuid.UUID]*Maintained{}
+	defer func() { s.report(ctx) }()
+	var failed []error
+	for after := (DueCursor{}); ; {
+		due, next, err := s.store.KeysDue(ctx, s.now(), after, maintainPage)
+		if err != nil {
+			return errors.Join(append(failed, err)...)
+		}
+		for _, k := range due {
+			if ctx.Err() != nil {
+				return expired(ctx)
+			}
+			if !mine(k.BackendID) {
+				continue
+			}
+			if !s.waiting.over(k.ID, s.now()) {
+				continue
+			}
+			err := s.maintainKey(ctx, k)
+			s.waiting.settle(k.ID, s.now(), err)
+			if err != nil {
+				s.log.Warn("scheduled work on a key failed", "key", k.ID, "error", err)
+				failed = append(failed, err)
+			}
+		}
+		if after = next; next == (DueCursor{}) {
+			return errors.Join(failed...)
+		}
+	}
+}
+
+// Has reports whether the backend, by its identity, is one of this service's.
+func (s *Service) Has(backendID string) bool { return s.byID[backendID] != nil }
+
+// Prune removes old idempotency records, once an hour however often it is called.
+func (s *Service) Prune(ctx context.Context) error {
+	if err := s.enter(); err != nil {
 		return err
 	}
-	var failed []error
-	for _, k := range due {
-		if ctx.Err() != nil {
-			return expired(ctx)
-		}
-		if err := s.maintainKey(ctx, k); err != nil {
-			s.log.Warn("scheduled work on a key failed", "key", k.ID, "error", err)
-			failed = append(failed, err)
-		}
-	}
-	if now := s.now(); now.Sub(s.pruned) >= pruneInterval {
-		_, err := pipeline(ctx, s, system(uuid.Nil, ""), verbPrune, func(ctx context.Context, q *request) (struct{}, error) {
-			q.changes = append(q.changes, s.idempotency.PruneIdempotency(s.stamp().Add(-idempotency.TTL)))
-			return struct{}{}, nil
-		}, nil)
-		if err != nil {
-			failed = append(failed, err)
-		} else {
-			s.pruned = now
-		}
-	}
-	return errors.Join(failed...)
-}
-
-func (s *Service) maintainKey(ctx context.Context, k *Key) error {
+	defer s.leave()
+	s.tidy.Lock()
+	defer s.tidy.Unlock()
 	now := s.now()
-	if err := s.abandonStale(ctx, k); err != nil {
-		return s.counted("abandon", err)
+	if now.Sub(s.pruned) < pruneInterval {
+		return nil
 	}
-	switch {
-	case k.State == StatePendingDeletion && !k.DeletionAt.IsZero() && !now.Before(k.DeletionAt):
-		return s.counted("destroy", s.destroy(ctx, k))
-	case k.State == StateActive && k.Policy.RotationPeriod > 0 && !now.Before(k.RotatedAt.Add(k.Policy.RotationPeriod)):
-		return s.counted("rotate", s.rotateDue(ctx, k))
+	_, err := pipeline(ctx, s, system(uuid.Nil, ""), verbPrune, func(ctx context.Context, q *request) (struct{}, error) {
+		q.changes = append(q.changes, s.idempotency.PruneIdempotency(s.stamp().Add(-idempotency.TTL)))
+		return struct{}{}, nil
+	}, nil)
+	if err == nil {
+		s.pruned = now
 	}
-	return nil
-}
-
-func (s *Service) counted(act string, err error) error {
-	outcome := okOutcome
-	if err != nil {
-		outcome = string(fault.CodeOf(err))
-	}
-	s.metrics.maintain.WithLabelValues(act, outcome).Inc()
 	return err
 }
 
-// rotateDue rotates a key whose period is over, unless somebody has done so since.
-func (s *Service) rotateDue(ctx context.Context, k *Key) error {
+func (s *Service) maintainKey(ctx context.Context, k *Key) error {
+	if err := s.abandonStale(ctx, k); err != nil {
+		return err
+	}
+	if k.State == StatePendingDeletion {
+		if k.DeletionAt.IsZero() || s.now().Before(k.DeletionAt) {
+			return nil
+		}
+		return s.counted(actDestroy, k, s.destroy(ctx, k))
+	}
+	for next := k.Policy.nextByDate(k.State, s.now()); next != k.State; next = k.Policy.nextByDate(k.State, s.now()) {
+		if err := s.counted(dateAct(next), k, s.followDate(ctx, k, next)); err != nil {
+			return err
+		}
+		var err error
+		if k, err = s.store.KeyByID(ctx, k.Tenant, k.ID); err != nil {
+			return err
+		}
+	}
+	reason, err := s.rotationDue(ctx, k)
+	if err != nil || reason == "" {
+		return err
+	}
+	return s.counted(actRotate, k, s.rotateDue(ctx, k, reason))
+}
+
+// errOvertaken is that there was nothing left to be done: somebody else did it, or changed what called for it.
+var errOvertaken = errors.New("overtaken")
+
+// followDate writes down what a date has made of a key.
+func (s *Service) followDate(ctx context.Context, k *Key, to State) error {
+	_, err := pipeline(ctx, s, system(k.Tenant, ""), dateVerb(to), func(ctx context.Context, q *request) (struct{}, error) {
+		fresh, err := q.ownID(ctx, k.ID)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if fresh.State != k.State {
+			return struct{}{}, fault.Wrap(fault.Conflict, "the key was changed meanwhile", errOvertaken)
+		}
+		changes, now, err := s.advance(ctx, fresh)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if changes == nil || now != to {
+			return struct{}{}, fault.Wrap(fault.Conflict, "the key was changed meanwhile", errOvertaken)
+		}
+		q.entry.KeyVersion, q.entry.Detail = fresh.PrimaryVersion, scheduled
+		q.change(k.ID, changes...)
+		return struct{}{}, nil
+	}, nil)
+	return err
+}
+
+// rotationDue says why a key is to be rotated now; "" when it is not.
+func (s *Service) rotationDue(ctx context.Context, k *Key) (reason string, err error) {
+	now := s.now()
+	if k.State != StateActive || k.Origin != OriginGenerated || k.Policy.expired(now) {
+		return "", nil
+	}
+	if at := k.periodEnds(); !at.IsZero() && !now.Before(at) {
+		return scheduled, nil
+	}
+	if messages, bytes := k.RotateAfter(); messages == 0 && bytes == 0 {
+		return "", nil
+	}
+	v, err := s.store.Version(ctx, k.ID, k.PrimaryVersion)
+	if err != nil || !k.usedUp(v) {
+		return "", err
+	}
+	return "by use", nil
+}
+
+// rotateDue rotates a key that is due, unless somebody has done so since.
+func (s *Service) rotateDue(ctx context.Context, k *Key, reason string) error {
 	var n nextVersion
 	_, err := pipeline(ctx, s, system(k.Tenant, ""), verbRotate, func(ctx context.Context, q *request) (*Key, error) {
 		fresh, err := q.ownID(ctx, k.ID)
@@ -89,14 +173,11 @@ func (s *Service) rotateDue(ctx context.Context, k *Key) error {
 			return nil, err
 		}
 		if n.begun == nil && (!fresh.RotatedAt.Equal(k.RotatedAt) || fresh.State != StateActive) {
-			return nil, fault.New(fault.Conflict, "the key was changed meanwhile")
+			return nil, fault.Wrap(fault.Conflict, "the key was changed meanwhile", errOvertaken)
 		}
-		q.entry.Detail = "scheduled"
+		q.entry.Detail = reason
 		return n.add(ctx, q, fresh, generate)
 	}, nil)
-	if fault.Has(err, fault.Conflict) {
-		return nil // it is due again, or done
-	}
 	return err
 }
 
@@ -152,7 +233,7 @@ func (s *Service) destroyVersion(ctx context.Context, k *Key, v *Version, now ti
 	if len(v.Blob) > 0 {
 		b := s.byID[v.BackendID]
 		if b == nil {
-			return nil, s.notHere()
+			return nil, s.notHere(v.BackendID)
 		}
 		if err := b.Destroy(ctx, refOf(k, v)); err != nil {
 			return nil, err
@@ -186,7 +267,7 @@ func (s *Service) abandonStale(ctx context.Context, k *Key) error {
 		if fault.Has(err, fault.Conflict) {
 			continue
 		}
-		if err != nil {
+		if err := s.counted(actAbandon, k, err); err != nil {
 			return err
 		}
 		s.metrics.stale.Inc()

@@ -17,6 +17,7 @@ type metrics struct {
 	cacheMisses prometheus.Counter
 	stale       prometheus.Counter
 	maintain    *prometheus.CounterVec
+	waiting     prometheus.Gauge
 }
 
 // timer is what one successful operation of one key touches, looked up once for each record.
@@ -25,7 +26,7 @@ type timer struct {
 	items   prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer, cache *recordCache) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, s *Service) (*metrics, error) {
 	m := &metrics{
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "keywright_crypto_operation_seconds",
@@ -53,14 +54,22 @@ func newMetrics(r prometheus.Registerer, cache *recordCache) (*metrics, error) {
 		maintain: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywright_key_maintenance_total", Help: "Scheduled acts on keys by their outcome.",
 		}, []string{"act", "outcome"}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "keywright_key_maintenance_waiting",
+			Help: "Keys whose scheduled act has failed and is tried again later: their backend is away, or worse. Of the node that does the maintenance.",
+		}),
 	}
 	if r == nil {
 		return m, nil
 	}
 	entries := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "keywright_key_cache_entries", Help: "Key records in the cache.",
-	}, func() float64 { return float64(cache.len()) })
-	for _, c := range []prometheus.Collector{m.seconds, m.items, m.cacheHits, m.cacheMisses, m.stale, m.maintain, entries} {
+	}, func() float64 { return float64(s.cache.len()) })
+	near := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keywright_key_versions_near_limit",
+		Help: "Key versions that this node uses and that have protected three quarters or more of what their algorithm bears.",
+	}, func() float64 { return float64(s.ledger.near()) })
+	for _, c := range []prometheus.Collector{m.seconds, m.items, m.cacheHits, m.cacheMisses, m.stale, m.maintain, m.waiting, entries, near} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("keys: registering metrics: %w", err)
 		}

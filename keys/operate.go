@@ -45,6 +45,8 @@ type kind[I, O any] struct {
 	envelope func(*I) []byte
 	// raw says that there is no envelope this time.
 	raw bool
+	// size gives how many bytes of an item are protected. May be nil: none, or the operation protects nothing.
+	size func(*I) int
 	// prepare looks once at what is common to all items, after the key is known and before any device is touched. May be nil.
 	prepare func(*batch) error
 	// do carries out one item. What it returns is the item's error; out is wiped when there is one.
@@ -112,6 +114,10 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 			if err := k.prepare(b); err != nil {
 				return nil, err
 			}
+		}
+		if err := b.count(q, len(items), func() int64 { return sizes(items, k.size) }); err != nil {
+			b.note(q)
+			return nil, err
 		}
 		out := make([]O, len(items))
 		start := s.now()
@@ -352,7 +358,9 @@ func (b *batch) use(ctx context.Context, n uint32, op backend.Operation) (*use, 
 	u := use{version: v, op: op}
 	k := b.record.key
 	switch least := minimum(k, op); {
-	case !v.allows.has(op):
+	case !v.allows.has(op) && !b.record.dated:
+		u.err = stateDenied()
+	case b.record.dated && !b.allowedByDate(v, op):
 		u.err = stateDenied()
 	case v.Version.Version < least:
 		u.err = fault.New(fault.BadVersion, "the version is below the minimum of the key")
@@ -379,7 +387,7 @@ func (u *use) load(ctx context.Context, b *batch) (backend.Key, error) {
 	}
 	if u.version.backend == nil {
 		if u.err = fault.New(fault.OperationNotAllowed, "the key has no private part"); u.version.Origin != OriginPublicOnly {
-			u.err = b.s.notHere()
+			u.err = b.s.notHere(u.version.BackendID)
 		}
 		return nil, u.err
 	}
@@ -387,9 +395,20 @@ func (u *use) load(ctx context.Context, b *batch) (backend.Key, error) {
 	return u.handle, u.err
 }
 
-// notHere is the answer for keys whose backend this node does not have open. The identity of the device is for the log of the node that has it.
-func (s *Service) notHere() error {
-	return fault.New(fault.BackendUnavailable, "the backend that holds this key is not open on this node")
+// notHere is the answer for keys whose backend this node does not have open. It names the nodes that do, and not the identity of the device,
+// which is for their logs.
+func (s *Service) notHere(backendID string) error {
+	const message = "the backend that holds this key is not open on this node"
+	name, nodes := s.elsewhere(backendID)
+	if len(nodes) == 0 {
+		return fault.New(fault.BackendUnavailable, message)
+	}
+	const most = 8
+	more := ""
+	if len(nodes) > most {
+		nodes, more = nodes[:most], " and others"
+	}
+	return fault.New(fault.BackendUnavailable, message+": "+name+" is open on "+strings.Join(nodes, ", ")+more)
 }
 
 func (b *batch) close() {

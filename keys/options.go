@@ -38,8 +38,17 @@ type Options struct {
 	// RecordCache is how many key records stay ready in memory; 0: 16384.
 	RecordCache int
 	// RecordMaxAge is how long a record stays ready before it is read again; 0: until it is changed through this Service
-	// or named to Invalidate, which is enough while this Service is the only one that writes to the store.
+	// or named to Invalidate, which is enough while this Service is the only one that writes to the store, or there is Fresh.
 	RecordMaxAge time.Duration
+	// Maintained is told after each Maintain that did or tried something what that was, by tenant. It is called by Maintain, and holds it up. nil:
+	// nobody is told.
+	Maintained func(context.Context, []Maintained)
+	// Fresh reports whether every change on other nodes that is older than a second has been told to Heard. While it says no, nothing
+	// cached is used and each request reads the store. Nil: there are no other nodes.
+	Fresh func() bool
+	// Elsewhere says what a backend that this node does not have is called on the nodes that do, and which those are. Nil: there are no
+	// other nodes.
+	Elsewhere func(backendID string) (name string, nodes []string)
 }
 
 // Service carries out every operation on keys. It implements API and is safe for concurrent use.
@@ -54,11 +63,15 @@ type Service struct {
 	now         func() time.Time
 	rand        io.Reader
 	log         *slog.Logger
+	fresh       func() bool
+	elsewhere   func(backendID string) (name string, nodes []string)
 
 	cache    *recordCache
 	defaults *defaultCache
 	flights  flights
 	locks    keyLocks
+	ledger   *ledger
+	due      chan struct{} // one value when a key has become due by its use
 	metrics  *metrics
 
 	inFlight atomic.Int64
@@ -66,8 +79,11 @@ type Service struct {
 	closing  sync.Once
 	drained  chan struct{} // one value when the last call leaves after Close
 
-	pruned time.Time  // when Maintain pruned last; guarded by tidy
-	tidy   sync.Mutex // one Maintain at a time
+	maintained func(context.Context, []Maintained)
+	tidy       sync.Mutex // one Maintain at a time; it guards all below
+	pruned     time.Time  // when Maintain pruned last
+	pass       map[uuid.UUID]*Maintained
+	waiting    waiting
 }
 
 var _ API = (*Service)(nil)
@@ -86,6 +102,12 @@ func New(o Options) (*Service, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Fresh == nil {
+		o.Fresh = func() bool { return true }
+	}
+	if o.Elsewhere == nil {
+		o.Elsewhere = func(string) (string, []string) { return "", nil }
+	}
 	if o.RecordCache == 0 {
 		o.RecordCache = 16384
 	}
@@ -93,8 +115,10 @@ func New(o Options) (*Service, error) {
 		return nil, errors.New("keys: size and age of the record cache are not negative")
 	}
 	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger,
+		fresh: o.Fresh, elsewhere: o.Elsewhere,
 		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
-		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1)}
+		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1),
+		ledger: newLedger(ledgerPart * o.RecordCache), due: make(chan struct{}, 1), maintained: o.Maintained, waiting: waiting{}}
 	for _, b := range o.Backends {
 		info := b.Info()
 		if info.ID == "" || info.Name == "" || s.byID[info.ID] != nil || s.byName[info.Name] != nil {
@@ -102,7 +126,7 @@ func New(o Options) (*Service, error) {
 		}
 		s.byID[info.ID], s.byName[info.Name], s.names[info.ID] = b, b, info.Name
 	}
-	m, err := newMetrics(o.Registerer, s.cache)
+	m, err := newMetrics(o.Registerer, s)
 	if err != nil {
 		return nil, err
 	}
@@ -151,10 +175,17 @@ func (s *Service) leave() {
 	}
 }
 
-// Invalidate forgets what is cached of a key, and every default key: another node has changed it.
-func (s *Service) Invalidate(key uuid.UUID) {
-	s.cache.drop(key, false)
-	s.defaults.drop()
+// ledgerPart is how many versions' uses are kept in hand for each record in the cache: more, as a record comes back and uses that are forgotten do not.
+const ledgerPart = 2
+
+// Due gives a value when an operation on this node has used up a version that its key is to leave behind: Maintain will find the key.
+func (s *Service) Due() <-chan struct{} { return s.due }
+
+func (s *Service) wake() {
+	select {
+	case s.due <- struct{}{}:
+	default: // there is a value already
+	}
 }
 
 // newID gives a fresh version 7 UUID (RFC 9562 section 5.7): ordered by time, so that the newest keys lie together in the store's index.
@@ -215,7 +246,7 @@ func (s *Service) defaultOf(ctx context.Context, tenant uuid.UUID, p backend.Pur
 	e, ok := c.keys[k]
 	epoch := c.epoch
 	c.mu.RUnlock()
-	if ok && (c.maxAge == 0 || c.now().Sub(e.loaded) <= c.maxAge) {
+	if ok && (c.maxAge == 0 || c.now().Sub(e.loaded) <= c.maxAge) && s.fresh() {
 		return e.id, nil
 	}
 	id, err := s.store.DefaultKey(ctx, tenant, p)

@@ -50,6 +50,8 @@ const (
 	verbDestroy // of Maintain alone, as those below
 	verbAbandon
 	verbPrune
+	verbActivate
+	verbExpire
 	verbCount
 )
 
@@ -97,6 +99,8 @@ var actions = [verbCount]action{
 	verbDestroy:          {"key.destroy", auth.ScopeKeysWrite, "", "", false},
 	verbAbandon:          {"key.abandon", auth.ScopeKeysWrite, "", "", false},
 	verbPrune:            {"idempotency.prune", auth.ScopeSettingsWrite, "", "", false},
+	verbActivate:         {"key.activate", auth.ScopeKeysWrite, "", "", false},
+	verbExpire:           {"key.expire", auth.ScopeKeysWrite, "", "", false},
 }
 
 func (v verb) String() string { return actions[v].name }
@@ -121,6 +125,8 @@ type request struct {
 	touched  []uuid.UUID
 	defaults bool // the changes alter a default key
 	final    bool // a conflict is an answer: what was begun is not begun again
+	uses     order
+	exact    bool // no more uses are set aside than the operation needs: more of them was refused
 	unheard  bool // the log itself failed, so it is not asked to record the failure
 	unlock   func()
 	locked   uuid.UUID
@@ -158,13 +164,16 @@ func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work fun
 	a := &actions[v]
 	for try := 1; ; try++ {
 		q.entry = audit.Entry{Tenant: c.Principal.Tenant, Principal: c.Principal.ID, Action: a.name, RequestID: c.RequestID, Outcome: okOutcome}
-		q.changes, q.touched, q.defaults = q.changes[:0], q.touched[:0], false
+		q.changes, q.touched, q.defaults, q.uses = q.changes[:0], q.touched[:0], false, order{}
 		if !c.Principal.Has(a.scope) {
 			return none, q.refuse(ctx, fault.New(fault.InsufficientScope, "the credential lacks the scope "+string(a.scope)))
 		}
 		res, err := work(ctx, q)
 		if err == nil && a.looks {
 			return res, nil
+		}
+		if err != nil {
+			q.uses.end(err)
 		}
 		if err == nil {
 			if err = q.record(ctx); err == nil {
@@ -175,6 +184,8 @@ func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work fun
 			}
 			if fault.Has(err, fault.Conflict) && len(q.changes) > 0 && !q.final {
 				err = again{err}
+			} else if fault.Has(err, fault.UsageLimit) && q.uses.asks() {
+				err = q.fewer(err)
 			}
 		}
 		var retry again
@@ -223,7 +234,21 @@ func (q *request) record(ctx context.Context) error {
 	q.entry.Latency = q.s.now().Sub(q.start)
 	_, err := q.s.recorder.Record(ctx, &q.entry, q.changes...)
 	q.forget(err)
+	if q.uses.end(err) {
+		q.s.wake()
+	}
 	return q.heard(err)
+}
+
+// fewer is the answer to a limit that uses were refused for: the operation begins again when it had asked for more than it needs, and else is over.
+// Either way what is known of the key version is read anew.
+func (q *request) fewer(err error) error {
+	q.s.cache.drop(q.entry.Key, false)
+	if q.uses.extra() && !q.exact {
+		q.exact = true
+		return again{err}
+	}
+	return err
 }
 
 // heard notes when it was the log that failed, and not a change: nothing can be recorded then, and a record that timed out is not repeated. It

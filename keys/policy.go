@@ -157,6 +157,12 @@ func checkPolicy(p Policy, info backend.AlgorithmInfo, purpose backend.Purpose, 
 	if p.UsageLimit < 0 {
 		return fault.New(fault.BadField, "the usage limit is not negative")
 	}
+	if p.RotateAfterMessages < 0 || p.RotateAfterBytes < 0 {
+		return fault.New(fault.BadField, "the amount after which a key rotates is not negative")
+	}
+	if (p.RotateAfterMessages != 0 || p.RotateAfterBytes != 0) && o != OriginGenerated {
+		return fault.New(fault.BadField, "only generated keys rotate by themselves")
+	}
 	if len(p.RequiredContext) > maxRequired {
 		return fault.New(fault.BadSize, fmt.Sprintf("a policy requires at most %d names of context", maxRequired))
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
 )
@@ -24,6 +25,9 @@ type record struct {
 	capable  opset  // by algorithm, purpose and origin
 	policy   opset  // by the policy
 	label    string // of the backend, in metrics
+	limits   limits // of what its versions protect
+	counts   opset  // the operations that are counted against them
+	dated    bool   // it has an activation or expiry to come or gone
 	versions atomic.Pointer[map[uint32]*version]
 	timers   [verbCount]atomic.Pointer[timer]
 }
@@ -37,6 +41,7 @@ type version struct {
 	ref     backend.Ref
 	backend backend.Backend  // nil: not open on this node, or public-only
 	public  crypto.PublicKey // nil for symmetric keys
+	tally   *tally           // nil: its uses are not counted
 }
 
 // maxRecordVersions bounds what one record remembers: a key rotated for years has thousands, and few are used.
@@ -69,6 +74,12 @@ func (s *Service) newRecord(k *Key) (*record, error) {
 	if k.BackendID == "" {
 		r.label = "none"
 	}
+	r.limits.max = amount{info.MaxMessages, info.MaxBytes}
+	r.limits.rotate.messages, r.limits.rotate.bytes = k.RotateAfter()
+	if r.limits != (limits{}) {
+		r.counts = protecting()
+	}
+	r.dated = !k.Policy.ActivatesAt.IsZero() || !k.Policy.ExpiresAt.IsZero()
 	r.loaded = s.now()
 	r.versions.Store(&map[uint32]*version{})
 	return r, nil
@@ -82,16 +93,17 @@ const loadTimeout = 10 * time.Second
 // flight is how a shared load ended, and when it began.
 type flight struct {
 	began  ticket
+	at     time.Time // when the store was asked
 	record *record
 	err    error
 }
 
 // share runs load once for all callers that ask for the same key at the same time. The load does not end with the first caller's
 // context, which is not the others'; each caller leaves by its own. A caller that finds a load under way which began before a
-// change that the caller may know of does not take its result.
+// change that the caller may know of, or very long ago, does not take its result.
 func (s *Service) share(ctx context.Context, key string, load func(context.Context) (*Key, error)) (*record, error) {
 	once := func(ctx context.Context) *flight {
-		f := &flight{began: s.cache.begin()}
+		f := &flight{began: s.cache.begin(), at: s.now()}
 		k, err := load(ctx)
 		if fault.Has(err, fault.KeyNotFound) {
 			err = keyNotFound() // the same words for a key that is not there and one of another tenant
@@ -108,7 +120,7 @@ func (s *Service) share(ctx context.Context, key string, load func(context.Conte
 	asked := s.cache.begin()
 	ch := s.flights.group.DoChan(key, func() (any, error) {
 		if err := s.join(); err != nil {
-			return &flight{began: asked, err: err}, nil
+			return &flight{began: asked, at: s.now(), err: err}, nil
 		}
 		defer s.leave()
 		shared, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
@@ -118,7 +130,7 @@ func (s *Service) share(ctx context.Context, key string, load func(context.Conte
 	select {
 	case r := <-ch:
 		f := r.Val.(*flight)
-		if f.began.before(asked) {
+		if f.began.before(asked) || s.now().Sub(f.at) > cluster.FreshFor {
 			f = once(ctx)
 		}
 		return f.record, f.err
@@ -136,7 +148,7 @@ func keyNotFound() error { return fault.New(fault.KeyNotFound, "no such key in t
 
 // recordByID finds a key of the tenant. A key of another tenant, and an internal one unless asked for, does not exist.
 func (s *Service) recordByID(ctx context.Context, tenant, id uuid.UUID) (*record, error) {
-	if r, ok := s.cache.byID(id); ok {
+	if r, ok := s.cache.byID(id); ok && s.fresh() {
 		s.metrics.cacheHits.Inc()
 		if r.key.Tenant != tenant {
 			return nil, keyNotFound()
@@ -150,7 +162,7 @@ func (s *Service) recordByID(ctx context.Context, tenant, id uuid.UUID) (*record
 }
 
 func (s *Service) recordByName(ctx context.Context, tenant uuid.UUID, name string) (*record, error) {
-	if r, ok := s.cache.byName(tenant, name); ok {
+	if r, ok := s.cache.byName(tenant, name); ok && s.fresh() {
 		s.metrics.cacheHits.Inc()
 		return r, nil
 	}
@@ -193,7 +205,7 @@ func (s *Service) version(ctx context.Context, r *record, n uint32) (*version, e
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.newVersion(r.key, stored)
+	v, err := s.newVersion(r, stored)
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +226,8 @@ func (s *Service) version(ctx context.Context, r *record, n uint32) (*version, e
 	}
 }
 
-func (s *Service) newVersion(k *Key, stored *Version) (*version, error) {
+func (s *Service) newVersion(r *record, stored *Version) (*version, error) {
+	k := r.key
 	v := &version{Version: stored, state: overlay(k, stored.State), backend: s.byID[stored.BackendID]}
 	v.allows, v.flagged = allowed(v.state)
 	v.ref = refOf(k, stored)
@@ -224,6 +237,10 @@ func (s *Service) newVersion(k *Key, stored *Version) (*version, error) {
 			return nil, fault.Wrap(fault.StoreCorrupted, "the stored public key is malformed", err)
 		}
 		v.public = pub
+	}
+	if r.counts != 0 {
+		v.tally = s.ledger.tally(k.ID, stored.Version)
+		v.tally.learn(amount{stored.Messages, stored.Bytes}, &r.limits)
 	}
 	return v, nil
 }

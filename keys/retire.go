@@ -33,7 +33,7 @@ func (s *Service) RotateRetiring(ctx context.Context, c Caller, r RotateRequest)
 		if k.Origin != OriginGenerated {
 			return nil, fault.New(fault.OperationNotAllowed, "the new version of an imported key is imported")
 		}
-		if active := k.State == StateActive; active != r.Active {
+		if active := k.Policy.byDate(k.State, s.now()) == StateActive; active != r.Active {
 			if n.begun != nil { // somebody was faster while the device was at work
 				q.abandon(ctx, k, n.begun)
 			}
@@ -71,9 +71,9 @@ func (s *Service) Retire(ctx context.Context, c Caller, t Target) (*Version, err
 		if err != nil {
 			return nil, err
 		}
-		switch overlay(k, v.State) {
+		switch k.stateAt(v.State, s.now()) {
 		case StateDeactivated:
-			return v.shown(k), nil
+			return v.shown(k, s.now()), nil
 		case StateActive:
 		default:
 			return nil, fault.New(fault.BadTransition, "the state of a key version cannot change in this way")

@@ -60,10 +60,16 @@ func (n *nextVersion) add(ctx context.Context, q *request, k *Key, make maker) (
 		}
 		return nil, fault.New(fault.BadState, "the state of the key forbids a new version")
 	}
+	if k.Policy.expired(s.now()) {
+		if n.begun != nil {
+			q.abandon(ctx, k, n.begun)
+		}
+		return nil, expiredKey()
+	}
 	var b backend.Backend
 	if k.Origin != OriginPublicOnly {
 		if b = s.byID[k.BackendID]; b == nil {
-			return nil, s.notHere()
+			return nil, s.notHere(k.BackendID)
 		}
 	}
 	if n.done {
@@ -79,7 +85,7 @@ func (n *nextVersion) add(ctx context.Context, q *request, k *Key, make maker) (
 		if err != nil {
 			return nil, err
 		}
-		v.take(ref)
+		v.take(k, ref)
 		return n.commit(ctx, q, k, v, append(q.token(k.ID, v.Version), s.store.InsertVersion(v))...)
 	}
 	v.State = StateCreating
@@ -95,8 +101,8 @@ func (n *nextVersion) add(ctx context.Context, q *request, k *Key, make maker) (
 		q.final = true
 		return nil, err
 	}
-	v.take(ref)
 	v.StateAt, n.done = s.stamp(), true
+	v.take(k, ref)
 	return n.commit(ctx, q, k.stored(), v, s.store.UpdateVersion(v))
 }
 

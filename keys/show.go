@@ -3,6 +3,9 @@ package keys
 import (
 	"context"
 	"encoding/base64"
+	"slices"
+	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/keywright/keywright/backend"
@@ -22,7 +25,7 @@ func (s *Service) Get(ctx context.Context, c Caller, key string) (*Key, error) {
 			q.named(key)
 			return nil, err
 		}
-		return r.key.shown(), nil
+		return r.key.shown(s.now()), nil
 	}, nil)
 }
 
@@ -51,15 +54,20 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) ([]*Key, st
 			}
 		}
 		if f.State == StateCreating {
-			f.State = StatePreActive
-		}
-		if f.State == StatePreActive {
-			f.State = StateCreating // no other key is pre-active yet
+			f.State = StatePreActive // as which it is shown
 		}
 		if f.State != "" && ruleOf(f.State).unknown() {
 			return page{}, fault.New(fault.BadField, "the state is unknown")
 		}
 		found, err := s.store.Keys(ctx, q.tenant(), f, after, limit+1)
+		if err == nil && f.State == StatePreActive {
+			var creating []*Key
+			f.State = StateCreating
+			creating, err = s.store.Keys(ctx, q.tenant(), f, after, limit+1)
+			found = append(found, creating...)
+			slices.SortFunc(found, func(a, b *Key) int { return strings.Compare(a.Name, b.Name) }) // bytewise, as the store; no two have one name
+			found = found[:min(len(found), limit+1)]
+		}
 		if err != nil {
 			return page{}, err
 		}
@@ -69,8 +77,9 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) ([]*Key, st
 			last := found[limit-1]
 			next = makeCursor(last.Name + "\x00" + string(last.ID[:]))
 		}
+		now := s.now()
 		for i, k := range found {
-			found[i] = k.shown()
+			found[i] = k.shown(now)
 		}
 		return page{found, next}, nil
 	}, nil)
@@ -121,8 +130,9 @@ func (s *Service) Versions(ctx context.Context, c Caller, key string, from uint3
 		if err != nil {
 			return nil, err
 		}
+		now := s.now()
 		for i, v := range found {
-			found[i] = v.shown(r.key)
+			found[i] = v.shown(r.key, now)
 		}
 		return found, nil
 	}, nil)
@@ -141,15 +151,15 @@ func (s *Service) Version(ctx context.Context, c Caller, key string, version uin
 		if err != nil {
 			return nil, err
 		}
-		return v.Version.shown(r.key), nil
+		return v.Version.shown(r.key, s.now()), nil
 	}, nil)
 }
 
 // shown is the version as callers see it: in the state that counts, and without its sealed material.
-func (v *Version) shown(k *Key) *Version {
+func (v *Version) shown(k *Key, now time.Time) *Version {
 	out := *v
 	out.Blob = nil
-	if out.State = overlay(k, v.State); out.State == StateCreating {
+	if out.State = k.stateAt(v.State, now); out.State == StateCreating {
 		out.State = StatePreActive
 	}
 	return &out

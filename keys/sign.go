@@ -28,6 +28,7 @@ func (s *Service) Sign(ctx context.Context, c Caller, t Target, o SignOpts, item
 	}
 	return operate(ctx, s, c, verbSign, t, items, single, kind[SignItem, BytesResult]{
 		context: func(i *SignItem) map[string]string { return i.Context },
+		size:    func(i *SignItem) int { return len(i.Message) + len(i.Digest) + len(i.Mu) },
 		prepare: func(b *batch) (err error) {
 			opts, err = signOpts(&b.record.info, o)
 			return err

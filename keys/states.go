@@ -2,6 +2,7 @@ package keys
 
 import (
 	"slices"
+	"time"
 
 	"github.com/keywright/keywright/backend"
 )
@@ -72,6 +73,10 @@ type rule struct {
 	flagged bool    // every reply says that the version is compromised
 	caller  []State // where a caller may take it
 	system  []State // where only the service itself takes it: creation, import, scheduled deletion
+	// date is the one of the policy (zero: none) which, when it has passed, takes it to then. It counts from that moment on, by the clock of whoever
+	// looks; the service writes it down soon.
+	date func(*Policy) time.Time
+	then State
 }
 
 // lifecycle is the whole state machine (SP 800-57 part 1 section 7). A version in pending-deletion or destroyed is so because its key
@@ -80,11 +85,12 @@ type rule struct {
 // A suspended version returns to the state it was suspended from: see transition.
 func lifecycle() []rule {
 	return []rule{
-		{state: StateCreating, system: []State{StateActive, StateDestroyed}},
-		{state: StatePreActive, caller: []State{StateActive, StateCompromised}, system: []State{StatePendingDeletion}},
-		{state: StatePendingImport, system: []State{StateCreating, StateActive, StatePendingDeletion}},
+		{state: StateCreating, system: []State{StatePreActive, StateActive, StateDestroyed}},
+		{state: StatePreActive, caller: []State{StateActive, StateCompromised}, system: []State{StateDeactivated, StatePendingDeletion},
+			date: (*Policy).activation, then: StateActive},
+		{state: StatePendingImport, system: []State{StateCreating, StatePreActive, StateActive, StatePendingDeletion}},
 		{state: StateActive, allows: everything(), caller: []State{StateDeactivated, StateSuspended, StateCompromised},
-			system: []State{StatePendingDeletion}},
+			system: []State{StatePendingDeletion}, date: (*Policy).expiry, then: StateDeactivated},
 		{state: StateDeactivated, allows: processing(), caller: []State{StateSuspended, StateCompromised},
 			system: []State{StatePendingDeletion}},
 		{state: StateSuspended, caller: []State{StateActive, StateDeactivated, StateCompromised}, system: []State{StatePendingDeletion}},

@@ -34,11 +34,16 @@ type Store interface {
 	Version(ctx context.Context, key uuid.UUID, version uint32) (*Version, error)
 	// Versions lists versions by number, upward, from number from on.
 	Versions(ctx context.Context, key uuid.UUID, from uint32, limit int) ([]*Version, error)
+	// Material lists versions of all tenants, and of the service itself, that have material, by key id and number, after the position.
+	Material(ctx context.Context, after Position, limit int) ([]*Stored, error)
+	// CountMaterial counts what Material lists.
+	CountMaterial(ctx context.Context) (int64, error)
 	// DefaultKey gives the tenant's default key for a purpose, or fault.NoDefaultKey.
 	DefaultKey(ctx context.Context, tenant uuid.UUID, p backend.Purpose) (uuid.UUID, error)
 	// KeysDue lists keys of all tenants whose DueAt is at or before now, that are active and whose primary version has reached the
-	// record's RotateAfter, or that have a version in state creating since more than an hour: up to limit, oldest first.
-	KeysDue(ctx context.Context, now time.Time, limit int) ([]*Key, error)
+	// record's RotateAfter, or that have a version in state creating since more than an hour: up to limit, oldest first. The pages begin with the zero
+	// cursor; next is where the following page begins, zero when there is none. A key may be named twice.
+	KeysDue(ctx context.Context, now time.Time, after DueCursor, limit int) (due []*Key, next DueCursor, err error)
 
 	// TenantSettings gives what the tenant has settled, the zero value when it has settled nothing.
 	TenantSettings(ctx context.Context, tenant uuid.UUID) (Settings, error)
@@ -62,6 +67,26 @@ type Store interface {
 	SetDefaultKey(tenant uuid.UUID, p backend.Purpose, key uuid.UUID) audit.Change
 	// SetTenantSettings replaces what the tenant has settled.
 	SetTenantSettings(tenant uuid.UUID, s Settings) audit.Change
+}
+
+// Position is a place in the order of Store.Material; the zero value is before everything.
+type Position struct {
+	Key     uuid.UUID
+	Version uint32
+}
+
+// Stored is a version with what its key says of it.
+type Stored struct {
+	Version
+	Tenant    uuid.UUID
+	Algorithm backend.Algorithm
+	Purpose   backend.Purpose
+}
+
+// DueCursor is a place in the order of what is due: by time, then by id. The zero value is the beginning.
+type DueCursor struct {
+	At time.Time
+	ID uuid.UUID
 }
 
 // Reservation sets aside uses of a key version for one node. What the node does not use of it is lost.

@@ -22,8 +22,11 @@ func (s *Service) Update(ctx context.Context, c Caller, key string, r UpdateRequ
 		if k.State == StateDestroyed || k.State == StateCreating {
 			return nil, fault.New(fault.BadState, "the state of the key forbids changes")
 		}
+		if k, err = q.settle(ctx, k); err != nil {
+			return nil, err
+		}
 		q.entry.Detail = r.what()
-		if err := k.apply(r); err != nil {
+		if err := k.apply(r, s.stamp()); err != nil {
 			return nil, err
 		}
 		k.UpdatedAt = s.stamp()
@@ -33,7 +36,7 @@ func (s *Service) Update(ctx context.Context, c Caller, key string, r UpdateRequ
 				return nil, err
 			}
 		}
-		return k.stored(), nil
+		return k.stored().shown(s.now()), nil
 	}, nil)
 }
 
@@ -53,7 +56,7 @@ func (r *UpdateRequest) what() string {
 }
 
 // apply checks the changes and makes them in the record, which nobody else has.
-func (k *Key) apply(r UpdateRequest) error {
+func (k *Key) apply(r UpdateRequest, now time.Time) error {
 	if r.Name != nil {
 		if err := CheckName(*r.Name); err != nil {
 			return err
@@ -81,7 +84,14 @@ func (k *Key) apply(r UpdateRequest) error {
 		if err := checkPolicy(*r.Policy, info, k.Purpose, k.Origin); err != nil {
 			return err
 		}
-		k.Policy = r.Policy.clone()
+		p := r.Policy.clone().stamped()
+		if err := p.checkDates(&k.Policy, k.State, now); err != nil {
+			return err
+		}
+		if p.ActivatesAt.IsZero() && !unborn(k.State) {
+			p.ActivatesAt = k.Policy.ActivatesAt // it is history, which a policy that does not know of it leaves alone
+		}
+		k.Policy = p
 	}
 	for _, least := range []struct{ set, old *uint32 }{{r.MinDecrypt, &k.MinDecrypt}, {r.MinEncrypt, &k.MinEncrypt}} {
 		if least.set == nil {
@@ -133,9 +143,16 @@ func (s *Service) SetVersionState(ctx context.Context, c Caller, key string, ver
 		if err != nil {
 			return nil, err
 		}
-		from := overlay(k, v.State)
+		now := s.stamp()
+		from := k.stateAt(v.State, now)
 		if !transition(from, v.PriorState, to) {
 			return nil, fault.New(fault.BadTransition, "the state of a key version cannot change in this way")
+		}
+		if to == StateActive && k.Policy.expired(now) {
+			return nil, expiredKey()
+		}
+		if to == StateActive && k.Policy.ActivatesAt.After(now) {
+			k.Policy.ActivatesAt = now // somebody wants it before its date
 		}
 		return q.setState(k, v, to), nil
 	}, nil)
@@ -144,14 +161,14 @@ func (s *Service) SetVersionState(ctx context.Context, c Caller, key string, ver
 // setState prepares the change of a state and gives the version as it is then.
 func (q *request) setState(k *Key, v *Version, to State) *Version {
 	now := q.s.stamp()
-	v.PriorState, v.State, v.StateAt = overlay(k, v.State), to, now
+	v.PriorState, v.State, v.StateAt = k.stateAt(v.State, now), to, now
 	// The key's revision moves with every state, so that a rotation that read the old one loses and looks again.
 	k.UpdatedAt = now
 	if v.Version == k.PrimaryVersion {
 		k.State = to
 	}
 	q.change(k.ID, q.s.store.UpdateVersion(v), q.s.store.UpdateKey(k))
-	out := v.shown(k)
+	out := v.shown(k, now)
 	out.Revision++
 	return out
 }

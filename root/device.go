@@ -236,11 +236,15 @@ func (k *Keeper) UnlockDevices(ctx context.Context, who Caller) error {
 		root.Wipe()
 		return errNotLocked
 	}
+	fresh, err := k.complete(ctx, slot.Generation, root)
+	if err != nil {
+		return err
+	}
 	if err := k.record(ctx, start, who, ActionUnlock, slot.ID, string(slot.Kind), nil); err != nil {
-		root.Wipe()
+		fresh.wipe()
 		return fmt.Errorf("recording the unlocking: %w", err)
 	}
-	if err := k.open(root); err != nil {
+	if err := k.open(fresh); err != nil {
 		return err
 	}
 	k.log.LogAttrs(ctx, slog.LevelInfo, "the root was opened by a device", slog.String("slot", slot.ID.String()), slog.String("kind", string(slot.Kind)),
@@ -406,22 +410,23 @@ func (k *Keeper) AutoUnlock(who Caller) (stop func()) {
 	if k.closed {
 		close(done)
 	} else {
+		opened := k.opened
 		k.tries.Go(func() {
 			defer close(done)
-			k.autoUnlock(ctx, who)
+			k.autoUnlock(ctx, who, opened)
 		})
 	}
 	return func() { cancel(); <-done }
 }
 
-func (k *Keeper) autoUnlock(ctx context.Context, who Caller) {
+func (k *Keeper) autoUnlock(ctx context.Context, who Caller, opened <-chan struct{}) {
 	timer := time.NewTimer(firstRetry)
 	defer timer.Stop()
 	for wait := firstRetry; ; {
 		select {
 		case <-ctx.Done():
 			return
-		case <-k.opened:
+		case <-opened:
 			return
 		case <-k.wake:
 			wait = firstRetry

@@ -19,6 +19,8 @@ import (
 type memory struct {
 	mu      sync.Mutex
 	slots   []*Slot
+	newest  uint32 // generation; 0 is the first
+	kept    []*Kept
 	entries []audit.Entry
 	broken  error // what Record answers while it is set
 	down    error // what Slots answers while it is set
@@ -35,7 +37,39 @@ func (m *memory) Slots(context.Context) ([]*Slot, error) {
 }
 
 func (m *memory) InsertSlot(s *Slot) audit.Change {
-	return change(func(m *memory) error { m.slots = append(m.slots, s); return nil })
+	return change(func(m *memory) error {
+		if s.Generation != max(m.newest, 1) {
+			return fault.New(fault.Conflict, "the root was replaced")
+		}
+		m.slots = append(m.slots, s)
+		return nil
+	})
+}
+
+func (m *memory) Keyring(context.Context) (uint32, []*Kept, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(m.newest, 1), slices.Clone(m.kept), m.down
+}
+
+func (m *memory) ReplaceRoot(from uint32, slots []*Slot, kept []*Kept) audit.Change {
+	return change(func(m *memory) error {
+		if max(m.newest, 1) != from {
+			return fault.New(fault.Conflict, "the root was replaced")
+		}
+		m.newest, m.slots, m.kept = from+1, slots, kept
+		return nil
+	})
+}
+
+func (m *memory) ForgetKept(generation uint32, kinds ...KeptKind) audit.Change {
+	return change(func(m *memory) error {
+		if max(m.newest, 1) != generation {
+			return fault.New(fault.Conflict, "the root was replaced")
+		}
+		m.kept = slices.DeleteFunc(slices.Clone(m.kept), func(e *Kept) bool { return slices.Contains(kinds, e.Kind) })
+		return nil
+	})
 }
 
 func (m *memory) InsertFirstSlot(s *Slot) audit.Change {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,10 @@ const (
 	ActionSlotAdd    = "root.slot.add"
 	ActionSlotRemove = "root.slot.remove"
 	ActionUnlock     = "root.unlock"
+	ActionRotate     = "root.rotate"
+	ActionFollow     = "root.follow"
+	ActionRetire     = "root.retire"
+	ActionEndFollow  = "root.end-follow"
 )
 
 // Bounds of this package.
@@ -46,6 +51,8 @@ type Options struct {
 	Now         func() time.Time // for the creation time of slots; time.Now when nil
 	Argon2      Cost             // of new passphrase slots; DefaultCost when zero
 	ShareWindow time.Duration    // how long collected shares wait for the rest; 15 minutes when zero
+	// Carry are the labels whose keys outlive their root: what was made with them cannot be made anew. docs/formats/root-slots.md says which.
+	Carry []string
 }
 
 // Caller is who asks, as it stands in the audit log.
@@ -65,17 +72,18 @@ type Keeper struct {
 	now      func() time.Time
 	cost     Cost
 	window   time.Duration
+	carry    []string
 
-	turn   chan struct{}   // one place: who holds it may run Argon2id and change the state
-	queue  chan struct{}   // places to wait for turn
-	opened chan struct{}   // closed when the root opens
-	wake   chan struct{}   // one place: a device has become available
-	life   context.Context //nolint:containedctx // of what runs beside the callers; ends with Close
-	end    context.CancelFunc
-	tries  sync.WaitGroup // calls of devices, and AutoUnlock
+	turn  chan struct{}   // one place: who holds it may run Argon2id and change the state
+	queue chan struct{}   // places to wait for turn
+	wake  chan struct{}   // one place: a device has become available
+	life  context.Context //nolint:containedctx // of what runs beside the callers; ends with Close
+	end   context.CancelFunc
+	tries sync.WaitGroup // calls of devices, and AutoUnlock
 
-	mu        sync.RWMutex // guards all below
-	root      secret.Bytes // nil while locked
+	mu        sync.RWMutex  // guards all below
+	opened    chan struct{} // closed when the root opens
+	ring                    // root is nil while locked
 	closed    bool
 	shares    collection
 	devices   map[string]attached  // by configured name
@@ -98,16 +106,16 @@ func New(store Store, recorder audit.Recorder, o Options) *Keeper {
 		o.ShareWindow = 15 * time.Minute
 	}
 	life, end := context.WithCancel(context.Background())
-	return &Keeper{store: store, recorder: recorder, log: o.Logger, now: o.Now, cost: o.Argon2, window: o.ShareWindow,
+	return &Keeper{store: store, recorder: recorder, log: o.Logger, now: o.Now, cost: o.Argon2, window: o.ShareWindow, carry: slices.Clone(o.Carry),
 		turn: make(chan struct{}, 1), queue: make(chan struct{}, maxQueue), opened: make(chan struct{}),
 		wake: make(chan struct{}, 1), life: life, end: end}
 }
 
 var errLocked = fault.New(fault.Locked, "the service is locked: unlock it first")
 
-// Derive gives the 32-byte key of a label: HKDF-SHA-256 (RFC 5869) over the root without salt, the label as info. The same
-// label always gives the same key, other labels unrelated ones. The caller wipes it. fault.Locked while the root is not
-// open.
+// Derive gives the 32-byte key of a label: HKDF-SHA-256 (RFC 5869) over the newest root without salt, the label as info; of labels in
+// Options.Carry, the key that they had before the root was replaced first. Other labels give unrelated keys. The caller wipes it.
+// fault.Locked while the root is not open.
 func (k *Keeper) Derive(label string) (secret.Bytes, error) {
 	if label == "" || len(label) > maxDeriveName {
 		return nil, fault.New(fault.Internal, "a derivation label is empty or too long")
@@ -117,7 +125,42 @@ func (k *Keeper) Derive(label string) (secret.Bytes, error) {
 	if k.root == nil {
 		return nil, errLocked
 	}
-	key, err := hkdf.Key(sha256.New, k.root, nil, label, Size)
+	return k.derive(label)
+}
+
+// DeriveAt gives the key of a label under the root of a generation, carried or not. fault.KeyMaterial when the generation is none, or is not kept any
+// more; else as Derive.
+func (k *Keeper) DeriveAt(label string, generation uint32) (secret.Bytes, error) {
+	if label == "" || len(label) > maxDeriveName {
+		return nil, fault.New(fault.Internal, "a derivation label is empty or too long")
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.root == nil {
+		return nil, errLocked
+	}
+	held := k.root
+	if generation != k.generation {
+		held = k.earlier[generation]
+	}
+	if held == nil {
+		return nil, errGone
+	}
+	return expand(held, label)
+}
+
+// Generation of the root that is open: 1 at first, one more with each Rotate. fault.Locked while it is not open.
+func (k *Keeper) Generation() (uint32, error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.root == nil {
+		return 0, errLocked
+	}
+	return k.generation, nil
+}
+
+func expand(root secret.Bytes, label string) (secret.Bytes, error) {
+	key, err := hkdf.Key(sha256.New, root, nil, label, Size)
 	if err != nil {
 		return nil, fmt.Errorf("deriving a key from the root: %w", err)
 	}
@@ -131,8 +174,12 @@ func (k *Keeper) Locked() bool {
 	return k.root == nil
 }
 
-// Opened is closed when the root opens. It stays open on a Keeper that is closed while locked.
-func (k *Keeper) Opened() <-chan struct{} { return k.opened }
+// Opened is closed when the root opens. It stays open on a Keeper that is closed while locked. A root that is locked again (see Follow) has a new one.
+func (k *Keeper) Opened() <-chan struct{} {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.opened
+}
 
 // Close wipes the root and the collected shares, and ends AutoUnlock and the calls of devices. Derived keys that were given out are not affected, nor
 // are the devices.
@@ -140,8 +187,8 @@ func (k *Keeper) Close() {
 	k.end()
 	k.mu.Lock()
 	k.closed = true
-	k.root.Wipe()
-	k.root = nil
+	k.ring.wipe()
+	k.ring = ring{}
 	k.shares.reset()
 	k.mu.Unlock()
 	k.tries.Wait()
@@ -182,14 +229,14 @@ func (k *Keeper) Init(ctx context.Context, who Caller, n NewSlot) (*Added, error
 		}
 		fresh := make(secret.Bytes, Size)
 		rand.Read(fresh) // never fails (crypto/rand, since Go 1.24)
-		if added, err = k.make(ctx, n, fresh); err != nil {
+		if added, err = k.make(ctx, n, 1, fresh); err != nil {
 			return err
 		}
 		if err := k.record(ctx, start, who, ActionInit, added.Slot.ID, string(n.Kind), nil, k.store.InsertFirstSlot(added.Slot)); err != nil {
 			fresh.Wipe()
 			return err
 		}
-		return k.open(fresh)
+		return k.open(ring{root: fresh, generation: 1})
 	})
 	if err != nil {
 		return nil, k.denied(ctx, start, who, ActionInit, uuid.Nil, kindWord(n.Kind), err)
@@ -207,7 +254,7 @@ func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, er
 	k.settle(&n)
 	var added *Added
 	err := k.alone(ctx, func() error {
-		held, err := k.copyRoot()
+		held, generation, err := k.copyRoot()
 		if err != nil {
 			return err
 		}
@@ -219,7 +266,7 @@ func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, er
 		if len(slots) >= MaxSlots {
 			return fault.New(fault.Conflict, fmt.Sprintf("there are %d root slots already: remove one first", MaxSlots))
 		}
-		if added, err = k.make(ctx, n, held); err != nil {
+		if added, err = k.make(ctx, n, generation, held); err != nil {
 			return err
 		}
 		return k.record(ctx, start, who, ActionSlotAdd, added.Slot.ID, string(n.Kind), nil, k.store.InsertSlot(added.Slot))

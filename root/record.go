@@ -3,6 +3,7 @@ package root
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -30,27 +31,32 @@ func (k *Keeper) alone(ctx context.Context, f func() error) error {
 	return f()
 }
 
-// open takes over fresh as the root. The caller holds the turn.
-func (k *Keeper) open(fresh secret.Bytes) error {
+// open takes over what was opened. The caller holds the turn.
+func (k *Keeper) open(fresh ring) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
-		fresh.Wipe()
+		fresh.wipe()
 		return fault.New(fault.Unavailable, "the service is stopping")
 	}
-	k.root = fresh
-	k.shares.reset()
-	close(k.opened)
+	locked := k.root == nil
+	k.ring.wipe()
+	k.ring = fresh
+	if locked {
+		k.shares.reset()
+		close(k.opened)
+	}
 	return nil
 }
 
-func (k *Keeper) copyRoot() (secret.Bytes, error) {
+// copyRoot gives the newest root and its generation.
+func (k *Keeper) copyRoot() (secret.Bytes, uint32, error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	if k.root == nil {
-		return nil, errLocked
+		return nil, 0, errLocked
 	}
-	return append(make(secret.Bytes, 0, Size), k.root...), nil
+	return slices.Clone(k.root), k.generation, nil
 }
 
 // errUnseen marks a refusal before anything was looked at. It is not recorded: callers need no credential to come this far,

@@ -54,15 +54,19 @@ func slotKey(id uuid.UUID, kind Kind, ikm secret.Bytes) (secret.Bytes, error) {
 	return key, nil
 }
 
-// binding is what the sealed root is bound to: id ‖ kind ‖ params, the latter two length-prefixed. A slot whose id, kind or
-// parameters were changed does not open.
+// binding is what the sealed root is bound to: id ‖ kind ‖ params, the latter two length-prefixed, and from the second generation on the
+// generation. A slot whose id, kind, parameters or generation were changed does not open.
 func (s *Slot) binding() []byte {
-	b := make([]byte, 0, len(s.ID)+1+len(s.Kind)+4+len(s.Params))
+	b := make([]byte, 0, len(s.ID)+1+len(s.Kind)+4+len(s.Params)+4)
 	b = append(b, s.ID[:]...)
 	b = append(b, byte(len(s.Kind)))
 	b = append(b, s.Kind...)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(s.Params)))
-	return append(b, s.Params...)
+	b = append(b, s.Params...)
+	if s.Generation > 1 {
+		b = binary.BigEndian.AppendUint32(b, s.Generation)
+	}
+	return b
 }
 
 // seal fills s.Sealed with root under the slot's secret.
@@ -97,8 +101,8 @@ func (s *Slot) open(ikm secret.Bytes) (secret.Bytes, error) {
 	return root, nil
 }
 
-// make prepares a slot for root. The caller holds the turn.
-func (k *Keeper) make(ctx context.Context, n NewSlot, root secret.Bytes) (*Added, error) {
+// make prepares a slot for root, which is of the generation. The caller holds the turn.
+func (k *Keeper) make(ctx context.Context, n NewSlot, generation uint32, root secret.Bytes) (*Added, error) {
 	if err := checkLabel(n.Label); err != nil {
 		return nil, err
 	}
@@ -106,7 +110,7 @@ func (k *Keeper) make(ctx context.Context, n NewSlot, root secret.Bytes) (*Added
 	if err != nil {
 		return nil, fmt.Errorf("making a slot id: %w", err)
 	}
-	a := &Added{Slot: &Slot{ID: id, Kind: n.Kind, Label: n.Label, CreatedAt: k.now().UTC().Truncate(time.Microsecond)}}
+	a := &Added{Slot: &Slot{ID: id, Kind: n.Kind, Label: n.Label, CreatedAt: k.now().UTC().Truncate(time.Microsecond), Generation: generation}}
 	switch {
 	case n.Device != "" || n.Kind.OnDevice():
 		err = k.makeDevice(ctx, a.Slot, n.Device, root)

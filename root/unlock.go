@@ -120,11 +120,15 @@ func (k *Keeper) unlock(ctx context.Context, who Caller, kind Kind, try func([]*
 		if err != nil || root == nil {
 			return err
 		}
-		if err := k.record(ctx, start, who, ActionUnlock, slot.ID, string(kind), nil); err != nil {
-			root.Wipe()
+		fresh, err := k.complete(ctx, slot.Generation, root)
+		if err != nil {
 			return err
 		}
-		return k.open(root)
+		if err := k.record(ctx, start, who, ActionUnlock, slot.ID, string(kind), nil); err != nil {
+			fresh.wipe()
+			return err
+		}
+		return k.open(fresh)
 	})
 	if err != nil {
 		return k.denied(ctx, start, who, ActionUnlock, uuid.Nil, string(kind), err)

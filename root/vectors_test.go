@@ -45,6 +45,29 @@ type slotVectors struct {
 	} `json:"derived"`
 	Slots   []slotVector   `json:"slots"`
 	Devices []deviceVector `json:"device_slots"`
+	Later   []struct {
+		slotVector
+		Generation uint32   `json:"generation"`
+		Root       hexBytes `json:"root"`
+	} `json:"later_slots"`
+	Keyring []keptVector `json:"keyring"`
+}
+
+type keptVector struct {
+	Name       string   `json:"name"`
+	Kind       KeptKind `json:"kind"`
+	Under      uint32   `json:"under"`
+	Generation uint32   `json:"generation"`
+	Label      string   `json:"label"`
+	Root       hexBytes `json:"root"` // that it is sealed under
+	Key        hexBytes `json:"key"`
+	Binding    hexBytes `json:"binding"`
+	Value      hexBytes `json:"value"`
+	Sealed     hexBytes `json:"sealed"`
+}
+
+func (v *keptVector) entry() *Kept {
+	return &Kept{Kind: v.Kind, Under: v.Under, Generation: v.Generation, Label: v.Label, Sealed: v.Sealed}
 }
 
 // deviceVector is a slot that a device seals: what it seals under is its own, what it binds it to is ours.
@@ -67,7 +90,7 @@ func loadSlots(t testing.TB) (v slotVectors) {
 	if err := json.Unmarshal(b, &v, json.RejectUnknownMembers(true)); err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Slots) == 0 || len(v.Derived) == 0 || len(v.Devices) == 0 {
+	if len(v.Slots) == 0 || len(v.Derived) == 0 || len(v.Devices) == 0 || len(v.Later) == 0 || len(v.Keyring) == 0 {
 		t.Fatal("no vectors")
 	}
 	return v
@@ -115,6 +138,59 @@ func TestVectors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A slot of a later generation, and what the keyring keeps under it.
+func TestKeyringVectors(t *testing.T) {
+	vectors := loadSlots(t)
+	m := &memory{newest: 2}
+	for _, v := range vectors.Keyring {
+		e := v.entry()
+		if b := e.binding(); !bytes.Equal(b, v.Binding) {
+			t.Errorf("%s: binding %x", v.Name, b)
+		}
+		if key, err := expand(secret.Bytes(v.Root), labelKeyring); err != nil || !bytes.Equal(key, v.Key) {
+			t.Errorf("%s: key %x, %v", v.Name, []byte(key), err)
+		}
+		if value, err := e.open(secret.Bytes(v.Root)); err != nil || !bytes.Equal(value, v.Value) {
+			t.Errorf("%s: opened to %x, %v", v.Name, []byte(value), err)
+		}
+		for _, change := range []func(e *Kept){func(e *Kept) { e.Kind = "other" }, func(e *Kept) { e.Under++ }, func(e *Kept) { e.Generation++ }, func(e *Kept) { e.Label += "x" }} {
+			e := v.entry()
+			change(e)
+			if _, err := e.open(secret.Bytes(v.Root)); err == nil {
+				t.Errorf("%s: opened as %+v", v.Name, e)
+			}
+		}
+		m.kept = append(m.kept, e)
+	}
+	for _, v := range vectors.Later {
+		s := &Slot{ID: v.ID, Kind: v.Kind, Params: []byte(v.Params), Sealed: v.Sealed, Generation: v.Generation}
+		if b := s.binding(); !bytes.Equal(b, v.Binding) {
+			t.Errorf("%s: binding %x", v.Name, b)
+		}
+		m.slots = append(m.slots, s)
+		file, err := ParseKeyFile([]byte(v.KeyFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := keeper(t, m)
+		if err := k.UnlockKeyFile(t.Context(), who, file); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(k.root, v.Root) || k.generation != v.Generation || !bytes.Equal(k.earlier[1], vectors.Root) {
+			t.Errorf("%s: another root", v.Name)
+		}
+		for _, d := range vectors.Derived {
+			if old, err := k.DeriveAt(d.Label, 1); err != nil || !bytes.Equal(old, d.Key) {
+				t.Errorf("%s under the first root: %v", d.Label, err)
+			}
+			carried := d.Label == "keywright/v1/api-key-pepper"
+			if (derive(t, k, d.Label) == string(d.Key)) != carried {
+				t.Errorf("%s: carried should be %v", d.Label, carried)
+			}
+		}
 	}
 }
 

@@ -27,6 +27,10 @@ type Harness struct {
 	Foreign func(t testing.TB, name string) backend.Backend
 	// Requires says what must be there, so that a capability that got lost fails instead of passing as "not advertised".
 	Requires Requirements
+	// Replace replaces the key that protects the material of the backend's keys by another, so that all that was made before is stale. nil: the backend
+	// is no backend.Resealer. Wrapped says that keys in device custody are under it too.
+	Replace func(t testing.TB, b backend.Backend)
+	Wrapped bool
 	// Workers is how many goroutines use the backend at once; 0: 8.
 	Workers int
 	// Only names the parts of the suite to run, for a second run of an implementation with other options; nil: all.
@@ -83,6 +87,7 @@ func Run(t *testing.T, h Harness) {
 			{"concurrent", s.testConcurrent},
 			{"contexts", s.testContexts},
 			{"sealer", s.testSealer},
+			{"reseal", s.testReseal},
 			{"random", s.testRandom},
 			{"ping", s.testPing},
 		})

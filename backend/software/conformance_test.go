@@ -2,7 +2,9 @@ package software_test
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"slices"
+	"sync/atomic"
 	"testing"
 
 	"github.com/keywright/keywright/backend"
@@ -11,24 +13,30 @@ import (
 	"github.com/keywright/keywright/secret"
 )
 
-// device gives a function that opens one software root again and again.
-func device(t testing.TB, id string, capacity int) func(testing.TB, string) backend.Backend {
+// device gives a function that opens one software root again and again, and the generation of that root.
+func device(t testing.TB, id string, capacity int) (open func(testing.TB, string) backend.Backend, newest *atomic.Uint32) {
 	t.Helper()
 	root := make([]byte, 32)
 	if _, err := rand.Read(root); err != nil {
 		t.Fatal(err)
 	}
+	newest = new(atomic.Uint32)
+	newest.Store(1)
 	return func(t testing.TB, name string) backend.Backend {
 		t.Helper()
 		b, err := software.Open(t.Context(), software.Options{
 			Name: name, ID: id, Capacity: capacity,
-			Derive: func(string) (secret.Bytes, error) { return slices.Clone(root), nil },
+			Generation: func() (uint32, error) { return newest.Load(), nil },
+			DeriveAt: func(_ string, generation uint32) (secret.Bytes, error) {
+				key := sha256.Sum256(append(slices.Clone(root), byte(generation)))
+				return key[:], nil
+			},
 		})
 		if err != nil {
 			t.Fatalf("Open: %v", err)
 		}
 		return b
-	}
+	}, newest
 }
 
 func harness(t testing.TB, capacity int) backendtest.Harness {
@@ -37,8 +45,10 @@ func harness(t testing.TB, capacity int) backendtest.Harness {
 	for _, a := range backend.Algorithms() {
 		all = append(all, a.Name)
 	}
+	open, newest := device(t, "", capacity)
+	foreign, _ := device(t, "another-root", capacity)
 	return backendtest.Harness{
-		Open: device(t, "", capacity), Foreign: device(t, "another-root", capacity),
+		Open: open, Foreign: foreign, Replace: func(testing.TB, backend.Backend) { newest.Add(1) },
 		Requires: backendtest.Requirements{Algorithms: all, Import: true, Export: true, Sealer: true, Randomer: true, Pinger: true},
 	}
 }
@@ -50,12 +60,13 @@ func TestConformance(t *testing.T) {
 // TestConformanceUncached runs what a cache could hide: each Load opens its material anew.
 func TestConformanceUncached(t *testing.T) {
 	h := harness(t, -1)
-	h.Only = []string{"info", "handles", "aead", "refs", "destroy", "contexts", "close", "close-in-use"}
+	h.Only = []string{"info", "handles", "aead", "refs", "destroy", "contexts", "close", "close-in-use", "reseal"}
 	backendtest.Run(t, h)
 }
 
 func BenchmarkBackend(b *testing.B) {
-	be := device(b, "", 0)(b, "bench")
+	open, _ := device(b, "", 0)
+	be := open(b, "bench")
 	defer func() {
 		if err := be.Close(); err != nil {
 			b.Error(err)

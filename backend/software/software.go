@@ -39,8 +39,13 @@ type Options struct {
 	// ID is the device identity; "" is DefaultID. It is for programs that open more than one root.
 	ID string
 	// Derive gives 32 bytes for a label, the same ones each time, out of the root; the backend wipes them. It answers
-	// fault.Locked while the root is not open. It is asked once, at the first use after that.
+	// fault.Locked while the root is not open. It is asked once, at the first use after that. Of a root that can be replaced, DeriveAt and Generation
+	// are given instead.
 	Derive func(label string) (secret.Bytes, error)
+	// DeriveAt is Derive for the root of a generation; fault.KeyMaterial when that one is not kept any more. Generation gives the newest one, from 1, which is what
+	// new material is sealed under.
+	DeriveAt   func(label string, generation uint32) (secret.Bytes, error)
+	Generation func() (uint32, error)
 	// Capacity, Bytes, Held, TTL and Now are those of sealed.Options.
 	Capacity int
 	Bytes    int64
@@ -53,7 +58,7 @@ type Options struct {
 	Registerer prometheus.Registerer
 }
 
-// Backend is the software backend. It implements backend.Backend, Importer, Sealer, Randomer and Pinger.
+// Backend is the software backend. It implements backend.Backend, Importer, Sealer, Resealer, Randomer and Pinger.
 type Backend struct {
 	*sealed.Engine
 	sealer *rootSealer
@@ -65,6 +70,7 @@ var (
 	_ backend.Importer = (*Backend)(nil)
 	_ backend.Revealer = (*Backend)(nil)
 	_ backend.Sealer   = (*Backend)(nil)
+	_ backend.Resealer = (*Backend)(nil)
 	_ backend.Randomer = (*Backend)(nil)
 	_ backend.Pinger   = (*Backend)(nil)
 )
@@ -76,13 +82,17 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, ended(ctx)
 	}
-	if o.Name == "" || o.Derive == nil {
+	if o.Name == "" || (o.Derive == nil) == (o.DeriveAt == nil) || (o.DeriveAt == nil) != (o.Generation == nil) {
 		return nil, errors.New("software: a name and a root are required")
+	}
+	if o.DeriveAt == nil {
+		o.DeriveAt = func(label string, _ uint32) (secret.Bytes, error) { return o.Derive(label) }
+		o.Generation = func() (uint32, error) { return 1, nil }
 	}
 	if o.ID == "" {
 		o.ID = DefaultID
 	}
-	s := &rootSealer{derive: o.Derive}
+	s := &rootSealer{derive: o.DeriveAt, generation: o.Generation}
 	e, err := sealed.New(s, sealed.Options{Name: o.Name, Custody: backend.CustodySoftware, Capacity: o.Capacity, Bytes: o.Bytes, Held: o.Held, TTL: o.TTL,
 		Now: o.Now, Rand: o.Rand, Registerer: o.Registerer})
 	if err != nil {

@@ -80,47 +80,55 @@ type memberConfig struct {
 // completeBackends checks the backends' names and URIs, and adds what is always there.
 func (c *config) completeBackends() error {
 	seen, tpms, soft := map[string]bool{}, map[string]bool{}, false
-	for _, b := range c.Backends {
-		scheme, _, ok := strings.Cut(b.URI, ":")
-		if b.Name == "" || !ok {
-			return errors.New("a backend needs a name and a URI, as in NAME=software: on the command line")
-		}
-		if seen[b.Name] {
-			return fmt.Errorf("two backends are named %s", b.Name)
-		}
-		seen[b.Name] = true
-		if b.TPM != (tpmConfig{}) && !isTPM(b.URI) {
-			return fmt.Errorf("backend %s: tpm is for the URI of a TPM", b.Name)
-		}
-		switch {
-		case strings.EqualFold(scheme+":", uri.Scheme):
-			if _, err := b.members(); err != nil {
-				return fmt.Errorf("backend %s: %w", b.Name, err)
-			}
-		case isTPM(b.URI):
-			o, err := b.tpmOptions()
-			if err != nil {
-				return fmt.Errorf("backend %s: %w", b.Name, err)
-			}
-			if at := o.URI.Address; tpms[at] {
-				return fmt.Errorf("backend %s: two backends are on the same TPM", b.Name)
-			}
-			tpms[o.URI.Address] = true
-		case scheme+":" != schemeSoftware:
-			return fmt.Errorf("backend %s: this build opens software:, pkcs11: and tpm: only", b.Name)
-		case b.URI != schemeSoftware:
-			return fmt.Errorf("backend %s: software: takes nothing behind the colon", b.Name)
-		case soft:
-			return errors.New("a software backend stands for the one root, so there can be only one")
-		default:
-			soft = true
-		}
+	var errs []error
+	for i := range c.Backends {
+		err := c.Backends[i].check(seen, tpms, &soft)
+		errs = append(errs, at(fmt.Sprintf("backends[%d]", i), err))
 	}
 	if !soft {
 		if seen["software"] {
-			return errors.New("the name software is for the software backend, which is always there")
+			errs = append(errs, errors.New("the name software is for the software backend, which is always there"))
 		}
 		c.Backends = append(c.Backends, backendConfig{Name: "software", URI: schemeSoftware})
+	}
+	return errors.Join(errs...)
+}
+
+// check refuses what cannot be right about a backend, beside those seen before it.
+func (b *backendConfig) check(seen, tpms map[string]bool, soft *bool) error {
+	scheme, _, ok := strings.Cut(b.URI, ":")
+	if b.Name == "" || !ok {
+		return errors.New("a backend needs a name and a URI, as in NAME=software: on the command line")
+	}
+	if seen[b.Name] {
+		return fmt.Errorf("two backends are named %s", b.Name)
+	}
+	seen[b.Name] = true
+	if b.TPM != (tpmConfig{}) && !isTPM(b.URI) {
+		return fmt.Errorf("backend %s: tpm is for the URI of a TPM", b.Name)
+	}
+	switch {
+	case strings.EqualFold(scheme+":", uri.Scheme):
+		if _, err := b.members(); err != nil {
+			return fmt.Errorf("backend %s: %w", b.Name, err)
+		}
+	case isTPM(b.URI):
+		o, err := b.tpmOptions()
+		if err != nil {
+			return fmt.Errorf("backend %s: %w", b.Name, err)
+		}
+		if tpms[o.URI.Address] {
+			return fmt.Errorf("backend %s: two backends are on the same TPM", b.Name)
+		}
+		tpms[o.URI.Address] = true
+	case scheme+":" != schemeSoftware:
+		return fmt.Errorf("backend %s: this build opens software:, pkcs11: and tpm: only", b.Name)
+	case b.URI != schemeSoftware:
+		return fmt.Errorf("backend %s: software: takes nothing behind the colon", b.Name)
+	case *soft:
+		return errors.New("a software backend stands for the one root, so there can be only one")
+	default:
+		*soft = true
 	}
 	return nil
 }

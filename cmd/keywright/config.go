@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/go-viper/mapstructure/v2"
@@ -37,6 +38,8 @@ type config struct {
 	Log          logConfig       `koanf:"log"`
 	Cache        cacheConfig     `koanf:"cache"`
 	Limits       limitsConfig    `koanf:"limits"`
+	Events       eventsConfig    `koanf:"events"`
+	Webhooks     webhooksConfig  `koanf:"webhooks"`
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for
@@ -93,24 +96,28 @@ type cacheConfig struct {
 // materialBytes is MaterialMiB in bytes.
 func (c *cacheConfig) materialBytes() int64 { return int64(c.MaterialMiB) << 20 }
 
+// errUnreadable is of a file that is not there, or no YAML.
+var errUnreadable = errors.New("reading configuration")
+
 // loadConfig reads a YAML file.
 func loadConfig(path string) (config, error) {
 	var c config
 	k := koanf.New(".")
 	if err := k.Load(file.Provider(path), yaml.Parser()); err != nil {
-		return c, fmt.Errorf("reading configuration: %w", err)
+		return c, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
+	var seen mapstructure.Metadata
 	err := k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
-		Result: &c, TagName: "koanf", ErrorUnused: true, WeaklyTypedInput: false,
+		Result: &c, TagName: "koanf", Metadata: &seen, WeaklyTypedInput: false,
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(mapstructure.StringToTimeDurationHookFunc(), storeByURL, listenByAddress),
 	}})
-	if err != nil {
+	if err = errors.Join(misread(err), unknown(seen.Unused)); err != nil {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	c.Root.origin = uri.FromFile
 	if own := (&backendConfig{URI: c.Root.Device}); own.hasPIN() {
 		if err := ownerOnly(path); err != nil {
-			return c, fmt.Errorf("the configuration holds the PIN of the root's device: %w", err)
+			return c, at("root.device", fmt.Errorf("the configuration holds the PIN of the root's device: %w", err))
 		}
 	}
 	for i := range c.Backends {
@@ -118,11 +125,49 @@ func loadConfig(path string) (config, error) {
 		b.origin = uri.FromFile
 		if b.hasPIN() {
 			if err := ownerOnly(path); err != nil {
-				return c, fmt.Errorf("the configuration holds the PIN of backend %s: %w", b.Name, err)
+				return c, at(fmt.Sprintf("backends[%d].uri", i), fmt.Errorf("the configuration holds the PIN of backend %s: %w", b.Name, err))
 			}
 		}
 	}
 	return c, nil
+}
+
+// misread names the settings that are not of their type, without what stands there.
+func misread(err error) error {
+	var inside *mapstructure.DecodeError
+	if !errors.As(err, &inside) {
+		return err
+	}
+	switch e := err.(type) { //nolint:errorlint // the tree is walked from its top
+	case interface{ Unwrap() []error }:
+		var out error
+		for _, one := range e.Unwrap() {
+			out = errors.Join(out, misread(one))
+		}
+		return out
+	case *mapstructure.DecodeError:
+		if !errors.As(e.Unwrap(), &inside) {
+			var other *mapstructure.UnconvertibleTypeError
+			if errors.As(e, &other) && other.Expected.IsValid() {
+				return at(e.Name(), fmt.Errorf("a %s is expected here (a text may need quotes)", other.Expected.Kind()))
+			}
+			return at(e.Name(), errors.New("what stands here is not of the form that this setting takes"))
+		}
+		return misread(e.Unwrap())
+	case interface{ Unwrap() error }:
+		return misread(e.Unwrap())
+	}
+	return err
+}
+
+// unknown refuses settings that there are not.
+func unknown(paths []string) error {
+	slices.Sort(paths)
+	errs := make([]error, 0, len(paths))
+	for _, p := range paths {
+		errs = append(errs, at(p, errors.New("there is no such setting")))
+	}
+	return errors.Join(errs...)
 }
 
 // storeByURL takes a text for a store's URL.
@@ -133,27 +178,24 @@ func storeByURL(_, to reflect.Type, data any) (any, error) {
 	return data, nil
 }
 
-// complete fills in the defaults and refuses what cannot be right.
+// complete fills in the defaults and refuses what cannot be right. Each part says its own errors, with the path of the setting: all that a
+// start can know without opening anything. `keywright config check` runs it too, and then looks further: see inspect.
 func (c *config) complete(dev bool) error {
 	if c.Data == "" {
-		return errors.New("no data folder: give --data DIR, or data: in the configuration")
-	}
-	if err := c.credentials(); err != nil {
-		return err
-	}
-	if err := c.completeTransport(dev); err != nil {
-		return err
-	}
-	if err := c.Store.complete(c.Data); err != nil {
-		return err
+		return at("data", errors.New("no data folder: give --data DIR, or data: in the configuration"))
 	}
 	if c.OwnerKeyFile == "" {
 		c.OwnerKeyFile = filepath.Join(c.Data, "owner.key")
 	}
-	if err := c.completeBackends(); err != nil {
-		return err
+	if err := c.credentials(); err != nil {
+		return err // what follows looks at the files
 	}
-	return c.completeRoot()
+	return errors.Join(
+		c.completeTransport(dev),
+		at("store", c.Store.complete(c.Data)),
+		at("backends", c.completeBackends()),
+		at("root", c.completeRoot()),
+	)
 }
 
 // ownerOnly refuses a file of secrets that others can read (secret.Private).

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -22,6 +23,7 @@ func (c *config) files() []fileField {
 	out := []fileField{
 		{"owner_key_file", &c.OwnerKeyFile}, {"store.password_file", &c.Store.PasswordFile},
 		{"tls.cert_file", &c.TLS.CertFile}, {"tls.key_file", &c.TLS.KeyFile}, {"tls.client_ca_file", &c.TLS.ClientCAFile},
+		{"webhooks.ca_file", &c.Webhooks.CAFile},
 		{"root.key_file", &c.Root.KeyFile}, {"root.passphrase_file", &c.Root.PassphraseFile},
 		{"root.tpm.owner_auth_file", &c.Root.TPM.OwnerAuthFile}, {"root.tpm.endorsement_auth_file", &c.Root.TPM.EndorsementAuthFile},
 	}
@@ -32,21 +34,37 @@ func (c *config) files() []fileField {
 	return out
 }
 
-// credentials puts the file of each credential in the place of its name.
+// credentials puts the file of each credential in the place of its name. What cannot be found is left as it is.
 func (c *config) credentials() error {
+	var errs []error
 	for _, f := range c.files() {
 		name, ok := strings.CutPrefix(*f.value, credentialScheme)
-		if !ok {
-			continue
-		}
 		dir := os.Getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" {
-			return at(f.path, errors.New("it names a credential, and the service manager has passed none ($CREDENTIALS_DIRECTORY is not set)"))
+		switch {
+		case !ok:
+		case dir == "":
+			errs = append(errs, at(f.path, errors.New("it names a credential, and the service manager has passed none ($CREDENTIALS_DIRECTORY is not set)")))
+		case name == "" || name == "." || name == ".." || strings.ContainsRune(name, '/'):
+			errs = append(errs, at(f.path, errors.New("a credential is credential:NAME")))
+		default:
+			*f.value = filepath.Join(dir, name)
 		}
-		if name == "" || name == "." || name == ".." || strings.ContainsRune(name, '/') {
-			return at(f.path, errors.New("a credential is credential:NAME"))
-		}
-		*f.value = filepath.Join(dir, name)
+	}
+	return errors.Join(errs...)
+}
+
+// secretLine wants a file with a secret in its first line, that nobody else can read.
+func secretLine(path string) error {
+	if err := ownerOnly(path); err != nil {
+		return err
+	}
+	b, err := readSmall(path, 4096)
+	if err != nil {
+		return err
+	}
+	defer clear(b)
+	if line, _, _ := bytes.Cut(b, []byte("\n")); len(bytes.TrimSuffix(line, []byte("\r"))) == 0 {
+		return fmt.Errorf("the first line of %s is empty", path)
 	}
 	return nil
 }
@@ -60,10 +78,11 @@ type settingError struct {
 func (e *settingError) Error() string { return e.path + ": " + e.err.Error() }
 func (e *settingError) Unwrap() error { return e.err }
 
-// at says which setting an error is about.
+// at says which setting an error is about, unless it says so itself.
 func at(path string, err error) error {
-	if err == nil {
-		return nil
+	var closer *settingError
+	if err == nil || errors.As(err, &closer) {
+		return err
 	}
 	return &settingError{path, err}
 }

@@ -40,13 +40,16 @@ type commands struct {
 	Attest   attestCmd   `cmd:"" help:"Verify evidence of where a key lives." group:"Service"`
 	Audit    auditCmd    `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
 	Backends backendsCmd `cmd:"" help:"What the backends can do." group:"Service"`
+	Events   eventsCmd   `cmd:"" help:"Show what changes, as it happens." group:"Service"`
 	Jobs     jobsCmd     `cmd:"" help:"Work that outlives the request that asked for it." group:"Service"`
 	Settings settingsCmd `cmd:"" help:"What the tenant has settled for itself." group:"Service"`
 	Root     rootCmd     `cmd:"" help:"The ways to open the root secret." group:"Service"`
 	Health   healthCmd   `cmd:"" help:"Whether the service is up; exit code 6 when it is not, or locked." group:"Service"`
 	Whoami   whoamiCmd   `cmd:"" help:"Who the service takes you for." group:"Service"`
+	Webhooks webhooksCmd `cmd:"" help:"Receivers of events." group:"Service"`
 	Unlock   unlockCmd   `cmd:"" help:"Open the root secret of a locked service." group:"Service"`
 	Serve    serveCmd    `cmd:"" help:"Run the service." group:"Service"`
+	Config   configCmd   `cmd:"" help:"Check a configuration before the service has to." group:"Service"`
 
 	HSM hsmCmd `cmd:"" name:"hsm" help:"Look at PKCS#11 tokens and prepare them, without the service." group:"Devices"`
 

@@ -23,6 +23,7 @@ import (
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
@@ -47,6 +48,10 @@ type node struct {
 	keys   *keys.Service
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
+
+	changes  *events.Feed
+	streams  *events.Streams
+	webhooks *events.Webhooks
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -90,7 +95,10 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.onClose(func() error { return within(n.lastCheckpoint) })
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
-	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials,
+	if err := n.openEvents(registry); err != nil {
+		return n, err
+	}
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
 		Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
 	if err != nil {
 		return n, err
@@ -270,6 +278,7 @@ func (n *node) serve(ctx context.Context) error {
 	case err = <-failed:
 	}
 	n.log.Info("Keywright is stopping")
+	n.streams.Drain()
 	cancel()
 	for _, s := range servers {
 		if late := within(s.Shutdown); late != nil {

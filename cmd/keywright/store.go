@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 
 	"github.com/google/uuid"
@@ -11,6 +10,7 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/cluster"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
@@ -28,6 +28,7 @@ type store interface {
 	idempotency.Store
 	jobs.Store
 	cluster.Store
+	events.Store
 	Deployment() uuid.UUID
 	Ping(ctx context.Context) error
 	Close() error
@@ -40,18 +41,22 @@ func (s *storeConfig) complete(data string) error {
 	}
 	if !postgres.IsURI(s.URL) {
 		if (*s != storeConfig{URL: s.URL}) {
-			return errors.New("store: only a PostgreSQL store takes password_file, schema, connections and statement_timeout")
+			return errors.New("only a PostgreSQL store takes password_file, schema, connections and statement_timeout")
 		}
-		return nil
+		_, err := sqlite.ParseURI(s.URL)
+		return err
 	}
 	if s.Connections != 0 && s.Connections < 2 || s.StatementTimeout < 0 {
-		return errors.New("store: connections are at least 2, and a time is not negative")
+		return errors.New("connections are at least 2, and a time is not negative")
+	}
+	if err := postgres.CheckURI(s.URL, postgres.Options{}); err != nil {
+		return err
 	}
 	if s.PasswordFile == "" {
 		return nil
 	}
 	if err := ownerOnly(s.PasswordFile); err != nil {
-		return fmt.Errorf("the file with the database's password: %w", err)
+		return at("store.password_file", err)
 	}
 	return nil
 }

@@ -21,8 +21,8 @@ func KeysQuery(tenant uuid.UUID, f keys.Filter, after string, limit int) Query {
 // Fixed are the other queries that lists and searches make, with the index that each has to be read from.
 func Fixed(id []byte) map[string]Query {
 	return map[string]Query{
-		"keys_due":                 {sqlKeysDue, []any{int64(1), 10}},
-		"key_versions_creating":    {sqlKeysCreating, []any{int64(1), 10}},
+		"keys_due":                 {sqlKeysDue, []any{int64(1), 10, int64(0), id}},
+		"key_versions_creating":    {sqlKeysCreating, []any{int64(1), 10, int64(0), id}},
 		"key_versions_pkey":        {sqlVersions, []any{id, int64(1), 10}},
 		"api_keys_tenant":          {sqlAPIKeys, []any{id, id, 10}},
 		"audit_entries_pkey":       {sqlEntries, []any{int64(500), 10}},

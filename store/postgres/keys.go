@@ -1,8 +1,11 @@
 package postgres
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -83,31 +86,41 @@ func keysQuery(tenant uuid.UUID, f keys.Filter, after string, limit int) (string
 }
 
 // KeysDue lists keys of all tenants that need something done; see keys.Store.
-func (s *Store) KeysDue(ctx context.Context, now time.Time, limit int) ([]*keys.Key, error) {
+func (s *Store) KeysDue(ctx context.Context, now time.Time, after keys.DueCursor, limit int) (due []*keys.Key, next keys.DueCursor, err error) {
 	if limit <= 0 {
-		return nil, s.usable(ctx)
+		return nil, next, s.usable(ctx)
 	}
-	all, err := list(ctx, s, "listing keys", scanKeys, sqlKeysDue, now.UnixMicro(), limit)
-	if err != nil {
-		return nil, err
+	from := int64(math.MinInt64 / 2)
+	if !after.At.IsZero() {
+		from = after.At.UnixMicro()
 	}
-	stuck, err := list(ctx, s, "listing keys", scanKeys, sqlKeysCreating, now.Add(-creatingGrace).UnixMicro(), limit)
+	all, err := list(ctx, s, "listing keys", scanKeys, sqlKeysDue, now.UnixMicro(), limit, from, after.ID[:])
 	if err != nil {
-		return nil, err
+		return nil, next, err
+	}
+	stuck, err := list(ctx, s, "listing keys", scanKeys, sqlKeysCreating, now.Add(-creatingGrace).UnixMicro(), limit,
+		from-creatingGrace.Microseconds(), after.ID[:])
+	if err != nil {
+		return nil, next, err
 	}
 	for _, k := range stuck {
 		all = append(all, keyAt{k.key, k.at + creatingGrace.Microseconds()})
 	}
-	slices.SortStableFunc(all, func(a, b keyAt) int { return int(min(max(a.at-b.at, -1), 1)) })
+	slices.SortFunc(all, func(a, b keyAt) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), bytes.Compare(a.key.ID[:], b.key.ID[:]))
+	})
+	if len(all) >= limit { // of either list there may be more behind it
+		all = all[:limit]
+		next = keys.DueCursor{At: time.UnixMicro(all[limit-1].at).UTC(), ID: all[limit-1].key.ID}
+	}
 	seen := make(map[uuid.UUID]bool, len(all))
-	merged := make([]*keys.Key, 0, min(len(all), limit))
 	for _, d := range all {
-		if len(merged) < limit && !seen[d.key.ID] {
+		if !seen[d.key.ID] {
 			seen[d.key.ID] = true
-			merged = append(merged, d.key)
+			due = append(due, d.key)
 		}
 	}
-	return merged, nil
+	return due, next, nil
 }
 
 // DefaultKey gives the tenant's default key for a purpose.
@@ -185,8 +198,8 @@ const (
 	sqlKeysByLabel      = keysOfLabel + filterKeys
 	sqlKeysByLabelValue = keysOfLabel + " AND l.value = $10" + filterKeys
 
-	sqlKeysDue      = keysSelect + "WHERE k.due_at <= $1 ORDER BY k.due_at LIMIT $2"
+	sqlKeysDue      = keysSelect + "WHERE k.due_at <= $1 AND k.due_at >= $3 AND (k.due_at > $3 OR k.id > $4) ORDER BY k.due_at, k.id LIMIT $2"
 	sqlKeysCreating = "SELECT " + keyColumns + `, v.state_at FROM key_versions v JOIN keys k ON k.id = v.key_id
-		WHERE v.state = 'creating' AND v.state_at < $1 ORDER BY v.state_at, v.key_id LIMIT $2`
+		WHERE v.state = 'creating' AND v.state_at < $1 AND (v.state_at, v.key_id) > ($3, $4) ORDER BY v.state_at, v.key_id LIMIT $2`
 	sqlDefaultKey = "SELECT key_id FROM default_keys WHERE tenant = $1 AND purpose = $2"
 )

@@ -88,17 +88,19 @@ func (s *Store) News(ctx context.Context, from uint64, limit int) (news []cluste
 		if len(news) <= limit {
 			return nil
 		}
-		// Cut between two entries: before that of the last, or behind the first when all are of one.
-		if next = news[limit].Index; news[0].Index == next {
-			news, err = s.newsOf(ctx, c, next)
-			next++
-			return err
+		// The page is cut. It ends with the whole of its last entry.
+		last := news[limit-1].Index
+		next = last + 1
+		if news[limit].Index != last {
+			news = news[:limit]
+			return nil
 		}
-		for news[limit-1].Index == next {
+		for limit > 0 && news[limit-1].Index == last {
 			limit--
 		}
-		news = news[:limit]
-		return nil
+		whole, err := s.newsOf(ctx, c, last)
+		news = append(news[:limit], whole...)
+		return err
 	})
 	return news, next, isLost, err
 }

@@ -52,7 +52,7 @@ func testPlans(t *testing.T, server *rig.Server) {
 		wantPlan(t, db, c.index, postgres.KeysQuery(tenant, c.f, c.after, 100), c.f.State == keys.StateDestroyed)
 	}
 	for index, q := range postgres.Fixed(tenant[:]) {
-		wantPlan(t, db, index, q, index == "key_versions_pkey" || index == "idempotency_created" || index == "jobs_open")
+		wantPlan(t, db, index, q, index == "key_versions_pkey" || index == "keys_due" || index == "idempotency_created" || index == "jobs_open")
 	}
 }
 

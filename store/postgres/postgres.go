@@ -30,6 +30,7 @@ import (
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -39,6 +40,7 @@ var (
 	_ root.Store        = (*Store)(nil)
 	_ keys.Store        = (*Store)(nil)
 	_ idempotency.Store = (*Store)(nil)
+	_ ratelimit.Store   = (*Store)(nil)
 	_ cluster.Store     = (*Store)(nil)
 )
 

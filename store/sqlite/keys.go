@@ -1,10 +1,13 @@
 package sqlite
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -89,43 +92,52 @@ func keysQuery(tenant uuid.UUID, f keys.Filter, after string, limit int) (string
 }
 
 // KeysDue lists keys of all tenants that need something done; see keys.Store.
-func (s *Store) KeysDue(ctx context.Context, now time.Time, limit int) ([]*keys.Key, error) {
+func (s *Store) KeysDue(ctx context.Context, now time.Time, after keys.DueCursor, limit int) (due []*keys.Key, next keys.DueCursor, err error) {
 	if err := s.enter(ctx); err != nil {
-		return nil, err
+		return nil, next, err
 	}
 	defer s.leave()
 	if limit <= 0 {
-		return nil, nil
+		return nil, next, nil
 	}
-	found, at, err := s.keys(ctx, sqlKeysDue, []any{now.UnixMicro(), limit})
+	from := int64(math.MinInt64 / 2)
+	if !after.At.IsZero() {
+		from = after.At.UnixMicro()
+	}
+	found, at, err := s.keys(ctx, sqlKeysDue, []any{now.UnixMicro(), from, from, after.ID[:], limit})
 	if err != nil {
-		return nil, err
+		return nil, next, err
 	}
-	stuck, since, err := s.keys(ctx, sqlKeysCreating, []any{now.Add(-creatingGrace).UnixMicro(), limit})
+	stuck, since, err := s.keys(ctx, sqlKeysCreating, []any{now.Add(-creatingGrace).UnixMicro(), from - creatingGrace.Microseconds(), after.ID[:], limit})
 	if err != nil {
-		return nil, err
+		return nil, next, err
 	}
-	type due struct {
+	type keyAt struct {
 		key *keys.Key
 		at  int64
 	}
-	all := make([]due, 0, len(found)+len(stuck))
+	all := make([]keyAt, 0, len(found)+len(stuck))
 	for i, k := range found {
-		all = append(all, due{k, at[i].Int64})
+		all = append(all, keyAt{k, at[i].Int64})
 	}
 	for i, k := range stuck {
-		all = append(all, due{k, since[i].Int64 + creatingGrace.Microseconds()})
+		all = append(all, keyAt{k, since[i].Int64 + creatingGrace.Microseconds()})
 	}
-	slices.SortStableFunc(all, func(a, b due) int { return int(min(max(a.at-b.at, -1), 1)) })
+	slices.SortFunc(all, func(a, b keyAt) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), bytes.Compare(a.key.ID[:], b.key.ID[:]))
+	})
+	if len(all) >= limit { // of either list there may be more behind it
+		all = all[:limit]
+		next = keys.DueCursor{At: time.UnixMicro(all[limit-1].at).UTC(), ID: all[limit-1].key.ID}
+	}
 	seen := make(map[uuid.UUID]bool, len(all))
-	merged := make([]*keys.Key, 0, min(len(all), limit))
 	for _, d := range all {
-		if len(merged) < limit && !seen[d.key.ID] {
+		if !seen[d.key.ID] {
 			seen[d.key.ID] = true
-			merged = append(merged, d.key)
+			due = append(due, d.key)
 		}
 	}
-	return merged, nil
+	return due, next, nil
 }
 
 // keys reads many, with the last column, a time, beside them.
@@ -257,9 +269,9 @@ const (
 	sqlKeysByLabel      = keysOfLabel + filterKeys
 	sqlKeysByLabelValue = keysOfLabel + " AND l.value = :value" + filterKeys
 
-	sqlKeysDue      = keysSelect + "WHERE k.due_at <= ? ORDER BY k.due_at LIMIT ?"
+	sqlKeysDue      = keysSelect + "WHERE k.due_at <= ? AND k.due_at >= ? AND (k.due_at > ? OR k.id > ?) ORDER BY k.due_at, k.id LIMIT ?"
 	sqlKeysCreating = "SELECT " + keyColumns + `, v.state_at FROM key_versions v CROSS JOIN keys k
-		WHERE k.id = v.key_id AND v.state = 'creating' AND v.state_at < ? ORDER BY v.state_at, v.key_id LIMIT ?`
+		WHERE k.id = v.key_id AND v.state = 'creating' AND v.state_at < ? AND (v.state_at, v.key_id) > (?, ?) ORDER BY v.state_at, v.key_id LIMIT ?`
 
 	sqlDefaultKey = "SELECT key_id FROM default_keys WHERE tenant = ? AND purpose = ?"
 )

@@ -63,16 +63,16 @@ func (s *Store) News(ctx context.Context, from uint64, limit int) (news []cluste
 	if len(news) <= limit {
 		return news, size, false, nil
 	}
-	// Cut between two entries: before that of the last, or behind the first when all are of one.
-	next = news[limit].Index
-	if news[0].Index == next {
-		news, _, _, err = s.readNews(ctx, int64(next), int64(next), math.MaxInt32)
-		return news, next + 1, false, translate("reading news", err)
+	// The page is cut. It ends with the whole of its last entry.
+	last := news[limit-1].Index
+	if news[limit].Index != last {
+		return news[:limit], last + 1, false, nil
 	}
-	for news[limit-1].Index == next {
+	for limit > 0 && news[limit-1].Index == last {
 		limit--
 	}
-	return news[:limit], next, false, nil
+	whole, _, _, err := s.readNews(ctx, int64(last), int64(last), math.MaxInt32)
+	return append(news[:limit], whole...), last + 1, false, translate("reading news", err)
 }
 
 // readNews gives news of the indices from to to, and the size of the log and the floor at the same moment.

@@ -27,6 +27,7 @@ import (
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -36,6 +37,7 @@ var (
 	_ root.Store        = (*Store)(nil)
 	_ keys.Store        = (*Store)(nil)
 	_ idempotency.Store = (*Store)(nil)
+	_ ratelimit.Store   = (*Store)(nil)
 	_ cluster.Store     = (*Store)(nil)
 )
 

@@ -221,7 +221,7 @@ func testDue(t *testing.T, e *env) {
 
 	due := func(limit int) string {
 		t.Helper()
-		list, err := e.KeysDue(t.Context(), at, limit)
+		list, _, err := e.KeysDue(t.Context(), at, keys.DueCursor{}, limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -231,14 +231,41 @@ func testDue(t *testing.T, e *env) {
 		}
 		return strings.Join(names, " ")
 	}
+	// pages walks all that is due in pages: nothing is missed, also where a key is due twice.
+	pages := func(limit int) int {
+		t.Helper()
+		seen := map[uuid.UUID]bool{}
+		for after := (keys.DueCursor{}); ; {
+			list, next, err := e.KeysDue(t.Context(), at, after, limit)
+			if err != nil || len(list) > limit {
+				t.Fatalf("%d keys of at most %d, %v", len(list), limit, err)
+			}
+			for _, k := range list {
+				seen[k.ID] = true
+			}
+			if next == (keys.DueCursor{}) {
+				return len(seen)
+			}
+			after = next
+		}
+	}
 	wantSame(t, "due", due(100), "rotate-5 stuck-4 delete-3 rotate-2 both-1.5 rotate-0")
 	wantSame(t, "the oldest two", due(2), "rotate-5 stuck-4")
 	wantSame(t, "none", due(0), "")
+	for limit := 1; limit < 9; limit++ {
+		wantSame(t, "all, in pages", pages(limit), 6)
+	}
 	deleted.State, deleted.DeletionAt = keys.StateActive, time.Time{}
 	e.must(t, e.UpdateKey(deleted))
 	stuck.State = keys.StateActive
 	e.must(t, e.UpdateVersion(stuck))
 	wantSame(t, "after two are done", due(100), "rotate-5 rotate-2 both-1.5 rotate-0")
+	for i := range 7 { // due at the same moment
+		e.insert(t, a, fmt.Sprint("same-", i), rotate(at.Add(-20*hour), time.Time{}))
+	}
+	for limit := 1; limit < 9; limit++ {
+		wantSame(t, "all, in pages", pages(limit), 11)
+	}
 }
 
 // testUses: the limit is exact, whoever counts at once.

@@ -3,6 +3,7 @@ package storetest
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -98,7 +99,7 @@ func testAPIKeys(t *testing.T, e *env) {
 
 func newSlot() *root.Slot {
 	return &root.Slot{
-		ID: uuid.New(), Kind: root.KindPassphrase, Label: "by hand", Params: []byte(`{"t":1}`), Sealed: []byte{1, 2, 3}, CreatedAt: now(),
+		ID: uuid.New(), Kind: root.KindPassphrase, Label: "by hand", Params: []byte(`{"t":1}`), Sealed: []byte{1, 2, 3}, CreatedAt: now(), Generation: 1,
 	}
 }
 
@@ -210,7 +211,7 @@ func testIdempotency(t *testing.T, e *env) {
 // calls is every method that takes a context.
 func calls(e *env) map[string]func(ctx context.Context) error {
 	id := uuid.New()
-	return map[string]func(ctx context.Context) error{
+	all := map[string]func(ctx context.Context) error{
 		"Ping":           e.Ping,
 		"Commit":         func(ctx context.Context) error { return e.Commit(ctx, []*audit.Item{Item()}, Extend) },
 		"AuditHead":      func(ctx context.Context) error { _, err := e.AuditHead(ctx); return err },
@@ -230,7 +231,7 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"Version":        func(ctx context.Context) error { _, err := e.Version(ctx, id, 1); return err },
 		"Versions":       func(ctx context.Context) error { _, err := e.Versions(ctx, id, 1, 1); return err },
 		"DefaultKey":     func(ctx context.Context) error { _, err := e.DefaultKey(ctx, id, "sign"); return err },
-		"KeysDue":        func(ctx context.Context) error { _, err := e.KeysDue(ctx, now(), 1); return err },
+		"KeysDue":        func(ctx context.Context) error { _, _, err := e.KeysDue(ctx, now(), keys.DueCursor{}, 1); return err },
 		"News":           func(ctx context.Context) error { _, _, _, err := e.News(ctx, 0, 1); return err },
 		"PruneNews":      func(ctx context.Context) error { return e.PruneNews(ctx, now()) },
 		"Listen":         func(ctx context.Context) error { return e.Listen(ctx, func() {}) },
@@ -242,6 +243,8 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"Nodes":          func(ctx context.Context) error { _, err := e.Nodes(ctx, time.Hour); return err },
 		"Idempotency":    func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
 	}
+	maps.Copy(all, webhookCalls(e))
+	return all
 }
 
 func testCancelled(t *testing.T, e *env) {

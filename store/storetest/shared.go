@@ -30,6 +30,7 @@ func RunShared(t *testing.T, shared Shared) {
 		{"News", testSharedNews},
 		{"Leases", testSharedLeases},
 		{"Jobs", testSharedJobs},
+		{"Rates", testSharedRates},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			a, b, another := shared(t)

@@ -19,10 +19,12 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/cluster"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 )
 
@@ -35,6 +37,8 @@ type Store interface {
 	idempotency.Store
 	cluster.Store
 	jobs.Store
+	events.Store
+	ratelimit.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
 	// Close waits for the calls under way. Later calls answer fault.StoreUnavailable.
@@ -86,7 +90,12 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Versions", testVersions},
 		{"APIKeys", testAPIKeys},
 		{"Slots", testSlots},
+		{"Webhooks", testWebhooks},
+		{"Webhooks/Progress", testWebhookProgress},
 		{"Slots/First", testFirstSlot},
+		{"Slots/Replace", testReplaceRoot},
+		{"Slots/ReplaceRace", testReplaceRace},
+		{"Versions/Material", testMaterial},
 		{"Idempotency", testIdempotency},
 		{"News", testNews},
 		{"News/Pages", testNewsPages},
@@ -99,6 +108,8 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Jobs/Cancel", testJobsCancel},
 		{"Jobs/Lists", testJobsLists},
 		{"Jobs/Bound", testJobsBound},
+		{"Rates", testRates},
+		{"Rates/Together", testRatesTogether},
 		{"Readers", testReadersDuringCommits},
 		{"Cancelled", testCancelled},
 		{"Closed", testClosed},

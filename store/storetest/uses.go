@@ -18,7 +18,7 @@ import (
 // dueNames lists the names of the keys that are due.
 func (e *env) dueNames(t *testing.T, at time.Time) string {
 	t.Helper()
-	list, err := e.KeysDue(t.Context(), at, 100)
+	list, _, err := e.KeysDue(t.Context(), at, keys.DueCursor{}, 100)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,13 +17,13 @@ var floors = map[string]int{
 	"fault": 0, "secret": 0, "envelope": 0, "keyenc": 0, "pqc": 0,
 	"backend": 1, "attest": 1, "tpm/device": 1, "audit": 1, "idempotency": 1, "verify": 1, "api/wire": 1, "cluster": 1, "transport": 1,
 	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "root": 2, "filecrypt": 2,
-	"jobs": 2, "ratelimit": 2,
+	"jobs": 2, "backup": 2, "ratelimit": 2,
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"events":       2,
 	"keys":         3,
 	"store/sqlite": 4, "store/postgres": 4, "store/storetest": 4, "store/migrations": 4,
 	"api": 5, "api/qpher": 5, "client": 5,
-	"cmd/keywright": 6, "bench": 6, "softhsm-test": 6,
+	"cmd/keywright": 6, "deploy": 6, "bench": 6, "softhsm-test": 6,
 	"softhsm-test/rig": 6, "softhsm-test/rig/tpmsim": 6, "softhsm-test/pqhelper": 6, // so that nothing but tests and the benchmark can import them
 }
 
@@ -38,6 +38,7 @@ var beside = map[[2]string]bool{
 	{"hsm", "hsm/token"}:                   true,
 	{"hsm/remote", "hsm/token"}:            true,
 	{"hsm/uri", "hsm/token"}:               true,
+	{"backup", "filecrypt"}:                true,
 	{"idempotency", "audit"}:               true,
 	{"verify", "backend"}:                  true,
 	{"attest", "backend"}:                  true,

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -39,6 +40,8 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics collects the request metrics and is what the metrics handler shows. Default: a registry of its own.
 	Metrics *prometheus.Registry
+	// TrustedProxies are where proxies stand whose X-Forwarded-For is believed. Default: nowhere.
+	TrustedProxies []netip.Prefix
 	// Version is shown by /health and in the OpenAPI document. Default: "dev".
 	Version string
 	Limits  Limits
@@ -78,6 +81,7 @@ type Server struct {
 	ready    func(context.Context) error
 	log      *slog.Logger
 	limits   Limits
+	proxies  []netip.Prefix
 
 	version  string
 	registry *prometheus.Registry
@@ -115,7 +119,7 @@ func New(o Options) (*Server, error) {
 		o.Version = "dev"
 	}
 	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, denials: o.Denials, ready: o.Ready, log: o.Log,
-		limits: o.Limits.withDefaults(), events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
+		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"time"
 
@@ -99,6 +100,36 @@ func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof,
 		Checkpoint: string(p.Checkpoint)}
 	for i := range p.Hashes {
 		out.Hashes[i] = p.Hashes[i][:]
+	}
+	return out, nil
+}
+
+// consistency proves that the log as it was is the beginning of the log as it is: to the newest checkpoint, or to any size between.
+func (s *Server) consistency(ctx context.Context, c *call, _ *wire.Empty) (wire.Consistency, error) {
+	var none wire.Consistency
+	from, err := c.number("from", 0, math.MaxInt64, 0)
+	if err != nil {
+		return none, err
+	}
+	to, err := c.number("to", 0, math.MaxInt64, 0)
+	if err != nil {
+		return none, err
+	}
+	var out wire.Consistency
+	if _, given := c.query["to"]; !given {
+		newest, err := s.checkpoint(ctx, c, nil)
+		if err != nil {
+			return none, err
+		}
+		to, out.Checkpoint = newest.Size, newest.Checkpoint
+	}
+	hashes, err := s.audit.ConsistencyProof(ctx, from, to)
+	if err != nil {
+		return none, err
+	}
+	out.From, out.To, out.Hashes = from, to, make([][]byte, len(hashes))
+	for i := range hashes {
+		out.Hashes[i] = hashes[i][:]
 	}
 	return out, nil
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/go-json-experiment/json"
 
+	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
@@ -28,7 +29,8 @@ type call struct {
 	start     time.Time
 	query     url.Values
 	principal *auth.Principal
-	id        string // the request id
+	id        string         // the request id
+	receipt   *audit.Receipt // where the call is recorded
 
 	body    []byte // the request as it came
 	fields  arena  // its binary fields, decoded
@@ -77,7 +79,7 @@ func (c *call) release() {
 	c.body = c.body[:0]
 	clear(c.answer.wipe)
 	c.answer = answer{wipe: c.answer.wipe[:0]}
-	c.gin, c.route, c.query, c.principal, c.id, c.taken = nil, nil, nil, nil, "", 0
+	c.gin, c.route, c.query, c.principal, c.id, c.receipt, c.taken = nil, nil, nil, nil, "", nil, 0
 	c.s.calls.Put(c)
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -162,18 +163,20 @@ func turned(b []byte) []byte {
 type fakeAuth struct {
 	Auth
 	scopes []auth.Scope
+	from   netip.Addr
 }
 
-func (a *fakeAuth) Authenticate(_ context.Context, presented string) (*auth.Principal, error) {
+func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error) {
 	p := &auth.Principal{ID: "api-key:1", Tenant: tenant, Name: "tester", Scopes: a.scopes}
 	switch presented {
 	case "good":
 	case "weak":
 		p.Scopes = nil
 	default:
-		return nil, fault.New(fault.Unauthenticated, "the credential is not valid")
+		return nil, auth.Decision{}, fault.New(fault.Unauthenticated, "the credential is not valid")
 	}
-	return p, nil
+	a.from = from
+	return p, auth.Decision{}, nil
 }
 
 type fakeRoot struct {

@@ -24,12 +24,19 @@ func meaning(in reflect.Type, name string) string {
 }
 
 func meaningIn(in, name string) string {
+	if m := meaningInAccess(in + "." + name); m != "" {
+		return m
+	}
 	if in == "Job" || in == "JobFailure" {
 		if m := meaningOfJob(name); m != "" {
 			return m
 		}
 	}
 	switch in + "." + name {
+	case "Consistency.from":
+		return "entries of the earlier tree"
+	case "Consistency.to":
+		return "entries of the later tree"
 	case "Event.id":
 		return "index of the audit entry that tells of it"
 	case "Event.time":
@@ -267,6 +274,9 @@ func meaningIn(in, name string) string {
 }
 
 func meaningOf(name string) string {
+	if m := meaningOfAccess(name); m != "" {
+		return m
+	}
 	switch name {
 	case "assurance":
 		return "device-evidence: a key of the device signed it; service-statement: it is the service's word"
@@ -369,7 +379,7 @@ func meaningOf(name string) string {
 	case "hash":
 		return "of RSA-OAEP; SHA-256 when absent"
 	case "hashes":
-		return "the audit path, from the leaf upward (RFC 6962 section 2.1.1)"
+		return "the audit path, from the leaf upward (RFC 6962 section 2.1.1), or the consistency proof (section 2.1.2)"
 	case "id":
 		return "identity, which never changes"
 	case "import":
@@ -542,6 +552,14 @@ func choices(in reflect.Type, name string) []string {
 		return qpher.Choices(in.Name(), name)
 	}
 	switch name {
+	case "role":
+		out := make([]string, 0, len(auth.Roles()))
+		for _, r := range auth.Roles() {
+			out = append(out, string(r.Role))
+		}
+		return out
+	case "status":
+		return []string{string(auth.TenantActive), string(auth.TenantSuspended)}
 	case "algorithm":
 		if in == reflect.TypeFor[wire.CreateKey]() || in == reflect.TypeFor[wire.ImportKey]() {
 			var out []string

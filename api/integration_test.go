@@ -451,6 +451,36 @@ func TestServiceAudit(t *testing.T) {
 	refused(t, s.do("GET", "/audit/entries/999999/proof", ""), 404, fault.EntryNotFound)
 	refused(t, s.do("GET", "/audit/entries/x/proof", ""), 404, fault.EntryNotFound)
 
+	// The answer of an operation, and that of a refusal, say where they are recorded.
+	for path, want := range map[string]string{"/keys/a/encrypt": "ok", "/keys/nobody/encrypt": string(fault.KeyNotFound)} {
+		w := s.do("POST", path, `{"plaintext":"AAEC"}`)
+		newest := call1[wire.List[wire.AuditEntry]](s, "GET", "/audit?action=encrypt&limit=1", nil).Items[0]
+		if got := w.Header().Get("X-Audit-Index"); got != fmt.Sprint(newest.Index) || newest.Outcome != want {
+			t.Errorf("%s: X-Audit-Index %q, the entry is %d (%s)", path, got, newest.Index, newest.Outcome)
+		}
+	}
+	if w := s.do("GET", "/keys/a", ""); w.Header().Get("X-Audit-Index") != "" {
+		t.Error("a look that is not recorded has an index")
+	}
+
+	grown := call1[wire.Consistency](s, "GET", fmt.Sprintf("/audit/consistency?from=%d", head.Size), nil)
+	now, err := audit.OpenCheckpoint([]byte(grown.Checkpoint), cp.VerifierKey)
+	if err != nil || grown.From != head.Size || grown.To != now.Size {
+		t.Fatalf("%+v %v", grown, err)
+	}
+	var between tlog.TreeProof
+	for _, h := range grown.Hashes {
+		between = append(between, tlog.Hash(h))
+	}
+	if err := tlog.CheckTree(between, int64(now.Size), now.Root, int64(head.Size), head.Root); err != nil {
+		t.Errorf("the proof of growth does not hold: %v", err)
+	}
+	if part := call1[wire.Consistency](s, "GET", "/audit/consistency?from=1&to=2", nil); part.Checkpoint != "" || len(part.Hashes) != 1 {
+		t.Errorf("%+v", part)
+	}
+	refused(t, s.do("GET", "/audit/consistency?from=2&to=1", ""), 400, fault.BadQuery)
+	refused(t, s.do("GET", "/audit/consistency?from=999999", ""), 400, fault.BadQuery)
+
 	w := s.do("GET", "/audit/export", "")
 	if w.Code != 200 || w.Header().Get("Content-Type") != exportMedia {
 		t.Fatalf("%d %s", w.Code, w.Body)

@@ -77,10 +77,11 @@ func NewHTTPServer(h http.Handler, o ServeOptions) *http.Server {
 	return s
 }
 
-// ServeListener serves until the server is shut down, by TLS when the server has a TLS configuration and the listener is no Unix
-// socket. A server may serve several listeners. Like http.Server.Serve it always gives an error: http.ErrServerClosed after a Shutdown.
-func ServeListener(s *http.Server, l net.Listener) error {
-	if s.TLSConfig != nil && l.Addr().Network() != "unix" {
+// ServeListener serves until the server is shut down: by TLS when secure is true, for which the server has its TLS configuration. A server may serve
+// several listeners. Like http.Server.Serve it always gives an error: http.ErrServerClosed after a Shutdown.
+func ServeListener(s *http.Server, l net.Listener, secure bool) error {
+	// Not decided by s.TLSConfig: net/http writes to that when the first listener is served.
+	if secure {
 		return s.ServeTLS(l, "", "")
 	}
 	return s.Serve(l)

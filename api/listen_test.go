@@ -33,7 +33,7 @@ func serve(t *testing.T, h http.Handler, o ServeOptions, change ...func(*http.Se
 		f(s)
 	}
 	done := make(chan error, 1)
-	go func() { done <- ServeListener(s, l) }()
+	go func() { done <- ServeListener(s, l, o.TLS != nil) }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 		defer cancel()

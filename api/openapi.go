@@ -121,6 +121,7 @@ func tags() [][2]string {
 		{"operations", "What keys do. Every operation takes the fields of one item, or items with up to 1,000 of them; each item of a batch has its own result or error."},
 		{"backends", "The devices, with what each can do, as probed."},
 		{"api-keys", "The credentials of the tenant."},
+		{"tenants", "The owners of keys, API keys and audit entries. Nothing crosses tenants: what is another's is not found."},
 		{"events", "What has changed, as a stream and as signed calls to receivers (Standard Webhooks)."},
 		{"settings", "What a tenant has settled for itself."},
 		{"jobs", "Work that outlives the request that asked for it."},
@@ -142,8 +143,9 @@ func errorResponse(schema string) object {
 	return object{
 		"description": "The request failed: error_code says why, in a form that never changes.",
 		"headers": object{
-			"X-Request-ID": object{"schema": object{"type": "string"}, "description": "The request id."},
-			"Retry-After":  object{"schema": object{"type": "integer"}, "description": "Seconds after which to try again, where that helps."},
+			"X-Request-ID":  object{"schema": object{"type": "string"}, "description": "The request id."},
+			"X-Audit-Index": object{"schema": object{"type": "integer"}, "description": "The number of the entry of the audit log that tells of this, where there is one."},
+			"Retry-After":   object{"schema": object{"type": "integer"}, "description": "Seconds after which to try again, where that helps."},
 		},
 		"content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + schema}}},
 	}
@@ -204,10 +206,14 @@ func (d *document) operation(r *route, path string) object {
 }
 
 func (r *route) scopes() string {
-	if r.And != "" {
-		return string(r.Scope) + " and " + string(r.And)
+	text := string(r.Scope)
+	if r.Or != "" {
+		text += " or " + string(r.Or)
 	}
-	return string(r.Scope)
+	if r.And != "" {
+		text += " and " + string(r.And)
+	}
+	return text
 }
 
 func operationID(r *route, path string) string {

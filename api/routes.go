@@ -29,7 +29,9 @@ type route struct {
 	Method       string
 	Path         string     // below prefix, parameters in braces
 	Scope        auth.Scope // "" with Open false: any credential
+	Or           auth.Scope // another that does as well
 	And          auth.Scope // one more that is needed
+	Session      bool       // only for an owner or admin in a session
 	Open         bool       // needs no credential and works while locked
 	NeedsRoot    bool       // with Open: not while locked
 	AtRoot       bool       // also without the prefix
@@ -105,6 +107,9 @@ func (c *call) decodeInto(p any) error {
 	return decodeBody(c.body, p, c.decode)
 }
 
+// oneOf is the set of scopes of which one is needed.
+func (r *route) oneOf() auth.ScopeSet { return auth.SetOf(r.Scope, r.Or) }
+
 func (r *route) timeout(l Limits) time.Duration {
 	if r.Timeout > 0 && l.Timeout > 0 {
 		return l.Timeout
@@ -174,7 +179,13 @@ func (s *Server) rows() []route {
 		kr = auth.ScopeKeysRead
 		kw = auth.ScopeKeysWrite
 		ar = auth.ScopeAuditRead
+		sr = auth.ScopeSettingsRead
 		sw = auth.ScopeSettingsWrite
+		br = auth.ScopeBackendsRead
+		rr = auth.ScopeRootRead
+		rw = auth.ScopeRootWrite
+		tr = auth.ScopeTenantsRead
+		tw = auth.ScopeTenantsWrite
 	)
 	post, patch, del := http.MethodPost, http.MethodPatch, http.MethodDelete
 	unlock := open(post, "/unlock", "service", "Open the root with a passphrase, a key file or shares", handle(s.unlock))
@@ -182,13 +193,13 @@ func (s *Server) rows() []route {
 	deletion := write(del, "/keys/{key}", kw, "keys", "Schedule the end of a key", handle(s.deleteKey))
 	deletion.BodyOptional = true
 	deletion.Query = []param{{"waiting_period_days", "integer", "7 to 30; 30 when absent"}}
-	export := read("/audit/export", ar, "audit", "All entries with the checkpoint, for verification offline", media(exportMedia, handle(s.exportAudit)))
-	export.Timeout, export.And = 0, sw
+	export := read("/audit/export", auth.ScopeAuditExport, "audit", "All entries with the checkpoint, for verification offline", media(exportMedia, handle(s.exportAudit)))
+	export.Timeout = 0
 	revoke := write(del, "/api-keys/{id}", sw, "api-keys", "Revoke an API key at once", handle(s.revokeAPIKey))
 	revoke.BodyLimit = 0
-	removeSlot := write(del, "/root/slots/{id}", sw, "root", "Remove a slot; the last one stays", handle(s.removeSlot))
+	removeSlot := write(del, "/root/slots/{id}", rw, "root", "Remove a slot; the last one stays", handle(s.removeSlot))
 	removeSlot.BodyLimit = 0
-	addSlot := write(post, "/root/slots", sw, "root", "Add a way to open the root", handle(s.addSlot))
+	addSlot := write(post, "/root/slots", rw, "root", "Add a way to open the root", handle(s.addSlot))
 	addSlot.Status = http.StatusCreated
 
 	return []route{
@@ -249,8 +260,8 @@ func (s *Server) rows() []route {
 		operate("/verify", "Verify with a key named in the body, or the default key", operation[wire.Verify, wire.Validity](s.verify)),
 		operate("/random", "Random bytes", instead[wire.RandomResult](handle(s.random))).small(),
 
-		read("/backends", kr, "backends", "All backends, with what they can do", handle(s.listBackends)),
-		read("/backends/{name}", kr, "backends", "One backend", handle(s.showBackend)),
+		read("/backends", br, "backends", "All backends, with what they can do", handle(s.listBackends)).or(kr),
+		read("/backends/{name}", br, "backends", "One backend", handle(s.showBackend)).or(kr),
 
 		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with settings:write", handle(s.listJobs), page(
 			param{"kind", "string", "what it does, as in move"},
@@ -259,9 +270,18 @@ func (s *Server) rows() []route {
 		act("/jobs/{id}/cancel", "", "jobs", "End a job that has not ended: the tenant's with keys:write, the deployment's with settings:write", handle(s.cancelJob)),
 
 		write(post, "/api-keys", sw, "api-keys", "Make an API key; it is shown this once", handle(s.createAPIKey)).creates(),
-		read("/api-keys", sw, "api-keys", "List API keys", handle(s.listAPIKeys), page()...),
+		read("/api-keys", sr, "api-keys", "List API keys", handle(s.listAPIKeys), page()...).or(sw),
+		read("/api-keys/{id}", sr, "api-keys", "Show an API key, without its secret", handle(s.showAPIKey)).or(sw),
+		act("/api-keys/{id}/rotate", "", "api-keys", "Give an API key a new secret; it is shown this once", handle(s.rotateAPIKey)).repeatable(),
 		revoke,
 		read("/me", "", "api-keys", "Who is calling", handle(s.me)),
+
+		write(post, "/tenants", tw, "tenants", "Make a tenant and its owner's API key, which is shown this once", handle(s.createTenant)).creates(),
+		read("/tenants", tr, "tenants", "List tenants", handle(s.listTenants), page()...).or(tw),
+		read("/tenants/{id}", "", "tenants", "Show a tenant: the own one, or any with tenants:read", handle(s.showTenant)),
+		write(patch, "/tenants/{id}", tw, "tenants", "Rename a tenant, or change its quotas", handle(s.updateTenant)),
+		act("/tenants/{id}/suspend", tw, "tenants", "Refuse every credential of a tenant; nothing of it is lost", handle(s.suspendTenant)),
+		act("/tenants/{id}/resume", tw, "tenants", "End a suspension", handle(s.resumeTenant)),
 
 		read("/settings/keys", kr, "settings", "Which algorithms the tenant takes for new keys", handle(s.keySettings)),
 		write(http.MethodPut, "/settings/keys", sw, "settings", "Settle which algorithms the tenant takes for new keys", handle(s.setKeySettings)),
@@ -274,10 +294,13 @@ func (s *Server) rows() []route {
 			param{"from", "date-time", "not before"},
 			param{"to", "date-time", "before"})...),
 		read("/audit/checkpoint", ar, "audit", "The newest checkpoint", handle(s.checkpoint)),
+		read("/audit/consistency", ar, "audit", "Proof that the log has only grown since an earlier checkpoint", handle(s.consistency),
+			param{"from", "integer", "entries of the earlier checkpoint"},
+			param{"to", "integer", "entries of the later one; absent: the newest checkpoint, which comes with the answer"}),
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof)),
 		export,
 
-		read("/root/slots", sw, "root", "The ways to open the root", handle(s.listSlots)),
+		read("/root/slots", rr, "root", "The ways to open the root", handle(s.listSlots)).or(rw),
 		addSlot,
 		removeSlot,
 	}
@@ -286,6 +309,12 @@ func (s *Server) rows() []route {
 // repeatable takes an Idempotency-Key without being a creation of a resource with an address.
 func (r route) repeatable() route {
 	r.Creates = true
+	return r
+}
+
+// or says that another scope does as well.
+func (r route) or(scope auth.Scope) route {
+	r.Or = scope
 	return r
 }
 

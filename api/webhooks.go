@@ -120,7 +120,9 @@ func (s *Server) enableWebhook(ctx context.Context, c *call, _ *wire.Empty) (wir
 }
 
 func (s *Server) disableWebhook(ctx context.Context, c *call, _ *wire.Empty) (wire.Webhook, error) {
-	return onWebhook(s, c, func(id uuid.UUID) (wire.Webhook, error) { return shownWebhook(s.webhooks.Disable(ctx, c.manager(), id)) })
+	return onWebhook(s, c, func(id uuid.UUID) (wire.Webhook, error) {
+		return shownWebhook(s.webhooks.Disable(ctx, c.manager(), id))
+	})
 }
 
 func (s *Server) rotateWebhookSecret(ctx context.Context, c *call, r *wire.RotateWebhookSecret) (wire.Webhook, error) {

@@ -177,6 +177,7 @@ func (l *Log) Record(ctx context.Context, e *Entry, changes ...Change) (uint64, 
 	if err != nil {
 		return 0, err
 	}
+	leave(ctx, index)
 	return index, nil
 }
 

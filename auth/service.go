@@ -137,13 +137,19 @@ var (
 	errScope           = fault.New(fault.InsufficientScope, "the credential lacks the scope that this needs")
 )
 
-// Authorize gives fault.InsufficientScope unless the principal has the scope, fault.Unauthenticated without a principal.
-func Authorize(p *Principal, scope Scope) error {
-	if p == nil {
-		return errUnauthenticated
+// decide asks the decision function for an act of this package: none is about a key, so that limits to operations don't count.
+func (s *Service) decide(p *Principal, oneOf ...Scope) error {
+	d := Decide(&Request{Principal: p, Now: s.now(), Any: SetOf(oneOf...)})
+	if d.Allowed {
+		return nil
 	}
-	if !p.Has(scope) {
-		return errScope
-	}
-	return nil
+	return &refusal{error: d.Err(), rule: d.Rule}
 }
+
+// refusal is a refusal of Decide on its way to the audit log, which names the rule.
+type refusal struct {
+	error
+	rule Rule
+}
+
+func (r *refusal) Unwrap() error { return r.error }

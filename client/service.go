@@ -41,6 +41,26 @@ func (c *Client) APIKeys(ctx context.Context) iter.Seq2[wire.APIKey, error] {
 	})
 }
 
+// APIKey shows an API key by id, without its secret.
+func (c *Client) APIKey(ctx context.Context, id string) (*wire.APIKey, error) {
+	if id == "" {
+		return nil, errors.New("client: no API key is named")
+	}
+	return do[wire.APIKey](ctx, c, call{method: http.MethodGet, path: "/api-keys/" + url.PathEscape(id), repeat: idempotent})
+}
+
+// RotateAPIKey gives an API key a new secret, shown this once; the old one stays good for the overlap. Repeated under one Idempotency-Key.
+func (c *Client) RotateAPIKey(ctx context.Context, id string, overlap time.Duration) (*wire.APIKey, error) {
+	if id == "" {
+		return nil, errors.New("client: no API key is named")
+	}
+	var r wire.RotateAPIKey
+	if overlap != 0 {
+		r.Overlap = overlap.String()
+	}
+	return do[wire.APIKey](ctx, c, call{method: http.MethodPost, path: "/api-keys/" + url.PathEscape(id) + "/rotate", body: r, repeat: keyed})
+}
+
 // RevokeAPIKey ends an API key at once, by id.
 func (c *Client) RevokeAPIKey(ctx context.Context, id string) (*wire.APIKey, error) {
 	if id == "" {
@@ -93,6 +113,12 @@ func (c *Client) AuditCheckpoint(ctx context.Context) (*wire.Checkpoint, error) 
 // AuditProof gives an entry with the proof that it is in the log (RFC 6962 section 2.1.1).
 func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, error) {
 	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})
+}
+
+// AuditConsistency gives the proof that the log of the first from entries is the beginning of that of the newest checkpoint, which comes
+// with it (RFC 6962 section 2.1.2).
+func (c *Client) AuditConsistency(ctx context.Context, from uint64) (*wire.Consistency, error) {
+	return do[wire.Consistency](ctx, c, call{method: http.MethodGet, path: "/audit/consistency", query: url.Values{"from": {strconv.FormatUint(from, 10)}}, repeat: idempotent})
 }
 
 // AuditExport writes the whole log with its checkpoint to w, in the form that `keywright audit verify` checks offline. It may

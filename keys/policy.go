@@ -184,24 +184,17 @@ func (p Policy) clone() Policy {
 	return p
 }
 
-// checkContext bounds a caller's context and looks for what the policy requires in it.
-func checkContext(context map[string]string, required []string) error {
-	if len(context) > 0 {
-		if len(context) > maxContext {
-			return fault.New(fault.BadSize, fmt.Sprintf("a context has at most %d entries", maxContext))
-		}
-		size := 0
-		for k, v := range context {
-			size += len(k) + len(v)
-		}
-		if size > MaxAAD {
-			return fault.New(fault.BadSize, "the context is too large")
-		}
+// checkContext bounds a caller's context.
+func checkContext(context map[string]string) error {
+	if len(context) > maxContext {
+		return fault.New(fault.BadSize, fmt.Sprintf("a context has at most %d entries", maxContext))
 	}
-	for _, name := range required {
-		if _, ok := context[name]; !ok {
-			return fault.New(fault.PolicyDenied, "the policy of the key requires a context that is not there")
-		}
+	size := 0
+	for k, v := range context {
+		size += len(k) + len(v)
+	}
+	if size > MaxAAD {
+		return fault.New(fault.BadSize, "the context is too large")
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func serve(t *testing.T, l net.Listener, h http.HandlerFunc, o api.ServeOptions)
 	t.Helper()
 	s := api.NewHTTPServer(h, o)
 	done := make(chan error, 1)
-	go func() { done <- api.ServeListener(s, l) }()
+	go func() { done <- api.ServeListener(s, l, o.TLS != nil) }()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()

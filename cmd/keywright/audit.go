@@ -14,15 +14,17 @@ import (
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/client"
+	"github.com/keywright/keywright/fault"
 )
 
 type auditCmd struct {
-	List        auditListCmd       `cmd:"" help:"List entries, newest first."`
-	Checkpoint  auditCheckpointCmd `cmd:"" help:"Show a signed checkpoint of the log. Keep it elsewhere: verify compares with it."`
-	VerifierKey auditKeyCmd        `cmd:"" help:"Show the key that verifies checkpoints. Keep it elsewhere."`
-	Proof       auditProofCmd      `cmd:"" help:"Show an entry with the proof that it is in the log; exit code 7 when the proof is wrong."`
-	Export      auditExportCmd     `cmd:"" help:"Export the whole log to a file, for verify."`
-	Verify      auditVerifyCmd     `cmd:"" help:"Verify an export, offline; exit code 7 when it does not verify."`
+	List        auditListCmd        `cmd:"" help:"List entries, newest first."`
+	Checkpoint  auditCheckpointCmd  `cmd:"" help:"Show a signed checkpoint of the log. Keep it elsewhere: verify compares with it."`
+	VerifierKey auditKeyCmd         `cmd:"" help:"Show the key that verifies checkpoints. Keep it elsewhere."`
+	Proof       auditProofCmd       `cmd:"" help:"Show an entry with the proof that it is in the log; exit code 7 when the proof is wrong."`
+	Consistency auditConsistencyCmd `cmd:"" help:"Prove that the log has only grown since a checkpoint that was kept; exit code 7 when it has not."`
+	Export      auditExportCmd      `cmd:"" help:"Export the whole log to a file, for verify."`
+	Verify      auditVerifyCmd      `cmd:"" help:"Verify an export, offline; exit code 7 when it does not verify."`
 }
 
 type auditListCmd struct {
@@ -168,6 +170,93 @@ func checkProof(p *wire.Proof, index uint64, key string) (audit.Checkpoint, erro
 		return head, errors.New("the proof does not show that the entry is in the log")
 	}
 	return head, nil
+}
+
+type auditConsistencyCmd struct {
+	Checkpoint string `required:"" placeholder:"FILE" help:"The checkpoint that was kept from before."`
+	verifierKey
+	sink
+}
+
+func (auditConsistencyCmd) Help() string {
+	return "Asks the service for its newest checkpoint and for the proof that the log of the kept one is its beginning, and checks both: some hundred bytes where an export is the whole log. --out keeps the newest checkpoint for the next time."
+}
+
+func (k auditConsistencyCmd) Run(ctx context.Context, a *app) error {
+	key, err := k.get()
+	if err != nil {
+		return err
+	}
+	if key == "" {
+		return usage("give --verifier-key or --verifier-key-file: a key from the service itself would prove nothing")
+	}
+	b, err := readSmall(k.Checkpoint, 64<<10)
+	if err != nil {
+		return fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	kept, err := audit.OpenCheckpoint(b, key)
+	if err != nil {
+		return &exitError{exitInvalid, "the checkpoint kept from before: " + err.Error()}
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	p, err := c.AuditConsistency(ctx, kept.Size)
+	if err != nil {
+		var answered *client.Error
+		if errors.As(err, &answered) && fault.Code(answered.Code) == fault.BadQuery {
+			return &exitError{exitInvalid, "the log is shorter than the checkpoint kept from before: it was rolled back"}
+		}
+		return err
+	}
+	now, err := checkConsistency(p, kept, key)
+	if err != nil {
+		return &exitError{exitInvalid, err.Error()}
+	}
+	if k.Out != "" {
+		if err := k.create(func(w io.Writer) error { _, err := io.WriteString(w, p.Checkpoint); return err }); err != nil {
+			return err
+		}
+	}
+	v := consistent{Valid: true, Origin: now.Origin, Kept: kept.Size, Size: now.Size, Root: now.Root[:]}
+	return a.show(v, func() error {
+		return a.printf("%s: the log of %d entries goes on from that of %d: nothing was dropped or changed\n", v.Origin, v.Size, v.Kept)
+	})
+}
+
+// consistent is the JSON output of audit consistency.
+type consistent struct {
+	Valid  bool   `json:"valid"`
+	Origin string `json:"origin"`
+	Kept   uint64 `json:"kept_size"`
+	Size   uint64 `json:"size"`
+	Root   []byte `json:"root_hash"`
+}
+
+// checkConsistency verifies a consistency proof (RFC 6962 section 2.1.2) from the kept checkpoint to the one that came with it.
+func checkConsistency(p *wire.Consistency, kept audit.Checkpoint, key string) (audit.Checkpoint, error) {
+	now, err := audit.OpenCheckpoint([]byte(p.Checkpoint), key)
+	if err != nil {
+		return now, err
+	}
+	if now.Origin != kept.Origin || p.From != kept.Size || p.To != now.Size || now.Size < kept.Size || now.Size > 1<<62 {
+		return now, errors.New("the proof is of other checkpoints")
+	}
+	if kept.Size == 0 {
+		return now, nil // every log begins with the empty one
+	}
+	path := make(tlog.TreeProof, len(p.Hashes))
+	for i, h := range p.Hashes {
+		if len(h) != tlog.HashSize {
+			return now, errors.New("the proof is malformed")
+		}
+		path[i] = tlog.Hash(h)
+	}
+	if tlog.CheckTree(path, int64(now.Size), now.Root, int64(kept.Size), kept.Root) != nil {
+		return now, errors.New("the log does not go on from the checkpoint kept from before: it was rewritten")
+	}
+	return now, nil
 }
 
 type auditExportCmd struct {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -40,6 +41,10 @@ type config struct {
 	Limits       limitsConfig    `koanf:"limits"`
 	Events       eventsConfig    `koanf:"events"`
 	Webhooks     webhooksConfig  `koanf:"webhooks"`
+	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
+	TrustedProxies []string `koanf:"trusted_proxies"`
+
+	proxies []netip.Prefix // of TrustedProxies
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for
@@ -195,6 +200,7 @@ func (c *config) complete(dev bool) error {
 		at("store", c.Store.complete(c.Data)),
 		at("backends", c.completeBackends()),
 		at("root", c.completeRoot()),
+		at("trusted_proxies", c.completeProxies()),
 	)
 }
 
@@ -206,6 +212,22 @@ func ownerOnly(path string) error {
 	}
 	if !secret.Private(st) {
 		return fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it", path, st.Mode().Perm())
+	}
+	return nil
+}
+
+// completeProxies reads the addresses of trusted proxies.
+func (c *config) completeProxies() error {
+	for _, text := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			a, failed := netip.ParseAddr(text)
+			if failed != nil {
+				return errors.New("trusted_proxies holds addresses or ranges of them")
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		c.proxies = append(c.proxies, p.Masked())
 	}
 	return nil
 }

@@ -36,7 +36,8 @@ type commands struct {
 	DataKey     dataKeyCmd     `cmd:"" help:"Make a data key, in clear and encrypted." group:"Operations"`
 	Random      randomCmd      `cmd:"" help:"Random bytes." group:"Operations"`
 
-	APIKeys  apiKeysCmd  `cmd:"" name:"api-keys" help:"Create, list and revoke API keys." group:"Service"`
+	APIKeys  apiKeysCmd  `cmd:"" name:"api-keys" help:"Create, list, rotate and revoke API keys." group:"Service"`
+	Tenants  tenantsCmd  `cmd:"" help:"Create, list, suspend and resume tenants." group:"Service"`
 	Attest   attestCmd   `cmd:"" help:"Verify evidence of where a key lives." group:"Service"`
 	Audit    auditCmd    `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
 	Backends backendsCmd `cmd:"" help:"What the backends can do." group:"Service"`

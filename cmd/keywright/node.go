@@ -23,6 +23,7 @@ import (
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
@@ -39,6 +40,7 @@ type node struct {
 	config   config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	notify   notifier
 
 	store  store
 	audit  *audit.Log
@@ -49,9 +51,10 @@ type node struct {
 	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
 	server *api.Server
 
-	changes  *events.Feed
-	streams  *events.Streams
-	webhooks *events.Webhooks
+	changes    *events.Feed
+	streams    *events.Streams
+	webhooks   *events.Webhooks
+	deliveries *cluster.Leases // of webhooks
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -99,7 +102,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
-		Ready: n.store.Ping, Log: log, Metrics: registry, Version: programVersion()})
+		Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
 	if err != nil {
 		return n, err
 	}
@@ -251,7 +254,7 @@ func (n *node) serve(ctx context.Context) error {
 	main := api.NewHTTPServer(n.server.Handler(), options)
 	servers := []*http.Server{main}
 	for _, l := range listeners {
-		n.tasks.Go(func() { failed <- api.ServeListener(main, l) })
+		n.tasks.Go(func() { failed <- api.ServeListener(main, l, secure(options, l)) })
 	}
 
 	if m, err := n.listenMetrics(ctx, listeners[0].Addr()); err != nil {
@@ -259,10 +262,11 @@ func (n *node) serve(ctx context.Context) error {
 	} else if m != nil {
 		side := api.NewHTTPServer(n.server.MetricsHandler(), api.ServeOptions{MaxConns: 64, Log: n.log})
 		servers = append(servers, side)
-		n.tasks.Go(func() { failed <- api.ServeListener(side, m) })
+		n.tasks.Go(func() { failed <- api.ServeListener(side, m, false) })
 		n.log.Info("metrics are served", "address", m.Addr().String())
 	}
 	n.tasks.Go(func() { n.maintain(ctx) })
+	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.deliveries) })
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")
@@ -271,6 +275,7 @@ func (n *node) serve(ctx context.Context) error {
 	}
 	debug.FreeOSMemory() // what only the start has needed
 	n.log.Info("Keywright is running", "address", addresses(listeners), "version", programVersion(), "locked", n.root.Locked())
+	n.tell(ctx, notifyReady)
 
 	select {
 	case <-ctx.Done():
@@ -278,6 +283,7 @@ func (n *node) serve(ctx context.Context) error {
 	case err = <-failed:
 	}
 	n.log.Info("Keywright is stopping")
+	n.tell(ctx, notifyStopping)
 	n.streams.Drain()
 	cancel()
 	for _, s := range servers {

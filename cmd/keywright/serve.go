@@ -86,6 +86,7 @@ func (s *serveCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return usage("%w", err)
 	}
+	notify := newNotifier()
 	tune()
 	harden(log)
 	if err := os.MkdirAll(c.Data, 0o700); err != nil {
@@ -95,6 +96,7 @@ func (s *serveCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	n.notify = notify
 	return errors.Join(n.serve(ctx), n.close())
 }
 

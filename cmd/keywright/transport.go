@@ -207,6 +207,11 @@ func (n *node) listen(ctx context.Context) (out []net.Listener, err error) {
 	return append(out, sockets...), nil
 }
 
+// secure reports whether a listener is served by TLS. A Unix socket never is: the kernel says who is at its other end.
+func secure(o api.ServeOptions, l net.Listener) bool {
+	return o.TLS != nil && l.Addr().Network() != "unix"
+}
+
 // shownAddress is how a listener stands in DATA/address: HOST:PORT, or unix:///PATH as clients take it.
 func shownAddress(l net.Listener) string {
 	if l.Addr().Network() == "unix" {

@@ -63,6 +63,18 @@ func (s *Store) claim(ctx context.Context, conn *pgx.Conn) error {
 // claimFor is how long claim waits for a session that is just ending.
 const claimFor = time.Second
 
+// claimLoading keeps other loaders, and whoever migrates, out of the schema for as long as the connection lives.
+func (s *Store) claimLoading(ctx context.Context, conn *pgx.Conn) error {
+	var mine bool
+	if err := conn.QueryRow(ctx, sqlTryLock, int32(lockClass), s.lockKey("schema")).Scan(&mine); err != nil {
+		return err
+	}
+	if !mine {
+		return unavailable("somebody else is making a store in this schema", nil)
+	}
+	return nil
+}
+
 // exclusively runs f while no other store migrates the schema.
 func (s *Store) exclusively(ctx context.Context, conn *pgx.Conn, f func() error) error {
 	key := s.lockKey("schema")

@@ -53,6 +53,7 @@ func TestStore(t *testing.T) {
 		{"LostAnswers", testLostAnswers},
 		{"Rejected", testRejected},
 		{"NotDurable", testNotDurable},
+		{"Backup", testBackup},
 		{"KilledUnderLoad", testKilledUnderLoad}, // the last: the server is another afterwards
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, server) })

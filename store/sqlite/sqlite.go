@@ -47,7 +47,9 @@ type Options struct {
 	WriterCache int // KiB of page cache of the writing connection; 0: 8192
 	ReaderCache int // KiB of page cache of each reading connection; 0: 1024
 	MaxLog      int // MiB of write-ahead log at which it is begun anew (it may grow beyond while readers need it); 0: 48
-	MaxPages    int // upper bound of the file in pages of 4096 bytes; 0: none. Reaching it is the same as a full disk
+	// MaxSnapshotLog is how many MiB the write-ahead log may have while a snapshot keeps it from being begun anew; 0: 1024.
+	MaxSnapshotLog int
+	MaxPages       int // upper bound of the file in pages of 4096 bytes; 0: none. Reaching it is the same as a full disk
 }
 
 func (o Options) withDefaults() Options {
@@ -62,6 +64,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxLog <= 0 {
 		o.MaxLog = 48
+	}
+	if o.MaxSnapshotLog <= 0 {
+		o.MaxSnapshotLog = 1024
 	}
 	return o
 }

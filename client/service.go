@@ -29,6 +29,13 @@ func (c *Client) Backend(ctx context.Context, name string) (*wire.Backend, error
 	return do[wire.Backend](ctx, c, call{method: http.MethodGet, path: "/backends/" + url.PathEscape(name), repeat: idempotent})
 }
 
+// Nodes lists the nodes that run on the service's store, by name.
+func (c *Client) Nodes(ctx context.Context) iter.Seq2[wire.Node, error] {
+	return all(func(cursor string) (*wire.List[wire.Node], error) {
+		return page[wire.Node](ctx, c, "/nodes", nil, cursor, 0)
+	})
+}
+
 // CreateAPIKey makes an API key; the answer is the only time that its Key is shown. Repeated under one Idempotency-Key.
 func (c *Client) CreateAPIKey(ctx context.Context, r wire.CreateAPIKey) (*wire.APIKey, error) {
 	return do[wire.APIKey](ctx, c, call{method: http.MethodPost, path: "/api-keys", body: r, repeat: keyed})

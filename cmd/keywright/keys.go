@@ -30,6 +30,7 @@ type keysCmd struct {
 	Import         keysImportCmd    `cmd:"" help:"Bring a key of your own; it is wrapped here before it is sent."`
 	Export         keysExportCmd    `cmd:"" help:"Export a key, wrapped to an RSA key that you name."`
 	Attest         keysAttestCmd    `cmd:"" help:"Get evidence of where a key lives."`
+	Reseal         keysResealCmd    `cmd:"" help:"Begin a job that seals anew what is under a root or device key that was replaced."`
 	SetDefault     keysDefaultCmd   `cmd:"" help:"Make a key the default one for its purpose, or no longer."`
 }
 

@@ -200,7 +200,23 @@ func meaningIn(in, name string) string {
 	case "PublicKey.description":
 		return "the label description"
 	case "PublicKey.expires_at":
-		return "never set: keys do not expire"
+		return "when the key expires, if it does"
+	case "Key.activates_at", "Policy.activates_at":
+		return "from when on the key may be used; pre-active before"
+	case "Key.expires_at", "Policy.expires_at":
+		return "from when on the key protects nothing new; it goes on decrypting, verifying and unwrapping"
+	case "Policy.rotate_after_messages":
+		return "rotate when the primary version has protected so many messages; at three quarters of what the algorithm bears in any case"
+	case "Policy.rotate_after_bytes":
+		return "rotate when the primary version has protected so many bytes"
+	case "KeyVersion.messages":
+		return "how many messages it is counted to have protected, at most: nodes set some aside; absent when it is not counted"
+	case "KeyVersion.bytes":
+		return "how many bytes it is counted to have protected, at most"
+	case "KeyVersion.message_limit":
+		return "how many messages the algorithm bears under one version; absent when nothing bounds them"
+	case "KeyVersion.byte_limit":
+		return "how many bytes the algorithm bears under one version; absent when nothing bounds them"
 	case "Policy.operations":
 		return "what the key may be used for; everything of its purpose when empty"
 	case "Capability.operations":

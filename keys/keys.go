@@ -115,7 +115,10 @@ type Version struct {
 	// is counted of keys that neither their algorithm nor their policy bounds.
 	Messages int64
 	Bytes    int64
-	Revision int64
+	// MaxMessages and MaxBytes are what the algorithm bears under one version; 0: any number. No store keeps them: the Service shows them.
+	MaxMessages int64
+	MaxBytes    int64
+	Revision    int64
 }
 
 // Limits of names, labels and requests.

@@ -74,7 +74,6 @@ type Service struct {
 	flights  flights
 	locks    keyLocks
 	ledger   *ledger
-	due      chan struct{} // one value when a key has become due by its use
 	metrics  *metrics
 
 	inFlight atomic.Int64
@@ -121,7 +120,7 @@ func New(o Options) (*Service, error) {
 		fresh: o.Fresh, elsewhere: o.Elsewhere,
 		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
 		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1),
-		ledger: newLedger(ledgerPart * o.RecordCache), due: make(chan struct{}, 1), maintained: o.Maintained, waiting: waiting{}}
+		ledger: newLedger(ledgerPart * o.RecordCache), maintained: o.Maintained, waiting: waiting{}}
 	for _, b := range o.Backends {
 		info := b.Info()
 		if info.ID == "" || info.Name == "" || s.byID[info.ID] != nil || s.byName[info.Name] != nil {
@@ -180,16 +179,6 @@ func (s *Service) leave() {
 
 // ledgerPart is how many versions' uses are kept in hand for each record in the cache: more, as a record comes back and uses that are forgotten do not.
 const ledgerPart = 2
-
-// Due gives a value when an operation on this node has used up a version that its key is to leave behind: Maintain will find the key.
-func (s *Service) Due() <-chan struct{} { return s.due }
-
-func (s *Service) wake() {
-	select {
-	case s.due <- struct{}{}:
-	default: // there is a value already
-	}
-}
 
 // newID gives a fresh version 7 UUID (RFC 9562 section 5.7): ordered by time, so that the newest keys lie together in the store's index.
 // Its last 62 bits are random.

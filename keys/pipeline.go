@@ -243,9 +243,7 @@ func (q *request) record(ctx context.Context) error {
 	q.entry.Latency = q.s.now().Sub(q.start)
 	_, err := q.s.recorder.Record(ctx, &q.entry, q.changes...)
 	q.forget(err)
-	if q.uses.end(err) {
-		q.s.wake()
-	}
+	q.uses.end(err)
 	return q.heard(err)
 }
 

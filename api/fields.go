@@ -107,6 +107,22 @@ func meaningIn(in, name string) string {
 		return "for how long the secret before signs as well, 0 to 168; 24 when absent"
 	case "CreateKey.backend", "ImportKey.backend":
 		return "a backend's name; the default one when absent"
+	case "MoveKey.backend", "MoveKeys.backend":
+		return "the backend to move to, by name"
+	case "MoveKey.custody", "MoveKeys.custody":
+		return "custody there; what the backend gives the algorithm when absent"
+	case "MoveKey.mode", "MoveKeys.mode":
+		return "material (default): every version's is carried over; new-version: the key's next version is made there and those before stay"
+	case "MoveKey.allow_weaker", "MoveKeys.allow_weaker":
+		return "allow a custody that is weaker than the versions have: device, sealed, software"
+	case "MoveKeys.name_prefix":
+		return "keys whose names begin so"
+	case "MoveKeys.algorithm":
+		return "keys of this algorithm"
+	case "MoveKeys.state":
+		return "keys in this state"
+	case "MoveKeys.label":
+		return "keys with this label: name, or name=value"
 	case "CreateKey.custody", "ImportKey.custody":
 		return "where private operations happen; the backend's strongest when absent"
 	case "CreateKey.origin":
@@ -184,7 +200,23 @@ func meaningIn(in, name string) string {
 	case "PublicKey.description":
 		return "the label description"
 	case "PublicKey.expires_at":
-		return "never set: keys do not expire"
+		return "when the key expires, if it does"
+	case "Key.activates_at", "Policy.activates_at":
+		return "from when on the key may be used; pre-active before"
+	case "Key.expires_at", "Policy.expires_at":
+		return "from when on the key protects nothing new; it goes on decrypting, verifying and unwrapping"
+	case "Policy.rotate_after_messages":
+		return "rotate when the primary version has protected so many messages; at three quarters of what the algorithm bears in any case"
+	case "Policy.rotate_after_bytes":
+		return "rotate when the primary version has protected so many bytes"
+	case "KeyVersion.messages":
+		return "how many messages it is counted to have protected, at most: nodes set some aside; absent when it is not counted"
+	case "KeyVersion.bytes":
+		return "how many bytes it is counted to have protected, at most"
+	case "KeyVersion.message_limit":
+		return "how many messages the algorithm bears under one version; absent when nothing bounds them"
+	case "KeyVersion.byte_limit":
+		return "how many bytes the algorithm bears under one version; absent when nothing bounds them"
 	case "Policy.operations":
 		return "what the key may be used for; everything of its purpose when empty"
 	case "Capability.operations":

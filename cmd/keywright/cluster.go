@@ -68,6 +68,7 @@ func (n *node) openCluster(registry prometheus.Registerer) error {
 		Heard: func(news cluster.News) {
 			n.auth.Heard(news)
 			n.keys.Heard(news)
+			n.heardJob(news)
 			if news.Kind == cluster.KindRoot {
 				n.rootChanged()
 			}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -46,11 +47,11 @@ type revocable struct {
 	gone atomic.Bool
 }
 
-func (a *revocable) Authenticate(ctx context.Context, presented string) (*auth.Principal, error) {
+func (a *revocable) Authenticate(ctx context.Context, presented string, from netip.Addr) (*auth.Principal, error) {
 	if a.gone.Load() {
 		return nil, fault.New(fault.Unauthenticated, "the credential is not valid")
 	}
-	return a.fakeAuth.Authenticate(ctx, presented)
+	return a.fakeAuth.Authenticate(ctx, presented, from)
 }
 
 type noKeys struct{}

@@ -47,9 +47,9 @@ type revocable struct {
 	gone atomic.Bool
 }
 
-func (a *revocable) Authenticate(ctx context.Context, presented string, from netip.Addr) (*auth.Principal, error) {
+func (a *revocable) Authenticate(ctx context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error) {
 	if a.gone.Load() {
-		return nil, fault.New(fault.Unauthenticated, "the credential is not valid")
+		return nil, auth.Decision{}, fault.New(fault.Unauthenticated, "the credential is not valid")
 	}
 	return a.fakeAuth.Authenticate(ctx, presented, from)
 }

@@ -162,12 +162,13 @@ func turned(b []byte) []byte {
 
 type fakeAuth struct {
 	Auth
-	scopes []auth.Scope
-	from   netip.Addr
+	scopes       []auth.Scope
+	restrictions *auth.Restrictions
+	from         netip.Addr
 }
 
 func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error) {
-	p := &auth.Principal{ID: "api-key:1", Tenant: tenant, Name: "tester", Scopes: a.scopes}
+	p := &auth.Principal{ID: "api-key:1", Tenant: tenant, Name: "tester", Scopes: a.scopes, Restrictions: a.restrictions}
 	switch presented {
 	case "good":
 	case "weak":

@@ -33,6 +33,8 @@ type Options struct {
 	// Events and Webhooks tell what has changed. Default: their routes answer fault.Unavailable.
 	Events   Events
 	Webhooks Webhooks
+	// Backups makes backups. Default: the route answers fault.Unavailable.
+	Backups Backups
 
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
@@ -83,6 +85,7 @@ type Server struct {
 	denials  Denials
 	events   Events
 	webhooks Webhooks
+	backups  Backups
 	ready    func(context.Context) error
 	log      *slog.Logger
 	limits   Limits
@@ -111,6 +114,9 @@ func New(o Options) (*Server, error) {
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
 	}
+	if o.Backups == nil {
+		o.Backups = noBackups{}
+	}
 	if o.Nodes == nil {
 		o.Nodes = noNodes
 	}
@@ -127,7 +133,7 @@ func New(o Options) (*Server, error) {
 		o.Version = "dev"
 	}
 	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, rekey: o.Rekey, nodes: o.Nodes, denials: o.Denials, ready: o.Ready, log: o.Log,
-		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
+		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, backups: o.Backups, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()

@@ -107,6 +107,22 @@ func meaningIn(in, name string) string {
 		return "for how long the secret before signs as well, 0 to 168; 24 when absent"
 	case "CreateKey.backend", "ImportKey.backend":
 		return "a backend's name; the default one when absent"
+	case "MoveKey.backend", "MoveKeys.backend":
+		return "the backend to move to, by name"
+	case "MoveKey.custody", "MoveKeys.custody":
+		return "custody there; what the backend gives the algorithm when absent"
+	case "MoveKey.mode", "MoveKeys.mode":
+		return "material (default): every version's is carried over; new-version: the key's next version is made there and those before stay"
+	case "MoveKey.allow_weaker", "MoveKeys.allow_weaker":
+		return "allow a custody that is weaker than the versions have: device, sealed, software"
+	case "MoveKeys.name_prefix":
+		return "keys whose names begin so"
+	case "MoveKeys.algorithm":
+		return "keys of this algorithm"
+	case "MoveKeys.state":
+		return "keys in this state"
+	case "MoveKeys.label":
+		return "keys with this label: name, or name=value"
 	case "CreateKey.custody", "ImportKey.custody":
 		return "where private operations happen; the backend's strongest when absent"
 	case "CreateKey.origin":

@@ -167,7 +167,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := append(append(s.rows(), s.eventRows()...), s.qpherRows()...)
+	rows := append(append(append(s.rows(), s.eventRows()...), s.backupRows()...), s.qpherRows()...)
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}
@@ -232,6 +232,8 @@ func (s *Server) rows() []route {
 		write(patch, "/keys/{key}", kw, "keys", "Rename, label, change policy or minimum versions", handle(s.updateKey)),
 		deletion,
 		act("/keys/{key}/cancel-deletion", kw, "keys", "Take a scheduled deletion back", handle(s.cancelDeletion)),
+		write(post, "/keys/move", kw, "keys", "Move all keys of a filter to another backend, by a job", handle(s.moveKeys)).creates(),
+		write(post, "/keys/{key}/move", kw, "keys", "Move a key to another backend, by a job", handle(s.moveKey)).creates(),
 		act("/keys/{key}/rotate", kw, "versions", "Make a new version and use it from now on", handle(s.rotate)).repeatable(),
 		read("/keys/{key}/versions", kr, "versions", "List the versions of a key", handle(s.listVersions), page()...),
 		write(post, "/keys/{key}/versions/{n}/state", kw, "versions", "Change the state of a version", handle(s.setState)),

@@ -149,6 +149,27 @@ func (c *Client) AuditExport(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
+// Backup makes a backup of the whole deployment and writes it to w as it comes. It may take long, so only ctx bounds it, and it is not repeated: after
+// an error w holds a part that does not verify.
+func (c *Client) Backup(ctx context.Context, w io.Writer) error {
+	resp, err := c.open(ctx, call{method: http.MethodPost, path: "/backup"}, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrConnection, err)
+		}
+		return failure(resp, answer)
+	}
+	if _, err := io.Copy(w, lost{resp.Body}); err != nil {
+		return fmt.Errorf("client: taking the backup: %w", err)
+	}
+	return nil
+}
+
 // lost marks the errors of reading as those of the connection, so that they differ from those of writing.
 type lost struct{ r io.Reader }
 

@@ -35,6 +35,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Logger takes what Maintain finds; nil: nothing is logged.
 	Logger *slog.Logger
+	// Jobs takes the work that outlives a request; nil: Move is not there.
+	Jobs Jobs
 	// RecordCache is how many key records stay ready in memory; 0: 16384.
 	RecordCache int
 	// RecordMaxAge is how long a record stays ready before it is read again; 0: until it is changed through this Service
@@ -66,6 +68,7 @@ type Service struct {
 	fresh       func() bool
 	elsewhere   func(backendID string) (name string, nodes []string)
 
+	jobs     Jobs
 	cache    *recordCache
 	defaults *defaultCache
 	flights  flights
@@ -113,7 +116,7 @@ func New(o Options) (*Service, error) {
 	if o.RecordCache < 0 || o.RecordMaxAge < 0 {
 		return nil, errors.New("keys: size and age of the record cache are not negative")
 	}
-	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger,
+	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger, jobs: o.Jobs,
 		fresh: o.Fresh, elsewhere: o.Elsewhere,
 		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
 		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1),

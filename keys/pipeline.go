@@ -44,6 +44,8 @@ const (
 	verbVersions
 	verbSetState
 	verbImportParameters
+	verbMove
+	verbMoveVersion // of the job that verbMove makes
 	verbImport
 	verbSettings
 	verbSetSettings
@@ -92,6 +94,8 @@ var actions = [verbCount]action{
 	verbRotate:           {"key.rotate", auth.ScopeKeysWrite, "", "", false},
 	verbVersions:         {"key.versions", auth.ScopeKeysRead, "", "", true},
 	verbSetState:         {"key.state", auth.ScopeKeysWrite, "", "", false},
+	verbMove:             {"key.move", auth.ScopeKeysWrite, "", "", false},
+	verbMoveVersion:      {"key.move.version", auth.ScopeKeysWrite, "", "", false},
 	verbImportParameters: {"key.import-parameters", auth.ScopeKeysWrite, "", "", false},
 	verbImport:           {"key.import", auth.ScopeKeysWrite, "", "", false},
 	verbSettings:         {"settings.keys.get", auth.ScopeKeysRead, "", "", true},

@@ -22,6 +22,7 @@ type keysCmd struct {
 	Policy         keysPolicyCmd    `cmd:"" help:"Change what a key may do."`
 	Limits         keysLimitsCmd    `cmd:"" help:"Set the minimum versions for encrypting and decrypting."`
 	Rotate         keysRotateCmd    `cmd:"" help:"Make a new version the primary one."`
+	Move           keysMoveCmd      `cmd:"" help:"Move a key, or many, to another backend."`
 	Versions       keysVersionCmd   `cmd:"" help:"List a key's versions."`
 	SetState       keysStateCmd     `cmd:"" help:"Change the state of a version."`
 	Delete         keysDeleteCmd    `cmd:"" help:"Schedule the end of a key."`

@@ -40,6 +40,9 @@ type commands struct {
 	Tenants  tenantsCmd  `cmd:"" help:"Create, list, suspend and resume tenants." group:"Service"`
 	Attest   attestCmd   `cmd:"" help:"Verify evidence of where a key lives." group:"Service"`
 	Audit    auditCmd    `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
+	Backup   backupCmd   `cmd:"" help:"Make a backup of everything, and verify one." group:"Service"`
+	Restore  restoreCmd  `cmd:"" help:"Fill an empty store from a backup." group:"Service"`
+	Store    storeCmd    `cmd:"" help:"Move a store to another place." group:"Service"`
 	Backends backendsCmd `cmd:"" help:"What the backends can do." group:"Service"`
 	Events   eventsCmd   `cmd:"" help:"Show what changes, as it happens." group:"Service"`
 	Jobs     jobsCmd     `cmd:"" help:"Work that outlives the request that asked for it." group:"Service"`

@@ -24,6 +24,7 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/backup"
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
@@ -96,7 +97,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation, Idempotency: n.store, Fresh: n.fresh})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: n.backends,
-		Registerer: registry, Logger: log, RecordCache: c.Cache.Records, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
+		Registerer: registry, Logger: log, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
 	if err != nil {
 		return n, err
 	}
@@ -116,7 +117,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
-		Nodes: n.nodes, Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
+		Backups: n.backups(), Nodes: n.nodes, Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
 	if err != nil {
 		return n, err
 	}
@@ -202,6 +203,12 @@ func (n *node) checkpointSigner(ctx context.Context) (audit.CheckpointSigner, er
 	return service.InternalSigner(ctx, "audit-checkpoints")
 }
 
+// backups makes backups of what this node works on.
+func (n *node) backups() *backup.Service {
+	return backup.New(backup.Options{Source: n.store, Audit: n.audit, DeriveAt: n.root.DeriveAt, Release: programVersion(),
+		Signer: func(ctx context.Context) (backup.Signer, error) { return n.keys.InternalSigner(ctx, "backups") }})
+}
+
 // lastCheckpoint signs what the log has become, while there is still a key to sign with.
 func (n *node) lastCheckpoint(ctx context.Context) error {
 	if n.root.Locked() {
@@ -215,10 +222,12 @@ func (n *node) lastCheckpoint(ctx context.Context) error {
 	return err
 }
 
-// tenant is the first tenant of a deployment: a name-based UUID (RFC 9562 section 5.5) of the deployment's own.
-func (n *node) tenant() uuid.UUID {
-	return uuid.NewSHA1(n.store.Deployment(), []byte("tenant: default"))
+// firstTenant is the first tenant of a deployment: a name-based UUID (RFC 9562 section 5.5) of the deployment's own.
+func firstTenant(deployment uuid.UUID) uuid.UUID {
+	return uuid.NewSHA1(deployment, []byte("tenant: default"))
 }
+
+func (n *node) tenant() uuid.UUID { return firstTenant(n.store.Deployment()) }
 
 // bootstrap makes the owner's API key at the first start. The key is on disk before it is valid.
 func (n *node) bootstrap(ctx context.Context) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/backup"
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/idempotency"
@@ -28,6 +29,7 @@ type store interface {
 	idempotency.Store
 	jobs.Store
 	cluster.Store
+	backup.Source
 	events.Store
 	Deployment() uuid.UUID
 	Ping(ctx context.Context) error

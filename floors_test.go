@@ -21,6 +21,7 @@ var floors = map[string]int{
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"events":       2,
 	"keys":         3,
+	"rekey":        4,
 	"store/sqlite": 4, "store/postgres": 4, "store/storetest": 4, "store/migrations": 4,
 	"api": 5, "api/qpher": 5, "client": 5,
 	"cmd/keywright": 6, "deploy": 6, "bench": 6, "softhsm-test": 6,

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -18,17 +19,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what a Server is made of. Keys, Auth, Root, Audit and Jobs are required.
+// Options are what a Server is made of. Keys, Auth, Root, Audit, Jobs and Rekey are required.
 type Options struct {
 	Keys  Keys
 	Auth  Auth
 	Root  Root
 	Audit Audit
 	Jobs  Jobs
+	Rekey Rekey
 
+	// Nodes lists the nodes on the store. Default: none are known.
+	Nodes NodesFunc
 	// Events and Webhooks tell what has changed. Default: their routes answer fault.Unavailable.
 	Events   Events
 	Webhooks Webhooks
+	// Backups makes backups. Default: the route answers fault.Unavailable.
+	Backups Backups
 
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
@@ -39,6 +45,8 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics collects the request metrics and is what the metrics handler shows. Default: a registry of its own.
 	Metrics *prometheus.Registry
+	// TrustedProxies are where proxies stand whose X-Forwarded-For is believed. Default: nowhere.
+	TrustedProxies []netip.Prefix
 	// Version is shown by /health and in the OpenAPI document. Default: "dev".
 	Version string
 	Limits  Limits
@@ -72,12 +80,16 @@ type Server struct {
 	root     Root
 	audit    Audit
 	jobs     Jobs
+	rekey    Rekey
+	nodes    NodesFunc
 	denials  Denials
 	events   Events
 	webhooks Webhooks
+	backups  Backups
 	ready    func(context.Context) error
 	log      *slog.Logger
 	limits   Limits
+	proxies  []netip.Prefix
 
 	version  string
 	registry *prometheus.Registry
@@ -96,11 +108,17 @@ type Server struct {
 
 // New makes a Server. It fails when a required service is missing or a metric name is taken in the registry.
 func New(o Options) (*Server, error) {
-	if o.Keys == nil || o.Auth == nil || o.Root == nil || o.Audit == nil || o.Jobs == nil {
-		return nil, errors.New("api: Keys, Auth, Root and Audit are required")
+	if o.Keys == nil || o.Auth == nil || o.Root == nil || o.Audit == nil || o.Jobs == nil || o.Rekey == nil {
+		return nil, errors.New("api: Keys, Auth, Root, Audit, Jobs and Rekey are required")
 	}
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
+	}
+	if o.Backups == nil {
+		o.Backups = noBackups{}
+	}
+	if o.Nodes == nil {
+		o.Nodes = noNodes
 	}
 	if o.Denials == nil {
 		o.Denials = uncounted{}
@@ -114,8 +132,8 @@ func New(o Options) (*Server, error) {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
-	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, denials: o.Denials, ready: o.Ready, log: o.Log,
-		limits: o.Limits.withDefaults(), events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
+	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, rekey: o.Rekey, nodes: o.Nodes, denials: o.Denials, ready: o.Ready, log: o.Log,
+		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, backups: o.Backups, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()

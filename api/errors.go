@@ -19,10 +19,11 @@ func statusOf(code fault.Code) (status int, ok bool) {
 	case fault.Unauthenticated:
 		return http.StatusUnauthorized, true
 	case fault.Forbidden, fault.InsufficientScope, fault.PolicyDenied, fault.NotExportable, fault.UsageLimit,
-		fault.WrongSecret:
+		fault.WrongSecret, fault.TenantSuspended, fault.QuotaExceeded, fault.ApprovalRequired:
 		return http.StatusForbidden, true
 	case fault.RouteNotFound, fault.KeyNotFound, fault.VersionNotFound, fault.APIKeyNotFound, fault.BackendNotFound,
-		fault.SlotNotFound, fault.EntryNotFound, fault.NoDefaultKey, fault.JobNotFound, fault.WebhookNotFound:
+		fault.SlotNotFound, fault.EntryNotFound, fault.NoDefaultKey, fault.TenantNotFound, fault.GrantNotFound, fault.ApprovalNotFound,
+		fault.JobNotFound, fault.WebhookNotFound:
 		return http.StatusNotFound, true
 	case fault.EventsGone:
 		return http.StatusGone, true

@@ -180,8 +180,12 @@ func (s *Server) still(ctx context.Context, c *call) bool {
 	if err != nil {
 		return false
 	}
-	p, err := s.auth.Authenticate(ctx, token)
-	return err == nil && p.Tenant == c.principal.Tenant && (c.route.Scope == "" || p.Has(c.route.Scope))
+	p, _, err := s.auth.Authenticate(ctx, token, c.address())
+	if err != nil || p.Tenant != c.principal.Tenant {
+		return false
+	}
+	d := auth.Decide(&auth.Request{Principal: p, Now: time.Now(), Any: c.route.oneOf(), All: auth.SetOf(c.route.And)})
+	return d.Allowed
 }
 
 // teller writes to a client who must take each write in time, and sends it on at once.

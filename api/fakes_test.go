@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -162,18 +163,20 @@ func turned(b []byte) []byte {
 type fakeAuth struct {
 	Auth
 	scopes []auth.Scope
+	from   netip.Addr
 }
 
-func (a *fakeAuth) Authenticate(_ context.Context, presented string) (*auth.Principal, error) {
+func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error) {
 	p := &auth.Principal{ID: "api-key:1", Tenant: tenant, Name: "tester", Scopes: a.scopes}
 	switch presented {
 	case "good":
 	case "weak":
 		p.Scopes = nil
 	default:
-		return nil, fault.New(fault.Unauthenticated, "the credential is not valid")
+		return nil, auth.Decision{}, fault.New(fault.Unauthenticated, "the credential is not valid")
 	}
-	return p, nil
+	a.from = from
+	return p, auth.Decision{}, nil
 }
 
 type fakeRoot struct {
@@ -238,6 +241,7 @@ type rig struct {
 	root    *fakeRoot
 	audit   *fakeAudit
 	jobs    *fakeJobs
+	rekey   *fakeRekey
 	denials *counted
 	log     *bytes.Buffer
 }
@@ -245,8 +249,8 @@ type rig struct {
 func newRig(t testing.TB, limits Limits) *rig {
 	t.Helper()
 	r := &rig{keys: &fakeKeys{}, auth: &fakeAuth{scopes: auth.Scopes()}, root: &fakeRoot{phrase: "open sesame"},
-		audit: &fakeAudit{}, jobs: &fakeJobs{}, denials: &counted{}, log: &bytes.Buffer{}}
-	s, err := New(Options{Keys: r.keys, Auth: r.auth, Root: r.root, Audit: r.audit, Jobs: r.jobs, Denials: r.denials, Version: "test",
+		audit: &fakeAudit{}, jobs: &fakeJobs{}, rekey: &fakeRekey{}, denials: &counted{}, log: &bytes.Buffer{}}
+	s, err := New(Options{Keys: r.keys, Auth: r.auth, Root: r.root, Audit: r.audit, Jobs: r.jobs, Rekey: r.rekey, Denials: r.denials, Version: "test",
 		Limits: limits, Log: slog.New(slog.NewTextHandler(&lockedWriter{w: r.log}, nil))})
 	if err != nil {
 		t.Fatal(err)

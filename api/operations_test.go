@@ -58,7 +58,9 @@ func TestShapes(t *testing.T) {
 		{"POST", "/keys/n/rotate", ``, 200, `{"data":` + key + tail},
 		{"GET", "/keys", ``, 200, `{"data":{"items":[` + key + `],"next_cursor":"bmV4dA"}` + tail},
 		{"GET", "/me", ``, 200, `{"data":{"id":"api-key:1","name":"tester","tenant":"00000000-0000-7000-8000-000000000001",` +
-			`"scopes":["keys:read","keys:write","encryption:write","audit:read","settings:write"]}` + tail},
+			`"tenant_name":"","scopes":["keys:read","keys:write","encryption:write","policies:read","policies:write","audit:read","settings:read","settings:write",` +
+			`"owners:write","backends:read","backends:write","nodes:read","root:read","root:write","tenants:read","tenants:write","audit:export","backup:read",` +
+			`"backup:write","read","write"]}` + tail},
 		{"GET", "/health", ``, 200, `{"data":{"status":"ok","version":"test"}` + tail},
 		{"POST", "/decrypt", `{}`, 400, `{"error":{"error_code":"ERR_MISSING_FIELD","message":"the field ciphertext is missing"}` + tail},
 		{"GET", "/none", ``, 404, `{"error":{"error_code":"ERR_ROUTE_NOT_FOUND","message":"there is nothing at this path"}` + tail},

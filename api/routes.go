@@ -29,7 +29,9 @@ type route struct {
 	Method       string
 	Path         string     // below prefix, parameters in braces
 	Scope        auth.Scope // "" with Open false: any credential
+	Or           auth.Scope // another that does as well
 	And          auth.Scope // one more that is needed
+	Session      bool       // only for an owner or admin in a session
 	Open         bool       // needs no credential and works while locked
 	NeedsRoot    bool       // with Open: not while locked
 	AtRoot       bool       // also without the prefix
@@ -105,6 +107,9 @@ func (c *call) decodeInto(p any) error {
 	return decodeBody(c.body, p, c.decode)
 }
 
+// oneOf is the set of scopes of which one is needed.
+func (r *route) oneOf() auth.ScopeSet { return auth.SetOf(r.Scope, r.Or) }
+
 func (r *route) timeout(l Limits) time.Duration {
 	if r.Timeout > 0 && l.Timeout > 0 {
 		return l.Timeout
@@ -162,7 +167,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := append(append(s.rows(), s.eventRows()...), s.qpherRows()...)
+	rows := append(append(append(s.rows(), s.eventRows()...), s.backupRows()...), s.qpherRows()...)
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}
@@ -174,7 +179,14 @@ func (s *Server) rows() []route {
 		kr = auth.ScopeKeysRead
 		kw = auth.ScopeKeysWrite
 		ar = auth.ScopeAuditRead
+		sr = auth.ScopeSettingsRead
 		sw = auth.ScopeSettingsWrite
+		br = auth.ScopeBackendsRead
+		rr = auth.ScopeRootRead
+		rw = auth.ScopeRootWrite
+		bw = auth.ScopeBackendsWrite
+		tr = auth.ScopeTenantsRead
+		tw = auth.ScopeTenantsWrite
 	)
 	post, patch, del := http.MethodPost, http.MethodPatch, http.MethodDelete
 	unlock := open(post, "/unlock", "service", "Open the root with a passphrase, a key file or shares", handle(s.unlock))
@@ -182,14 +194,18 @@ func (s *Server) rows() []route {
 	deletion := write(del, "/keys/{key}", kw, "keys", "Schedule the end of a key", handle(s.deleteKey))
 	deletion.BodyOptional = true
 	deletion.Query = []param{{"waiting_period_days", "integer", "7 to 30; 30 when absent"}}
-	export := read("/audit/export", ar, "audit", "All entries with the checkpoint, for verification offline", media(exportMedia, handle(s.exportAudit)))
-	export.Timeout, export.And = 0, sw
+	export := read("/audit/export", auth.ScopeAuditExport, "audit", "All entries with the checkpoint, for verification offline", media(exportMedia, handle(s.exportAudit)))
+	export.Timeout = 0
 	revoke := write(del, "/api-keys/{id}", sw, "api-keys", "Revoke an API key at once", handle(s.revokeAPIKey))
 	revoke.BodyLimit = 0
-	removeSlot := write(del, "/root/slots/{id}", sw, "root", "Remove a slot; the last one stays", handle(s.removeSlot))
+	removeSlot := write(del, "/root/slots/{id}", rw, "root", "Remove a slot; the last one stays", handle(s.removeSlot))
 	removeSlot.BodyLimit = 0
-	addSlot := write(post, "/root/slots", sw, "root", "Add a way to open the root", handle(s.addSlot))
+	addSlot := write(post, "/root/slots", rw, "root", "Add a way to open the root", handle(s.addSlot))
 	addSlot.Status = http.StatusCreated
+	reseal := write(post, "/keys/reseal", bw, "keys", "Begin a job that seals anew what is under a root or device key that was replaced", handle(s.resealKeys)).creates().or(rw)
+	reseal.BodyOptional = true
+	retireRoot := write(post, "/root/retire", rw, "root", "Give up the earlier roots now", handle(s.retireRoot))
+	retireRoot.BodyOptional = true
 
 	return []route{
 		open(http.MethodGet, "/health", "service", "Whether the process answers, and whether it is locked", handle(s.health)),
@@ -216,6 +232,8 @@ func (s *Server) rows() []route {
 		write(patch, "/keys/{key}", kw, "keys", "Rename, label, change policy or minimum versions", handle(s.updateKey)),
 		deletion,
 		act("/keys/{key}/cancel-deletion", kw, "keys", "Take a scheduled deletion back", handle(s.cancelDeletion)),
+		write(post, "/keys/move", kw, "keys", "Move all keys of a filter to another backend, by a job", handle(s.moveKeys)).creates(),
+		write(post, "/keys/{key}/move", kw, "keys", "Move a key to another backend, by a job", handle(s.moveKey)).creates(),
 		act("/keys/{key}/rotate", kw, "versions", "Make a new version and use it from now on", handle(s.rotate)).repeatable(),
 		read("/keys/{key}/versions", kr, "versions", "List the versions of a key", handle(s.listVersions), page()...),
 		write(post, "/keys/{key}/versions/{n}/state", kw, "versions", "Change the state of a version", handle(s.setState)),
@@ -247,19 +265,33 @@ func (s *Server) rows() []route {
 		operate("/verify", "Verify with a key named in the body, or the default key", operation[wire.Verify, wire.Validity](s.verify)),
 		operate("/random", "Random bytes", instead[wire.RandomResult](handle(s.random))).small(),
 
-		read("/backends", kr, "backends", "All backends, with what they can do", handle(s.listBackends)),
-		read("/backends/{name}", kr, "backends", "One backend", handle(s.showBackend)),
+		read("/backends", br, "backends", "All backends, with what they can do", handle(s.listBackends)).or(kr),
+		read("/backends/{name}", br, "backends", "One backend", handle(s.showBackend)).or(kr),
+		read("/nodes", br, "nodes", "The nodes that run on the store, with what each has open and does", handle(s.listNodes)).or(kr),
 
-		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with settings:write", handle(s.listJobs), page(
+		read("/backends/{name}/keks", br, "backends", "The keys of a device over the keys of the backend", handle(s.listKEKs)).or(bw),
+		act("/backends/{name}/rotate-kek", bw, "backends", "Make the next key over keys on a device, and begin to seal everything of the backend anew", handle(s.rotateKEK)),
+		write(post, "/backends/{name}/retire-kek", bw, "backends", "Destroy an earlier key over keys on a device, under which nothing is any more", handle(s.retireKEK)),
+
+		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with settings:write or nodes:read", handle(s.listJobs), page(
 			param{"kind", "string", "what it does, as in move"},
 			param{"state", "string", "queued, running, done, failed or cancelled"})...),
 		read("/jobs/{id}", "", "jobs", "Show a job, for those who can list it", handle(s.showJob)),
-		act("/jobs/{id}/cancel", "", "jobs", "End a job that has not ended: the tenant's with keys:write, the deployment's with settings:write", handle(s.cancelJob)),
+		act("/jobs/{id}/cancel", "", "jobs", "End a job that has not ended: the tenant's with keys:write, the deployment's with settings:write or backends:write", handle(s.cancelJob)),
 
 		write(post, "/api-keys", sw, "api-keys", "Make an API key; it is shown this once", handle(s.createAPIKey)).creates(),
-		read("/api-keys", sw, "api-keys", "List API keys", handle(s.listAPIKeys), page()...),
+		read("/api-keys", sr, "api-keys", "List API keys", handle(s.listAPIKeys), page()...).or(sw),
+		read("/api-keys/{id}", sr, "api-keys", "Show an API key, without its secret", handle(s.showAPIKey)).or(sw),
+		act("/api-keys/{id}/rotate", "", "api-keys", "Give an API key a new secret; it is shown this once", handle(s.rotateAPIKey)).repeatable(),
 		revoke,
 		read("/me", "", "api-keys", "Who is calling", handle(s.me)),
+
+		write(post, "/tenants", tw, "tenants", "Make a tenant and its owner's API key, which is shown this once", handle(s.createTenant)).creates(),
+		read("/tenants", tr, "tenants", "List tenants", handle(s.listTenants), page()...).or(tw),
+		read("/tenants/{id}", "", "tenants", "Show a tenant: the own one, or any with tenants:read", handle(s.showTenant)),
+		write(patch, "/tenants/{id}", tw, "tenants", "Rename a tenant, or change its quotas", handle(s.updateTenant)),
+		act("/tenants/{id}/suspend", tw, "tenants", "Refuse every credential of a tenant; nothing of it is lost", handle(s.suspendTenant)),
+		act("/tenants/{id}/resume", tw, "tenants", "End a suspension", handle(s.resumeTenant)),
 
 		read("/settings/keys", kr, "settings", "Which algorithms the tenant takes for new keys", handle(s.keySettings)),
 		write(http.MethodPut, "/settings/keys", sw, "settings", "Settle which algorithms the tenant takes for new keys", handle(s.setKeySettings)),
@@ -278,7 +310,11 @@ func (s *Server) rows() []route {
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof)),
 		export,
 
-		read("/root/slots", sw, "root", "The ways to open the root", handle(s.listSlots)),
+		read("/root", rr, "root", "The generation of the root, and what hangs on earlier ones", handle(s.showRoot)).or(rw),
+		write(post, "/root/rotate", rw, "root", "Replace the root and all its slots, and begin to seal everything anew", handle(s.rotateRoot)),
+		retireRoot,
+		reseal,
+		read("/root/slots", rr, "root", "The ways to open the root", handle(s.listSlots)).or(rw),
 		addSlot,
 		removeSlot,
 	}
@@ -287,6 +323,12 @@ func (s *Server) rows() []route {
 // repeatable takes an Idempotency-Key without being a creation of a resource with an address.
 func (r route) repeatable() route {
 	r.Creates = true
+	return r
+}
+
+// or says that another scope does as well.
+func (r route) or(scope auth.Scope) route {
+	r.Or = scope
 	return r
 }
 

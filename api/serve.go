@@ -98,25 +98,29 @@ func (c *call) run() error {
 	return err
 }
 
-// authenticate finds the principal and holds it to the route's scope.
+// authenticate finds the principal and asks whether it may use the route.
 func (c *call) authenticate(ctx context.Context) error {
 	token, err := presented(c.gin.Request.Header)
 	if err != nil {
 		c.s.denials.Add(reason(c.gin.Request.Header))
 		return err
 	}
-	c.principal, err = c.s.auth.Authenticate(ctx, token)
+	var d auth.Decision
+	c.principal, d, err = c.s.auth.Authenticate(ctx, token, c.address())
 	if err != nil {
+		if c.principal != nil {
+			return c.denied(ctx, &d)
+		}
 		if fault.Has(err, fault.Unauthenticated) {
 			c.s.denials.Add("refused")
 		}
 		return err
 	}
 	// Here is the place of a rate limit (429): behind 401 and before 403, which is the order that Qpher's clients know.
-	for _, scope := range [...]auth.Scope{c.route.Scope, c.route.And} {
-		if scope != "" && !c.principal.Has(scope) {
-			return c.outOfScope(ctx, scope)
-		}
+	r := c.route
+	d = auth.Decide(&auth.Request{Principal: c.principal, Now: c.start, Any: r.oneOf(), All: auth.SetOf(r.And), Session: r.Session})
+	if !d.Allowed {
+		return c.denied(ctx, &d)
 	}
 	return nil
 }
@@ -132,17 +136,18 @@ func reason(h http.Header) string {
 	return "malformed"
 }
 
-// outOfScope records a denial of a known caller and gives its fault. No service has seen the request, so that nobody else
+// denied records a denial of a known caller and gives its fault. No service has seen the request, so that nobody else
 // would record it.
-func (c *call) outOfScope(ctx context.Context, scope auth.Scope) error {
+func (c *call) denied(ctx context.Context, d *auth.Decision) error {
+	refusal := d.Err()
 	_, err := c.s.audit.Record(ctx, &audit.Entry{
-		Tenant: c.principal.Tenant, Principal: c.principal.ID, Action: "authorize", Outcome: string(fault.InsufficientScope),
-		Latency: time.Since(c.start), RequestID: c.id, Detail: c.route.Method + " " + c.route.Path,
+		Tenant: c.principal.Tenant, Principal: c.principal.ID, Action: "authorize", Outcome: string(fault.CodeOf(refusal)),
+		Latency: time.Since(c.start), RequestID: c.id, Detail: c.route.Method + " " + c.route.Path + " rule " + string(d.Rule),
 	})
 	if err != nil {
 		return err
 	}
-	return fault.New(fault.InsufficientScope, "this route needs the scope "+string(scope))
+	return refusal
 }
 
 // takeBody reads the body of a route that has one and refuses any other.

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/google/uuid"
@@ -25,15 +26,25 @@ type Keys interface {
 	IsDefault(ctx context.Context, k *keys.Key) (bool, error)
 }
 
-// Auth says who calls, and keeps the API keys of a tenant. *auth.Service is the implementation.
+// Auth says who calls, and keeps the tenants and their API keys. *auth.Service is the implementation.
 type Auth interface {
-	// Authenticate gives the principal of a presented credential, or fault.Unauthenticated.
-	Authenticate(ctx context.Context, presented string) (*auth.Principal, error)
-	// CreateAPIKey gives the record and, this once, the key itself.
+	// Authenticate gives the principal of a credential presented from an address, or fault.Unauthenticated. With a refusal that comes back
+	// with a principal it is known whose credential it is.
+	Authenticate(ctx context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error)
+	// CreateAPIKey gives the record and, this once, the key itself, as RotateAPIKey does.
 	CreateAPIKey(ctx context.Context, creator *auth.Principal, r auth.CreateRequest, requestID string, t idempotency.Token) (*auth.APIKey, string, error)
+	RotateAPIKey(ctx context.Context, caller *auth.Principal, r auth.RotateRequest, requestID string, t idempotency.Token) (*auth.APIKey, string, error)
 	RevokeAPIKey(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) error
 	APIKey(ctx context.Context, caller *auth.Principal, id uuid.UUID) (*auth.APIKey, error)
 	APIKeys(ctx context.Context, caller *auth.Principal, cursor string, limit int) (page []*auth.APIKey, next string, err error)
+
+	// CreateTenant also gives the tenant's first API key, this once.
+	CreateTenant(ctx context.Context, caller *auth.Principal, r auth.CreateTenantRequest, requestID string, t idempotency.Token) (*auth.Tenant, *auth.APIKey, string, error)
+	UpdateTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, u auth.TenantUpdate, requestID string) (*auth.Tenant, error)
+	SuspendTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) (*auth.Tenant, error)
+	ResumeTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) (*auth.Tenant, error)
+	Tenant(ctx context.Context, caller *auth.Principal, id uuid.UUID) (*auth.Tenant, error)
+	Tenants(ctx context.Context, caller *auth.Principal, cursor string, limit int) (page []*auth.Tenant, next string, err error)
 }
 
 // Root is the keeper of the root secret. *root.Keeper is the implementation.

@@ -39,7 +39,7 @@ func TestEveryRoute(t *testing.T) {
 				if row.Scope != "" {
 					row.refused(t, r.do(row.Method, path, small, "X-API-Key", "weak"), 403, fault.InsufficientScope)
 					last := r.audit.entries[len(r.audit.entries)-1]
-					if last.Outcome != string(fault.InsufficientScope) || last.Principal != "api-key:1" || last.Detail != row.Method+" "+row.Path {
+					if last.Outcome != string(fault.InsufficientScope) || last.Principal != "api-key:1" || last.Detail != row.Method+" "+row.Path+" rule no-scope" {
 						t.Errorf("the denial was recorded as %+v", last)
 					}
 				}

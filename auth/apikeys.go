@@ -20,6 +20,7 @@ import (
 // Actions of this package in the audit log.
 const (
 	ActionCreate = "api-key.create"
+	ActionRotate = "api-key.rotate"
 	ActionRevoke = "api-key.revoke"
 )
 
@@ -28,14 +29,16 @@ const MaxName = 128
 
 // CreateRequest asks for an API key.
 type CreateRequest struct {
-	Name      string
-	Scopes    []Scope   // at least one, all of them the creator's own
-	ExpiresAt time.Time // zero: never
-	Brand     string    // "": DefaultBrand
+	Name         string
+	Role         Role         // none, or one whose scopes are all the creator's
+	Scopes       []Scope      // beside those of the role, all of them the creator's own; at least one without a role
+	Restrictions Restrictions // the creator's are laid over them
+	ExpiresAt    time.Time    // zero: never, or when the creator's does
+	Brand        string       // "": DefaultBrand
 }
 
 // CreateAPIKey makes a key in the creator's tenant and gives its record and, this once, the key itself. It needs scope
-// settings:write. Errors: fault.BadName, BadField, Forbidden (a scope that the creator lacks), IdempotencyConflict.
+// settings:write. Errors: fault.BadName, BadField, Forbidden (more than the creator has), QuotaExceeded, IdempotencyConflict.
 // The same token with the same request gives the same key again for idempotency.TTL. Allowed or denied, it is recorded.
 func (s *Service) CreateAPIKey(ctx context.Context, creator *Principal, r CreateRequest, requestID string, t idempotency.Token) (*APIKey, string, error) {
 	if creator == nil {
@@ -50,7 +53,7 @@ func (s *Service) CreateAPIKey(ctx context.Context, creator *Principal, r Create
 }
 
 func (s *Service) create(ctx context.Context, creator *Principal, r CreateRequest, requestID string, t idempotency.Token, start time.Time) (*APIKey, string, error) {
-	if err := Authorize(creator, ScopeSettingsWrite); err != nil {
+	if err := s.decide(creator, ScopeSettingsWrite); err != nil {
 		return nil, "", err
 	}
 	k, err := s.check(creator, r)
@@ -58,7 +61,7 @@ func (s *Service) create(ctx context.Context, creator *Principal, r CreateReques
 		return nil, "", err
 	}
 	for try := 0; ; try++ {
-		made, presented, err := s.replay(ctx, creator, t, requestID, start)
+		made, presented, err := s.replay(ctx, creator, t, ActionCreate, requestID, start)
 		if made != nil || err != nil {
 			return made, presented, err
 		}
@@ -89,33 +92,48 @@ func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
 	if !knownBrand(r.Brand) {
 		return nil, fault.New(fault.BadField, "the brand is one of "+strings.Join(Brands(), ", "))
 	}
-	if len(r.Scopes) == 0 {
-		return nil, fault.New(fault.MissingField, "an API key needs at least one scope")
+	if !r.Role.valid() {
+		return nil, fault.New(fault.BadField, "the role is unknown")
+	}
+	if len(r.Scopes) == 0 && r.Role == RoleNone {
+		return nil, fault.New(fault.MissingField, "an API key needs a role or at least one scope")
 	}
 	for i, q := range r.Scopes {
-		if !slices.Contains(Scopes(), q) || slices.Contains(r.Scopes[:i], q) {
+		if _, known := q.bit(); !known || slices.Contains(r.Scopes[:i], q) {
 			return nil, fault.New(fault.BadField, "a scope is unknown or named twice")
 		}
 	}
-	for _, q := range r.Scopes {
-		if !creator.Has(q) {
-			return nil, fault.New(fault.Forbidden, "an API key cannot have a scope that its creator lacks")
-		}
+	k := &APIKey{Tenant: creator.Tenant, Name: r.Name, Brand: r.Brand, Role: r.Role, CreatedBy: creator.ID}
+	k.Scopes = SetOf(r.Scopes...).List()
+	if !k.within(creator) {
+		return nil, fault.New(fault.Forbidden, "an API key cannot have a scope that its creator lacks")
 	}
+	if err := r.Restrictions.check(); err != nil {
+		return nil, err
+	}
+	limits, err := r.Restrictions.inherit(creator.Restrictions)
+	if err != nil {
+		return nil, err
+	}
+	k.Restrictions = *limits
 	now := s.now().UTC().Truncate(time.Microsecond) // what every store keeps
 	if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
 		return nil, fault.New(fault.BadField, "the expiry of an API key lies in the future")
 	}
-	k := &APIKey{Tenant: creator.Tenant, Name: r.Name, Brand: r.Brand, CreatedAt: now, CreatedBy: creator.ID}
+	k.CreatedAt = now
 	if !r.ExpiresAt.IsZero() {
 		k.ExpiresAt = r.ExpiresAt.UTC().Truncate(time.Microsecond)
 	}
-	for _, q := range Scopes() { // in the order of the documentation
-		if slices.Contains(r.Scopes, q) {
-			k.Scopes = append(k.Scopes, q)
-		}
+	if e := creator.ExpiresAt; !e.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(e)) {
+		k.ExpiresAt = e
 	}
 	return k, nil
+}
+
+// within reports whether the principal has all rights that the key has.
+func (k *APIKey) within(p *Principal) bool {
+	coarse := SetOf(ScopeRead, ScopeWrite)
+	return (rights(k.Effective()) &^ coarse).Within(p.rightSet())
 }
 
 func checkName(name string) error {
@@ -141,6 +159,11 @@ func (s *Service) prepare(k *APIKey, t idempotency.Token) (presented string, cha
 		return "", nil, err
 	}
 	changes = append(changes, s.store.InsertAPIKey(k))
+	return s.memorable(k, presented, changes, t)
+}
+
+// memorable adds the record by which the same call is answered again, if the call can be repeated.
+func (s *Service) memorable(k *APIKey, presented string, changes []audit.Change, t idempotency.Token) (string, []audit.Change, error) {
 	if t.Key != "" {
 		r, err := s.remember(k, presented, t)
 		if err != nil {
@@ -160,9 +183,9 @@ func (s *Service) RevokeAPIKey(ctx context.Context, caller *Principal, id uuid.U
 	}
 	start := time.Now()
 	e := audit.Entry{Tenant: caller.Tenant, Principal: caller.ID, Action: ActionRevoke, Resource: "api-key:" + id.String(), RequestID: requestID}
-	err := Authorize(caller, ScopeSettingsWrite)
+	err := s.decide(caller, ScopeSettingsWrite)
 	if err == nil {
-		_, err = s.store.APIKey(ctx, caller.Tenant, id)
+		err = s.mayEnd(ctx, caller, id)
 	}
 	if err == nil {
 		ok := e
@@ -176,33 +199,35 @@ func (s *Service) RevokeAPIKey(ctx context.Context, caller *Principal, id uuid.U
 	return nil
 }
 
-// APIKey gives a record of the caller's tenant. It needs scope settings:write. fault.APIKeyNotFound.
+// mayEnd looks whether the caller may end a key: one that can make owners, or its own, is not for everybody to end.
+func (s *Service) mayEnd(ctx context.Context, caller *Principal, id uuid.UUID) error {
+	k, err := s.store.APIKey(ctx, caller.Tenant, id)
+	if err != nil {
+		return err
+	}
+	if k.PrincipalID() != caller.ID && SetOf(k.Effective()...).Has(ScopeOwnersWrite) && !caller.Has(ScopeOwnersWrite) {
+		return &refusal{error: fault.New(fault.Forbidden, "an owner's API key is ended by owners"), rule: RuleOwners}
+	}
+	return nil
+}
+
+// APIKey gives a record of the caller's tenant. It needs scope settings:read or settings:write. fault.APIKeyNotFound.
 func (s *Service) APIKey(ctx context.Context, caller *Principal, id uuid.UUID) (*APIKey, error) {
-	if err := Authorize(caller, ScopeSettingsWrite); err != nil {
+	if err := s.reads(caller); err != nil {
 		return nil, err
 	}
 	return s.store.APIKey(ctx, caller.Tenant, id)
 }
 
 // APIKeys lists the records of the caller's tenant by id, which is the order of their creation, 1 to 1000 a page (0: 100).
-// next is "" on the last page. It needs scope settings:write. fault.BadCursor, fault.BadQuery.
+// next is "" on the last page. It needs scope settings:read or settings:write. fault.BadCursor, fault.BadQuery.
 func (s *Service) APIKeys(ctx context.Context, caller *Principal, cursor string, limit int) (page []*APIKey, next string, err error) {
-	if err := Authorize(caller, ScopeSettingsWrite); err != nil {
+	if err := s.reads(caller); err != nil {
 		return nil, "", err
 	}
-	if limit == 0 {
-		limit = 100
-	}
-	if limit < 1 || limit > 1000 {
-		return nil, "", fault.New(fault.BadQuery, "the limit is 1 to 1000")
-	}
-	var after uuid.UUID
-	if cursor != "" {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-		if err != nil || len(b) != len(after) || base64.RawURLEncoding.EncodeToString(b) != cursor {
-			return nil, "", fault.New(fault.BadCursor, "the cursor was not made by this list")
-		}
-		after = uuid.UUID(b)
+	after, limit, err := pageOf(cursor, limit)
+	if err != nil {
+		return nil, "", err
 	}
 	page, err = s.store.APIKeys(ctx, caller.Tenant, after, limit+1)
 	if err != nil {
@@ -210,7 +235,32 @@ func (s *Service) APIKeys(ctx context.Context, caller *Principal, cursor string,
 	}
 	if len(page) > limit {
 		page = page[:limit]
-		next = base64.RawURLEncoding.EncodeToString(page[limit-1].ID[:])
+		next = cursorOf(page[limit-1].ID)
 	}
 	return page, next, nil
 }
+
+// reads is the right to look at API keys.
+func (s *Service) reads(caller *Principal) error {
+	return unwrapped(s.decide(caller, ScopeSettingsRead, ScopeSettingsWrite))
+}
+
+// pageOf reads the cursor and the limit of a list by id.
+func pageOf(cursor string, limit int) (after uuid.UUID, n int, err error) {
+	if limit == 0 {
+		limit = 100
+	}
+	if limit < 1 || limit > 1000 {
+		return after, 0, fault.New(fault.BadQuery, "the limit is 1 to 1000")
+	}
+	if cursor != "" {
+		b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+		if err != nil || len(b) != len(after) || base64.RawURLEncoding.EncodeToString(b) != cursor {
+			return after, 0, fault.New(fault.BadCursor, "the cursor was not made by this list")
+		}
+		after = uuid.UUID(b)
+	}
+	return after, limit, nil
+}
+
+func cursorOf(id uuid.UUID) string { return base64.RawURLEncoding.EncodeToString(id[:]) }

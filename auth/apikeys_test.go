@@ -39,7 +39,7 @@ func TestCreate(t *testing.T) {
 		if diff := cmp.Diff(k, stored); diff != "" {
 			t.Errorf("as stored (-made +stored):\n%s", diff)
 		}
-		if _, err := r.Authenticate(t.Context(), presented); err != nil {
+		if _, err := r.identify(t.Context(), presented); err != nil {
 			t.Error(err)
 		}
 	}
@@ -82,7 +82,11 @@ func TestCreateRules(t *testing.T) {
 		if fault.CodeOf(err) != c.code || k != nil || presented != "" {
 			t.Errorf("%s: %v, want %s", name, err, c.code)
 		}
-		if diff := cmp.Diff([]string{"api-key.create " + string(c.code)}, r.memory.log()); diff != "" {
+		line := "api-key.create " + string(c.code)
+		if c.code == fault.InsufficientScope {
+			line += " rule no-scope"
+		}
+		if diff := cmp.Diff([]string{line}, r.memory.log()); diff != "" {
 			t.Errorf("%s: log (-want +got):\n%s", name, diff)
 		}
 	}
@@ -123,7 +127,7 @@ func TestRevokeRules(t *testing.T) {
 	if again, err := r.APIKey(t.Context(), r.owner, k.ID); err != nil || !again.RevokedAt.Equal(first.RevokedAt) {
 		t.Errorf("the time of the revocation changed, %v", err)
 	}
-	wantLog := []string{"api-key.revoke ERR_API_KEY_NOT_FOUND", "api-key.revoke ERR_API_KEY_NOT_FOUND", "api-key.revoke ERR_INSUFFICIENT_SCOPE",
+	wantLog := []string{"api-key.revoke ERR_API_KEY_NOT_FOUND", "api-key.revoke ERR_API_KEY_NOT_FOUND", "api-key.revoke ERR_INSUFFICIENT_SCOPE rule no-scope",
 		"api-key.revoke ok", "api-key.revoke ok"}
 	if diff := cmp.Diff(wantLog, r.memory.log()); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
@@ -134,7 +138,7 @@ func TestRevokeRules(t *testing.T) {
 func TestLogFails(t *testing.T) {
 	r := newRig(t)
 	k, presented := r.create(t, CreateRequest{Name: "app", Scopes: []Scope{ScopeKeysRead}})
-	if _, err := r.Authenticate(t.Context(), presented); err != nil {
+	if _, err := r.identify(t.Context(), presented); err != nil {
 		t.Fatal(err)
 	}
 	for _, code := range []fault.Code{fault.AuditUnavailable, fault.Timeout, fault.StoreUnavailable} {
@@ -150,7 +154,7 @@ func TestLogFails(t *testing.T) {
 	}
 	r.memory.set(func(m *memory) { m.broken = nil })
 	before := r.memory.lookups.Load()
-	if _, err := r.Authenticate(t.Context(), presented); err != nil {
+	if _, err := r.identify(t.Context(), presented); err != nil {
 		t.Errorf("it was not revoked after all: %v", err)
 	}
 	if r.memory.lookups.Load() != before+1 {
@@ -305,13 +309,14 @@ func TestBootstrap(t *testing.T) {
 		kept = p
 		return nil
 	})
-	if err != nil || kept != presented || k.Name != "owner" || k.CreatedBy != "system" || !slices.Equal(k.Scopes, Scopes()) {
+	if err != nil || kept != presented || k.Name != "owner" || k.CreatedBy != "system" || k.Role != RoleOwner ||
+		SetOf(k.Effective()...)|SetOf(ScopeRead, ScopeWrite) != SetOf(Scopes()...) || m.tenants[tenant] == nil {
 		t.Fatalf("%+v, %v", k, err)
 	}
-	if p, err := s.Authenticate(t.Context(), kept); err != nil || p.Tenant != tenant {
+	if p, err := s.identify(t.Context(), kept); err != nil || p.Tenant != tenant {
 		t.Error(err)
 	}
-	_, err = s.Authenticate(t.Context(), lost)
+	_, err = s.identify(t.Context(), lost)
 	want(t, err, fault.Unauthenticated)
 	_, _, err = s.Bootstrap(t.Context(), tenant, nil)
 	want(t, err, fault.Conflict)

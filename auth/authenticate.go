@@ -4,17 +4,30 @@ import (
 	"context"
 	"crypto/subtle"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/keywright/keywright/fault"
 )
 
-// Authenticate says who presents this API key. Malformed, unknown, expired and revoked keys are all the same
+// Authenticate says who presents this API key, from where (not valid: nobody knows). Whoever has a Principal from here has passed what
+// Decide asks at the door: expiry, the tenant's status and the address. A credential that is genuine and refused there comes back with the
+// refusal, fault.TenantSuspended or fault.Forbidden, and its decision, so that it can be recorded whose it is.
+func (s *Service) Authenticate(ctx context.Context, presented string, from netip.Addr) (*Principal, Decision, error) {
+	p, err := s.identify(ctx, presented)
+	if err != nil {
+		return nil, Decision{}, err
+	}
+	d := Decide(&Request{Principal: p, Now: s.now(), Door: true, Address: from})
+	return p, d, d.Err()
+}
+
+// identify says whose this API key is. Malformed, unknown, expired and revoked keys are all the same
 // fault.Unauthenticated. fault.Locked while the root is not open. When the store is needed and fails, the error is the
 // store's, and nobody is let in on memory older than Recheck.
 //
 // A key that was presented within the last Recheck costs one HMAC and one look into memory.
-func (s *Service) Authenticate(ctx context.Context, presented string) (*Principal, error) {
+func (s *Service) identify(ctx context.Context, presented string) (*Principal, error) {
 	if _, err := s.macs(); err != nil {
 		return nil, err
 	}
@@ -109,17 +122,56 @@ func (s *Service) look(ctx context.Context, t token, m *mac) (*entry, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading an API key: %w", err)
 	}
-	same := subtle.ConstantTimeCompare(k.MAC[:], m[:]) == 1
-	if !known || !same || !k.RevokedAt.IsZero() || (!k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt)) {
+	same, expires := k.opens(t.prefix, m)
+	if !known || !same || !k.RevokedAt.IsZero() || (!expires.IsZero() && !now.Before(expires)) {
 		return nil, errUnauthenticated
 	}
-	return &entry{principal: k.principal(), id: k.ID, expires: k.ExpiresAt, confirmed: now}, nil
+	p, err := s.principal(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	return &entry{principal: p, id: k.ID, expires: expires, confirmed: now}, nil
 }
 
-// principal is who a key speaks for.
-func (k *APIKey) principal() *Principal {
-	return &Principal{ID: k.PrincipalID(), Tenant: k.Tenant, Name: k.Name, Scopes: append([]Scope(nil), k.Scopes...)}
+// opens compares a presented key with the secret that its prefix names, and says until when that one is good (zero: for ever).
+func (k *APIKey) opens(prefix string, m *mac) (same bool, expires time.Time) {
+	want, expires := &k.MAC, k.ExpiresAt
+	if k.Previous.Prefix == prefix && k.Prefix != prefix {
+		want = &k.Previous.MAC
+		if expires.IsZero() || k.Previous.Until.Before(expires) {
+			expires = k.Previous.Until
+		}
+	}
+	return subtle.ConstantTimeCompare(want[:], m[:]) == 1, expires
+}
+
+// principal is who a key speaks for, with all that decisions need.
+func (s *Service) principal(ctx context.Context, k *APIKey) (*Principal, error) {
+	t, err := s.store.Tenant(ctx, k.Tenant)
+	switch {
+	case fault.Has(err, fault.TenantNotFound):
+		return nil, errUnauthenticated
+	case err != nil && ctx.Err() != nil:
+		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
+	case err != nil:
+		return nil, fmt.Errorf("reading a tenant: %w", err)
+	}
+	scopes := k.Effective()
+	p := &Principal{ID: k.PrincipalID(), Kind: KindAPIKey, Tenant: k.Tenant, Name: k.Name, Role: k.Role, Scopes: scopes, TenantName: t.Name,
+		Suspended: t.Status != TenantActive, ExpiresAt: k.ExpiresAt, Maker: k.maker(), rights: rights(scopes)}
+	if !k.Restrictions.none() {
+		p.Restrictions = &k.Restrictions
+	}
+	return p, nil
 }
 
 // PrincipalID is the key's name in the audit log: "api-key:<id>".
 func (k *APIKey) PrincipalID() string { return "api-key:" + k.ID.String() }
+
+// maker is who made the present secret.
+func (k *APIKey) maker() string {
+	if k.RotatedBy != "" {
+		return k.RotatedBy
+	}
+	return k.CreatedBy
+}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/secret"
@@ -17,17 +18,18 @@ import (
 func TestAuthenticate(t *testing.T) {
 	r := newRig(t)
 	k, presented := r.create(t, CreateRequest{Name: "app", Scopes: []Scope{ScopeEncryptionWrite, ScopeKeysRead}})
-	p, err := r.Authenticate(t.Context(), presented)
+	p, err := r.identify(t.Context(), presented)
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantP := &Principal{ID: "api-key:" + k.ID.String(), Tenant: tenant, Name: "app", Scopes: []Scope{ScopeKeysRead, ScopeEncryptionWrite}}
-	if diff := cmp.Diff(wantP, p); diff != "" {
+	wantP := &Principal{ID: "api-key:" + k.ID.String(), Kind: KindAPIKey, Tenant: tenant, TenantName: DefaultTenantName, Name: "app",
+		Scopes: []Scope{ScopeKeysRead, ScopeEncryptionWrite}, Maker: r.owner.ID}
+	if diff := cmp.Diff(wantP, p, cmpopts.IgnoreUnexported(Principal{})); diff != "" {
 		t.Errorf("principal (-want +got):\n%s", diff)
 	}
-	want(t, Authorize(p, ScopeKeysRead), "")
-	want(t, Authorize(p, ScopeKeysWrite), fault.InsufficientScope)
-	want(t, Authorize(nil, ScopeKeysRead), fault.Unauthenticated)
+	want(t, allowed(p, ScopeKeysRead), "")
+	want(t, allowed(p, ScopeKeysWrite), fault.InsufficientScope)
+	want(t, allowed(nil, ScopeKeysRead), fault.Unauthenticated)
 }
 
 // Everything that is wrong with a key is answered alike, and nothing about it is remembered.
@@ -52,7 +54,7 @@ func TestRefusalsAreAlike(t *testing.T) {
 		"long": strings.Repeat("kw_", 1<<20), "secret of another": "kw_" + k.Prefix + unknown[len("kw_")+prefixSize:],
 	} {
 		for range 2 {
-			if _, err := r.Authenticate(t.Context(), bad); err != error(errUnauthenticated) { //nolint:errorlint // identity is the promise
+			if _, err := r.identify(t.Context(), bad); err != error(errUnauthenticated) { //nolint:errorlint // identity is the promise
 				t.Errorf("%s: %v, want the one error", name, err)
 			}
 		}
@@ -80,7 +82,7 @@ func entries(s *Service) (n int) {
 func TestHitsDoNotRead(t *testing.T) {
 	r := newRig(t)
 	for range 1000 {
-		if _, err := r.Authenticate(t.Context(), r.key); err != nil {
+		if _, err := r.identify(t.Context(), r.key); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -90,7 +92,7 @@ func TestHitsDoNotRead(t *testing.T) {
 	for range 10 {
 		r.clock.move(softRecheck)
 		for range 100 {
-			if _, err := r.Authenticate(t.Context(), r.key); err != nil {
+			if _, err := r.identify(t.Context(), r.key); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -103,15 +105,15 @@ func TestHitsDoNotRead(t *testing.T) {
 func TestExpiryOfACachedKey(t *testing.T) {
 	r := newRig(t)
 	_, presented := r.create(t, CreateRequest{Name: "short", Scopes: []Scope{ScopeKeysRead}, ExpiresAt: r.clock.Now().Add(100 * time.Millisecond)})
-	if _, err := r.Authenticate(t.Context(), presented); err != nil {
+	if _, err := r.identify(t.Context(), presented); err != nil {
 		t.Fatal(err)
 	}
 	r.clock.move(100*time.Millisecond - time.Nanosecond)
-	if _, err := r.Authenticate(t.Context(), presented); err != nil {
+	if _, err := r.identify(t.Context(), presented); err != nil {
 		t.Errorf("just before: %v", err)
 	}
 	r.clock.move(time.Nanosecond)
-	_, err := r.Authenticate(t.Context(), presented)
+	_, err := r.identify(t.Context(), presented)
 	want(t, err, fault.Unauthenticated)
 }
 
@@ -120,21 +122,21 @@ func TestRevocation(t *testing.T) {
 	k, presented := r.create(t, CreateRequest{Name: "app", Scopes: []Scope{ScopeKeysRead}})
 	other := r.another()
 	for _, s := range []*Service{r.Service, other} {
-		if _, err := s.Authenticate(t.Context(), presented); err != nil {
+		if _, err := s.identify(t.Context(), presented); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := r.RevokeAPIKey(t.Context(), r.owner, k.ID, "r"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := r.Authenticate(t.Context(), presented)
+	_, err := r.identify(t.Context(), presented)
 	want(t, err, fault.Unauthenticated)
 	// The other node does not know yet; after Recheck it must.
 	r.clock.move(Recheck)
-	_, err = other.Authenticate(t.Context(), presented)
+	_, err = other.identify(t.Context(), presented)
 	want(t, err, fault.Unauthenticated)
 	// The owner was not touched.
-	if _, err := r.Authenticate(t.Context(), r.key); err != nil {
+	if _, err := r.identify(t.Context(), r.key); err != nil {
 		t.Error(err)
 	}
 }
@@ -148,7 +150,7 @@ func TestRevocationOvertakesALookup(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		// Its answer may be either: it began before the revocation.
-		if _, err := r.Authenticate(t.Context(), presented); err != nil {
+		if _, err := r.identify(t.Context(), presented); err != nil {
 			want(t, err, fault.Unauthenticated)
 		}
 	})
@@ -157,11 +159,11 @@ func TestRevocationOvertakesALookup(t *testing.T) {
 	if err := r.RevokeAPIKey(t.Context(), r.owner, k.ID, "r"); err != nil {
 		t.Fatal(err)
 	}
-	_, err := r.Authenticate(t.Context(), presented)
+	_, err := r.identify(t.Context(), presented)
 	want(t, err, fault.Unauthenticated)
 	close(hold)
 	wg.Wait()
-	_, err = r.Authenticate(t.Context(), presented)
+	_, err = r.identify(t.Context(), presented)
 	want(t, err, fault.Unauthenticated)
 }
 
@@ -174,7 +176,7 @@ func TestOneReadForMany(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() {
-			if _, err := r.Authenticate(t.Context(), presented); err != nil {
+			if _, err := r.identify(t.Context(), presented); err != nil {
 				t.Error(err)
 			}
 		})
@@ -197,18 +199,18 @@ func TestTheFirstCallerGoesAway(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_, err := r.Authenticate(ctx, presented)
+		_, err := r.identify(ctx, presented)
 		want(t, err, fault.Timeout)
 	})
 	<-reading
 	wg.Go(func() {
-		if _, err := r.Authenticate(t.Context(), presented); err != nil {
+		if _, err := r.identify(t.Context(), presented); err != nil {
 			t.Errorf("the one who stayed: %v", err)
 		}
 	})
 	waiting, stop := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer stop()
-	_, err := r.Authenticate(waiting, presented)
+	_, err := r.identify(waiting, presented)
 	want(t, err, fault.Timeout)
 	cancel()
 	<-reading // the one who stayed asks himself
@@ -222,7 +224,7 @@ func TestStoreDown(t *testing.T) {
 	r.memory.set(func(m *memory) { m.down = fault.New(fault.StoreUnavailable, "down") })
 	r.clock.move(Recheck - time.Millisecond)
 	for range 2 {
-		if _, err := r.Authenticate(t.Context(), r.key); err != nil {
+		if _, err := r.identify(t.Context(), r.key); err != nil {
 			t.Errorf("within its time: %v", err)
 		}
 	}
@@ -230,16 +232,16 @@ func TestStoreDown(t *testing.T) {
 		t.Errorf("%d looks into the store, want one by each caller", n)
 	}
 	r.clock.move(time.Millisecond)
-	_, err := r.Authenticate(t.Context(), r.key)
+	_, err := r.identify(t.Context(), r.key)
 	want(t, err, fault.StoreUnavailable)
 	r.memory.set(func(m *memory) { m.down = nil })
-	if _, err := r.Authenticate(t.Context(), r.key); err != nil {
+	if _, err := r.identify(t.Context(), r.key); err != nil {
 		t.Errorf("after it came back: %v", err)
 	}
 	// A clock that was set back does not make an entry live longer.
 	r.memory.lookups.Store(0)
 	r.clock.move(-time.Hour)
-	if _, err := r.Authenticate(t.Context(), r.key); err != nil || r.memory.lookups.Load() != 1 {
+	if _, err := r.identify(t.Context(), r.key); err != nil || r.memory.lookups.Load() != 1 {
 		t.Errorf("after the clock was set back: %v, %d reads", err, r.memory.lookups.Load())
 	}
 }
@@ -254,7 +256,7 @@ func TestLocked(t *testing.T) {
 		return fixedRoot(label)
 	}})
 	for _, presented := range []string{"", "kw_abcdefgh_" + strings.Repeat("x", 43)} {
-		_, err := s.Authenticate(t.Context(), presented)
+		_, err := s.identify(t.Context(), presented)
 		want(t, err, fault.Locked)
 	}
 	_, _, err := s.Bootstrap(t.Context(), tenant, nil)
@@ -265,7 +267,7 @@ func TestLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	locked = true // the pepper is kept
-	if _, err := s.Authenticate(t.Context(), presented); err != nil {
+	if _, err := s.identify(t.Context(), presented); err != nil {
 		t.Error(err)
 	}
 }
@@ -280,7 +282,7 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 	for range 2 {
 		for _, presented := range all {
-			if _, err := s.Authenticate(t.Context(), presented); err != nil {
+			if _, err := s.identify(t.Context(), presented); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -312,7 +314,7 @@ func TestConcurrentRevocations(t *testing.T) {
 								return
 							default:
 							}
-							if _, err := r.Authenticate(t.Context(), presented); err != nil && !fault.Has(err, fault.Unauthenticated) {
+							if _, err := r.identify(t.Context(), presented); err != nil && !fault.Has(err, fault.Unauthenticated) {
 								t.Error(err)
 							}
 							r.clock.move(time.Millisecond)
@@ -324,7 +326,7 @@ func TestConcurrentRevocations(t *testing.T) {
 					t.Error(err)
 				}
 				for range 20 {
-					if _, err := r.Authenticate(t.Context(), presented); !fault.Has(err, fault.Unauthenticated) {
+					if _, err := r.identify(t.Context(), presented); !fault.Has(err, fault.Unauthenticated) {
 						t.Errorf("after its revocation: %v", err)
 					}
 				}
@@ -342,7 +344,7 @@ func TestStrangeStoreError(t *testing.T) {
 	strange := errors.New("strange")
 	r.memory.set(func(m *memory) { m.down = strange })
 	_, presented := newToken(DefaultBrand)
-	if _, err := r.Authenticate(t.Context(), presented); !errors.Is(err, strange) || fault.CodeOf(err) != fault.Internal {
+	if _, err := r.identify(t.Context(), presented); !errors.Is(err, strange) || fault.CodeOf(err) != fault.Internal {
 		t.Error(err)
 	}
 }
@@ -351,14 +353,14 @@ func BenchmarkAuthenticateHit(b *testing.B) {
 	r := newRig(b)
 	s := New(r.memory, r.memory, Options{Derive: fixedRoot}) // with the real clock
 	ctx := context.Background()
-	if _, err := s.Authenticate(ctx, r.key); err != nil {
+	if _, err := s.identify(ctx, r.key); err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
 	b.Run("one", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, err := s.Authenticate(ctx, r.key); err != nil {
+			if _, err := s.identify(ctx, r.key); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -367,7 +369,7 @@ func BenchmarkAuthenticateHit(b *testing.B) {
 		b.ReportAllocs()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				if _, err := s.Authenticate(ctx, r.key); err != nil {
+				if _, err := s.identify(ctx, r.key); err != nil {
 					b.Error(err)
 					return
 				}

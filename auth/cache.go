@@ -111,13 +111,16 @@ func (s *shard) put(m *mac, e *entry) {
 }
 
 // revoke forgets a key, also for those who are on the way to the store at this moment.
-func (c *cache) revoke(id uuid.UUID) {
+func (c *cache) revoke(id uuid.UUID) { c.forget(func(e *entry) bool { return e.id == id }) }
+
+// forget forgets all keys that match, also for those who are on the way to the store at this moment.
+func (c *cache) forget(match func(*entry) bool) {
 	c.generation.Add(1)
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.mu.Lock()
 		for m, e := range s.entries {
-			if e.id == id {
+			if match(e) {
 				delete(s.entries, m)
 			}
 		}

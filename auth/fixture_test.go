@@ -23,6 +23,7 @@ type memory struct {
 	mu      sync.Mutex
 	keys    map[uuid.UUID]*APIKey
 	records map[string]*idempotency.Record
+	tenants map[uuid.UUID]*Tenant
 	entries []audit.Entry
 	broken  error // what Record answers while it is set
 	down    error // what reads answer while it is set
@@ -33,7 +34,7 @@ type memory struct {
 }
 
 func newMemory() *memory {
-	return &memory{keys: make(map[uuid.UUID]*APIKey), records: make(map[string]*idempotency.Record)}
+	return &memory{keys: make(map[uuid.UUID]*APIKey), records: make(map[string]*idempotency.Record), tenants: make(map[uuid.UUID]*Tenant)}
 }
 
 type change func(*memory) error
@@ -45,7 +46,7 @@ func (m *memory) APIKeyByPrefix(ctx context.Context, brand, prefix string) (*API
 	m.mu.Lock()
 	var found *APIKey
 	for _, k := range m.keys {
-		if k.Brand == brand && k.Prefix == prefix {
+		if k.Brand == brand && (k.Prefix == prefix || k.Previous.Prefix == prefix) {
 			found = k
 		}
 	}
@@ -111,6 +112,80 @@ func (m *memory) InsertAPIKey(k *APIKey) audit.Change {
 	})
 }
 
+func (m *memory) RotateAPIKey(k *APIKey, old [32]byte) audit.Change {
+	c := *k
+	return change(func(m *memory) error {
+		was := m.keys[c.ID]
+		switch {
+		case was == nil || was.Tenant != c.Tenant:
+			return fault.New(fault.APIKeyNotFound, "no such API key")
+		case was.MAC != old || !was.RevokedAt.IsZero():
+			return fault.New(fault.Conflict, "somebody was faster")
+		}
+		m.keys[c.ID] = &c
+		return nil
+	})
+}
+
+func (m *memory) Tenant(_ context.Context, id uuid.UUID) (*Tenant, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.down != nil {
+		return nil, m.down
+	}
+	t := m.tenants[id]
+	if t == nil {
+		return nil, fault.New(fault.TenantNotFound, "no such tenant")
+	}
+	c := *t
+	return &c, nil
+}
+
+func (m *memory) Tenants(_ context.Context, after uuid.UUID, limit int) (found []*Tenant, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range m.tenants {
+		if bytes.Compare(t.ID[:], after[:]) > 0 {
+			found = append(found, t)
+		}
+	}
+	slices.SortFunc(found, func(a, b *Tenant) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return found[:min(limit, len(found))], nil
+}
+
+func (m *memory) InsertTenant(t *Tenant) audit.Change {
+	c := *t
+	return change(func(m *memory) error {
+		for _, other := range m.tenants {
+			if other.Name == c.Name && other.ID != c.ID {
+				return fault.New(fault.NameTaken, "the name is taken")
+			}
+		}
+		if m.tenants[c.ID] != nil {
+			return fault.New(fault.Conflict, "the tenant exists")
+		}
+		m.tenants[c.ID] = &c
+		return nil
+	})
+}
+
+func (m *memory) UpdateTenant(t *Tenant) audit.Change {
+	c := *t
+	return change(func(m *memory) error {
+		if was := m.tenants[c.ID]; was == nil || was.Revision != c.Revision {
+			return fault.New(fault.Conflict, "somebody was faster")
+		}
+		for _, other := range m.tenants {
+			if other.Name == c.Name && other.ID != c.ID {
+				return fault.New(fault.NameTaken, "the name is taken")
+			}
+		}
+		c.Revision++
+		m.tenants[c.ID] = &c
+		return nil
+	})
+}
+
 func (m *memory) RevokeAPIKey(tenant, id uuid.UUID, at time.Time) audit.Change {
 	return change(func(m *memory) error {
 		k := m.keys[id]
@@ -158,10 +233,10 @@ func (m *memory) Record(_ context.Context, e *audit.Entry, changes ...audit.Chan
 	if m.broken != nil {
 		return 0, m.broken
 	}
-	keys, records := cloneMap(m.keys), cloneMap(m.records)
+	keys, records, tenants := cloneMap(m.keys), cloneMap(m.records), cloneMap(m.tenants)
 	for _, c := range changes {
 		if err := c.(change)(m); err != nil {
-			m.keys, m.records = keys, records
+			m.keys, m.records, m.tenants = keys, records, tenants
 			return 0, err
 		}
 	}
@@ -236,7 +311,7 @@ func newRig(t testing.TB) *rig {
 	if r.record, r.key, err = r.Bootstrap(t.Context(), tenant, nil); err != nil {
 		t.Fatal(err)
 	}
-	if r.owner, err = r.Authenticate(t.Context(), r.key); err != nil {
+	if r.owner, err = r.identify(t.Context(), r.key); err != nil {
 		t.Fatal(err)
 	}
 	r.memory.log()

@@ -33,6 +33,11 @@ func (s *Service) denied(ctx context.Context, start time.Time, e *audit.Entry, e
 	if errors.As(err, &lost) {
 		return lost.error
 	}
+	var r *refusal
+	if errors.As(err, &r) {
+		e.Detail = "rule " + string(r.rule)
+		err = r.error
+	}
 	// The entry must be made although the caller may have gone.
 	if failed := s.record(context.WithoutCancel(ctx), start, e, err); failed != nil {
 		if errors.As(failed, &lost) {

@@ -29,6 +29,13 @@ func (c *Client) Backend(ctx context.Context, name string) (*wire.Backend, error
 	return do[wire.Backend](ctx, c, call{method: http.MethodGet, path: "/backends/" + url.PathEscape(name), repeat: idempotent})
 }
 
+// Nodes lists the nodes that run on the service's store, by name.
+func (c *Client) Nodes(ctx context.Context) iter.Seq2[wire.Node, error] {
+	return all(func(cursor string) (*wire.List[wire.Node], error) {
+		return page[wire.Node](ctx, c, "/nodes", nil, cursor, 0)
+	})
+}
+
 // CreateAPIKey makes an API key; the answer is the only time that its Key is shown. Repeated under one Idempotency-Key.
 func (c *Client) CreateAPIKey(ctx context.Context, r wire.CreateAPIKey) (*wire.APIKey, error) {
 	return do[wire.APIKey](ctx, c, call{method: http.MethodPost, path: "/api-keys", body: r, repeat: keyed})
@@ -39,6 +46,26 @@ func (c *Client) APIKeys(ctx context.Context) iter.Seq2[wire.APIKey, error] {
 	return all(func(cursor string) (*wire.List[wire.APIKey], error) {
 		return page[wire.APIKey](ctx, c, "/api-keys", nil, cursor, 0)
 	})
+}
+
+// APIKey shows an API key by id, without its secret.
+func (c *Client) APIKey(ctx context.Context, id string) (*wire.APIKey, error) {
+	if id == "" {
+		return nil, errors.New("client: no API key is named")
+	}
+	return do[wire.APIKey](ctx, c, call{method: http.MethodGet, path: "/api-keys/" + url.PathEscape(id), repeat: idempotent})
+}
+
+// RotateAPIKey gives an API key a new secret, shown this once; the old one stays good for the overlap. Repeated under one Idempotency-Key.
+func (c *Client) RotateAPIKey(ctx context.Context, id string, overlap time.Duration) (*wire.APIKey, error) {
+	if id == "" {
+		return nil, errors.New("client: no API key is named")
+	}
+	var r wire.RotateAPIKey
+	if overlap != 0 {
+		r.Overlap = overlap.String()
+	}
+	return do[wire.APIKey](ctx, c, call{method: http.MethodPost, path: "/api-keys/" + url.PathEscape(id) + "/rotate", body: r, repeat: keyed})
 }
 
 // RevokeAPIKey ends an API key at once, by id.
@@ -118,6 +145,27 @@ func (c *Client) AuditExport(ctx context.Context, w io.Writer) error {
 	}
 	if _, err := io.Copy(w, lost{resp.Body}); err != nil {
 		return fmt.Errorf("client: exporting the audit log: %w", err)
+	}
+	return nil
+}
+
+// Backup makes a backup of the whole deployment and writes it to w as it comes. It may take long, so only ctx bounds it, and it is not repeated: after
+// an error w holds a part that does not verify.
+func (c *Client) Backup(ctx context.Context, w io.Writer) error {
+	resp, err := c.open(ctx, call{method: http.MethodPost, path: "/backup"}, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrConnection, err)
+		}
+		return failure(resp, answer)
+	}
+	if _, err := io.Copy(w, lost{resp.Body}); err != nil {
+		return fmt.Errorf("client: taking the backup: %w", err)
 	}
 	return nil
 }

@@ -64,6 +64,12 @@ const (
 	LastSlot            Code = "ERR_LAST_ROOT_SLOT"
 	WrongSecret         Code = "ERR_WRONG_ROOT_SECRET"
 	NotLocked           Code = "ERR_NOT_LOCKED"
+	TenantNotFound      Code = "ERR_TENANT_NOT_FOUND"
+	TenantSuspended     Code = "ERR_TENANT_SUSPENDED"
+	QuotaExceeded       Code = "ERR_QUOTA_EXCEEDED"
+	GrantNotFound       Code = "ERR_GRANT_NOT_FOUND"
+	ApprovalNotFound    Code = "ERR_APPROVAL_NOT_FOUND"
+	ApprovalRequired    Code = "ERR_APPROVAL_REQUIRED"
 )
 
 // Description says what a code means, in words for the reader of docs/errors.md.
@@ -124,7 +130,7 @@ func Codes() []Description {
 		{OperationNotAllowed, "The key's algorithm or purpose does not have this operation."},
 		{Unsupported, "The backend cannot do this with this algorithm."},
 		{NotExportable, "The policy of the key does not allow its export."},
-		{UsageLimit, "The usage limit of the key is reached."},
+		{UsageLimit, "The usage limit of the key is reached, or its version has protected as much as its algorithm bears: then rotate it."},
 		{NameTaken, "Another key of the tenant has this name."},
 		{Conflict, "Somebody else changed the same thing at the same time: read again and repeat."},
 		{IdempotencyConflict, "The Idempotency-Key was used before with another request."},
@@ -133,5 +139,11 @@ func Codes() []Description {
 		{LastSlot, "The last root slot cannot be removed."},
 		{WrongSecret, "No root slot opens with what was given."},
 		{NotLocked, "The service is not locked."},
+		{TenantNotFound, "No such tenant."},
+		{TenantSuspended, "The tenant is suspended: its credentials are refused until it is resumed."},
+		{QuotaExceeded, "The tenant has as many of these as its quota allows."},
+		{GrantNotFound, "The key has no such grant."},
+		{ApprovalNotFound, "No such approval in this tenant."},
+		{ApprovalRequired, "The operation takes the approval of others: none was sent, or it is not granted, not of this request, used or expired."},
 	}
 }

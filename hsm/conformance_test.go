@@ -111,7 +111,7 @@ var brief = []string{"info", "unsupported", "handles", "aead", "mac", "sign", "b
 
 // full is the whole suite but for the Wycheproof vectors: those are about the module, and run once, where their many keys are
 // session objects and not files.
-var full = append([]string{"kwp", "oaep", "agree", "import", "import-wrapped", "export"}, brief...)
+var full = append([]string{"kwp", "oaep", "agree", "import", "import-wrapped", "export", "reveal", "recover"}, brief...)
 
 func TestSoftHSM(t *testing.T) {
 	p := rig.SoftHSM(t)
@@ -134,7 +134,7 @@ func TestSoftHSMChildren(t *testing.T) {
 }
 
 // beside is the suite for the algorithms that a token lacks, in sealed custody. The engine that computes them has runs of its own.
-var beside = []string{"info", "unsupported", "handles", "sign", "decapsulate", "refs", "reopen", "close"}
+var beside = []string{"reveal", "info", "unsupported", "handles", "sign", "decapsulate", "refs", "reopen", "close"}
 
 // TestSoftHSMSealed has every algorithm that the module lacks in sealed custody.
 func TestSoftHSMSealed(t *testing.T) {

@@ -41,9 +41,8 @@ func (s *Service) Attest(ctx context.Context, c Caller, r AttestRequest) (*Attes
 		if attest.CheckNonce(r.Nonce) != nil {
 			return nil, fault.New(fault.BadSize, "a nonce has 16 to 64 bytes")
 		}
-		rec, err := s.find(ctx, q.tenant(), r.Key)
+		rec, err := q.find(ctx, r.Key)
 		if err != nil {
-			q.named(r.Key)
 			return nil, err
 		}
 		q.entry.Key = rec.key.ID

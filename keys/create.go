@@ -26,7 +26,7 @@ func (s *Service) Create(ctx context.Context, c Caller, r CreateRequest) (*Key, 
 		if r.Origin == OriginPublicOnly {
 			return nil, fault.New(fault.BadField, "a public-only key is made by import")
 		}
-		k, v, err := s.draft(ctx, q.tenant(), r)
+		k, v, err := q.draft(ctx, r)
 		if err != nil {
 			return nil, err
 		}
@@ -40,6 +40,15 @@ func (s *Service) Create(ctx context.Context, c Caller, r CreateRequest) (*Key, 
 
 // stamp is the time as the store keeps it.
 func (s *Service) stamp() time.Time { return s.now().UTC().Truncate(time.Microsecond) }
+
+// draft is draft of the Service for a caller who may make such a key.
+func (q *request) draft(ctx context.Context, r CreateRequest) (*Key, *Version, error) {
+	k, v, err := q.s.draft(ctx, q.tenant(), r)
+	if err != nil {
+		return nil, nil, err
+	}
+	return k, v, q.permit(factsOf(k), false)
+}
 
 // draft checks a request for a new key and makes its record and that of its first version, without material.
 func (s *Service) draft(ctx context.Context, tenant uuid.UUID, r CreateRequest) (*Key, *Version, error) {
@@ -203,6 +212,9 @@ func (k *Key) activate(v *Version) {
 	k.PrimaryVersion, k.LatestVersion = v.Version, max(k.LatestVersion, v.Version)
 	k.State, k.Custody, k.BackendID = v.State, v.Custody, v.BackendID
 	k.RotatedAt, k.UpdatedAt = v.StateAt, v.StateAt
+	if k.Origin == OriginMoved && v.Origin == OriginGenerated {
+		k.Origin = OriginGenerated
+	}
 }
 
 // stored is the record as it is in the store once its update is carried out.
@@ -261,6 +273,9 @@ func (q *request) replay(ctx context.Context) (*Key, error) {
 		return nil, err
 	}
 	q.entry.Key, q.entry.KeyVersion, q.entry.Detail = k.ID, r.Version, "replayed"
+	if err := q.permit(factsOf(k), false); err != nil {
+		return nil, err
+	}
 	v, err := q.s.store.Version(ctx, k.ID, r.Version)
 	if err != nil {
 		return nil, err

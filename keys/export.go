@@ -35,9 +35,8 @@ func (s *Service) Export(ctx context.Context, c Caller, r ExportRequest) ([]byte
 		}
 		b := &batch{s: s, verb: verbExport, op: backend.OpExport, target: Target{Key: r.Key, Version: r.Version}}
 		defer b.close()
-		rec, err := s.find(ctx, q.tenant(), r.Key)
+		rec, err := q.find(ctx, r.Key)
 		if err != nil {
-			q.named(r.Key)
 			return exported{}, err
 		}
 		b.record, q.entry.Key = rec, rec.key.ID
@@ -94,6 +93,9 @@ func (s *Service) exportTo(ctx context.Context, q *request, r ExportRequest) (*r
 	der := r.Public
 	if r.To != "" {
 		rec, err := s.find(ctx, q.tenant(), r.To)
+		if err == nil && !q.visible(rec.key) {
+			err = keyNotFound()
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -63,7 +63,7 @@ func (q *request) importPublic(ctx context.Context, n *nextVersion, r ImportRequ
 		return nil, fault.New(fault.BadField, "a public key makes a public-only key")
 	}
 	r.Create.Origin = OriginPublicOnly
-	k, v, err := q.s.draft(ctx, q.tenant(), r.Create)
+	k, v, err := q.draft(ctx, r.Create)
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (q *request) importWrapped(ctx context.Context, n *nextVersion, r ImportReq
 		return nil, fault.New(fault.BadField, "wrapped material makes an imported key")
 	}
 	r.Create.Origin = OriginImported
-	k, v, err := q.s.draft(ctx, q.tenant(), r.Create)
+	k, v, err := q.draft(ctx, r.Create)
 	if err != nil {
 		return nil, err
 	}

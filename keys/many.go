@@ -29,14 +29,13 @@ type asked struct {
 
 // executeMany carries out the items version by version, and says of each how it was done. together is false when a handle takes one at a
 // time: nothing is done then. The error is that the time was over.
-func executeMany[I, O any, P result[O]](ctx context.Context, b *batch, items []I, out []O, k kind[I, O]) (done []asked, together bool, err error) {
+func executeMany[I, O any, P result[O]](ctx context.Context, b *batch, q *request, items []I, out []O, k kind[I, O]) (done []asked, together bool, err error) {
 	done = make([]asked, len(items))
-	required := b.record.key.Policy.RequiredContext
 	var looked []bool // at the handles of which versions
 	for i := range items {
 		a := &done[i]
 		a.of = -1
-		if a.err = checkContext(k.context(&items[i]), required); a.err != nil {
+		if a.err = q.permitItem(b.record.facts, k.context(&items[i])); a.err != nil {
 			continue
 		}
 		var u *use

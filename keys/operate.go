@@ -170,7 +170,7 @@ func wipeAll[O any, P result[O]](out []O) {
 // parallelism from many requests, not from one.
 func execute[I, O any, P result[O]](ctx context.Context, b *batch, q *request, items []I, out []O, k kind[I, O]) (failed int, err error) {
 	if len(items) > 1 && k.many != nil && k.many.fits(b) {
-		done, together, err := executeMany[I, O, P](ctx, b, items, out, k)
+		done, together, err := executeMany[I, O, P](ctx, b, q, items, out, k)
 		if err != nil {
 			return len(items), err
 		}
@@ -181,14 +181,13 @@ func execute[I, O any, P result[O]](ctx context.Context, b *batch, q *request, i
 			return failed, nil
 		}
 	}
-	required := b.record.key.Policy.RequiredContext
 	for i := range items {
 		if ctx.Err() != nil {
 			return len(items), expired(ctx)
 		}
 		in := &items[i]
 		var used Used
-		err := checkContext(k.context(in), required)
+		err := q.permitItem(b.record.facts, k.context(in))
 		if err == nil {
 			used, err = k.do(ctx, b, in, &out[i])
 		}
@@ -270,9 +269,12 @@ func (b *batch) resolve(ctx context.Context, q *request, enveloped uuid.UUID) (e
 		}
 	}
 	if err != nil {
-		return err
+		return q.hide(err)
 	}
 	q.entry.Key = b.record.key.ID
+	if err := q.permit(b.record.facts, true); err != nil {
+		return err
+	}
 	if a := b.target.Algorithm; a != "" && a != b.record.info.Name {
 		return keyNotFound()
 	}

@@ -44,6 +44,8 @@ const (
 	verbVersions
 	verbSetState
 	verbImportParameters
+	verbMove
+	verbMoveVersion // of the job that verbMove makes
 	verbImport
 	verbSettings
 	verbSetSettings
@@ -92,6 +94,8 @@ var actions = [verbCount]action{
 	verbRotate:           {"key.rotate", auth.ScopeKeysWrite, "", "", false},
 	verbVersions:         {"key.versions", auth.ScopeKeysRead, "", "", true},
 	verbSetState:         {"key.state", auth.ScopeKeysWrite, "", "", false},
+	verbMove:             {"key.move", auth.ScopeKeysWrite, "", "", false},
+	verbMoveVersion:      {"key.move.version", auth.ScopeKeysWrite, "", "", false},
 	verbImportParameters: {"key.import-parameters", auth.ScopeKeysWrite, "", "", false},
 	verbImport:           {"key.import", auth.ScopeKeysWrite, "", "", false},
 	verbSettings:         {"settings.keys.get", auth.ScopeKeysRead, "", "", true},
@@ -130,6 +134,7 @@ type request struct {
 	unheard  bool // the log itself failed, so it is not asked to record the failure
 	unlock   func()
 	locked   uuid.UUID
+	decision auth.Decision // the last one, about the key once that is known
 }
 
 func (q *request) tenant() uuid.UUID { return q.caller.Principal.Tenant }
@@ -145,8 +150,8 @@ type again struct{ error }
 
 func (a again) Unwrap() error { return a.error }
 
-// pipeline is the one path of everything that a caller can ask for: scope, then work (which resolves, authorizes, looks at policy, state and
-// limits, and executes), then the durable audit record with all changes, and only then the result. wipe may be nil; it gets every result
+// pipeline is the one path of everything that a caller can ask for: whether it may at all, then work (which resolves, decides about the key,
+// looks at policy, state and limits, and executes), then the durable audit record with all changes, and only then the result. wipe may be nil; it gets every result
 // that is not released.
 //
 // A refusal is recorded with its code. When that fails the caller gets fault.AuditUnavailable in place of the refusal.
@@ -165,8 +170,8 @@ func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work fun
 	for try := 1; ; try++ {
 		q.entry = audit.Entry{Tenant: c.Principal.Tenant, Principal: c.Principal.ID, Action: a.name, RequestID: c.RequestID, Outcome: okOutcome}
 		q.changes, q.touched, q.defaults, q.uses = q.changes[:0], q.touched[:0], false, order{}
-		if !c.Principal.Has(a.scope) {
-			return none, q.refuse(ctx, fault.New(fault.InsufficientScope, "the credential lacks the scope "+string(a.scope)))
+		if err := q.enter(); err != nil {
+			return none, q.refuse(ctx, err)
 		}
 		res, err := work(ctx, q)
 		if err == nil && a.looks {
@@ -202,9 +207,13 @@ func (q *request) own(ctx context.Context, name string) (*Key, error) {
 	r, err := q.s.find(ctx, q.tenant(), name)
 	if err != nil {
 		q.named(name)
+		return nil, q.hide(err)
+	}
+	k, err := q.ownID(ctx, r.key.ID)
+	if err != nil {
 		return nil, err
 	}
-	return q.ownID(ctx, r.key.ID)
+	return k, q.permit(factsOf(k), false)
 }
 
 func (q *request) ownID(ctx context.Context, id uuid.UUID) (*Key, error) {
@@ -234,9 +243,7 @@ func (q *request) record(ctx context.Context) error {
 	q.entry.Latency = q.s.now().Sub(q.start)
 	_, err := q.s.recorder.Record(ctx, &q.entry, q.changes...)
 	q.forget(err)
-	if q.uses.end(err) {
-		q.s.wake()
-	}
+	q.uses.end(err)
 	return q.heard(err)
 }
 
@@ -297,6 +304,7 @@ func (q *request) refuse(ctx context.Context, err error) error {
 	if errors.As(err, &retry) {
 		err = retry.error
 	}
+	q.noteRule(err)
 	err = asFault(err)
 	if q.unheard {
 		return err

@@ -145,7 +145,7 @@ func checkPolicy(p Policy, info backend.AlgorithmInfo, purpose backend.Purpose, 
 	if p.RotationPeriod != 0 && (p.RotationPeriod < minRotation || p.RotationPeriod > maxRotation) {
 		return fault.New(fault.BadField, "the rotation period is at least an hour and at most ten years")
 	}
-	if p.RotationPeriod != 0 && o != OriginGenerated {
+	if p.RotationPeriod != 0 && !o.ours() {
 		return fault.New(fault.BadField, "only generated keys rotate by themselves")
 	}
 	if p.Exportable && o == OriginPublicOnly {
@@ -184,24 +184,17 @@ func (p Policy) clone() Policy {
 	return p
 }
 
-// checkContext bounds a caller's context and looks for what the policy requires in it.
-func checkContext(context map[string]string, required []string) error {
-	if len(context) > 0 {
-		if len(context) > maxContext {
-			return fault.New(fault.BadSize, fmt.Sprintf("a context has at most %d entries", maxContext))
-		}
-		size := 0
-		for k, v := range context {
-			size += len(k) + len(v)
-		}
-		if size > MaxAAD {
-			return fault.New(fault.BadSize, "the context is too large")
-		}
+// checkContext bounds a caller's context.
+func checkContext(context map[string]string) error {
+	if len(context) > maxContext {
+		return fault.New(fault.BadSize, fmt.Sprintf("a context has at most %d entries", maxContext))
 	}
-	for _, name := range required {
-		if _, ok := context[name]; !ok {
-			return fault.New(fault.PolicyDenied, "the policy of the key requires a context that is not there")
-		}
+	size := 0
+	for k, v := range context {
+		size += len(k) + len(v)
+	}
+	if size > MaxAAD {
+		return fault.New(fault.BadSize, "the context is too large")
 	}
 	return nil
 }

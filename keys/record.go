@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/fault"
@@ -21,6 +22,7 @@ import (
 type record struct {
 	cacheLinks
 	key      *Key
+	facts    *auth.Key
 	info     backend.AlgorithmInfo
 	capable  opset  // by algorithm, purpose and origin
 	policy   opset  // by the policy
@@ -63,7 +65,7 @@ func (s *Service) newRecord(k *Key) (*record, error) {
 	if !ok {
 		return nil, fault.New(fault.StoreCorrupted, "the stored record has an algorithm that does not exist")
 	}
-	r := &record{key: k, info: info, capable: setOf(backend.OperationsOf(info, k.Purpose)...), policy: everything()}
+	r := &record{key: k, facts: factsOf(k), info: info, capable: setOf(backend.OperationsOf(info, k.Purpose)...), policy: everything()}
 	if k.Origin == OriginPublicOnly {
 		r.capable &= setOf(backend.OpEncrypt, backend.OpVerify)
 	}

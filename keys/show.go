@@ -20,9 +20,8 @@ const (
 // Get gives a key by its id or name.
 func (s *Service) Get(ctx context.Context, c Caller, key string) (*Key, error) {
 	return pipeline(ctx, s, c, verbGet, func(ctx context.Context, q *request) (*Key, error) {
-		r, err := s.find(ctx, q.tenant(), key)
+		r, err := q.find(ctx, key)
 		if err != nil {
-			q.named(key)
 			return nil, err
 		}
 		return r.key.shown(s.now()), nil
@@ -77,11 +76,13 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) ([]*Key, st
 			last := found[limit-1]
 			next = makeCursor(last.Name + "\x00" + string(last.ID[:]))
 		}
-		now := s.now()
-		for i, k := range found {
-			found[i] = k.shown(now)
+		now, shown := s.now(), found[:0]
+		for _, k := range found {
+			if q.visible(k) {
+				shown = append(shown, k.shown(now))
+			}
 		}
-		return page{found, next}, nil
+		return page{shown, next}, nil
 	}, nil)
 	return p.keys, p.next, err
 }
@@ -121,9 +122,8 @@ func (s *Service) Versions(ctx context.Context, c Caller, key string, from uint3
 		if limit < 1 || limit > maxPage {
 			return nil, fault.New(fault.BadField, "the limit is 1 to 1000")
 		}
-		r, err := s.find(ctx, q.tenant(), key)
+		r, err := q.find(ctx, key)
 		if err != nil {
-			q.named(key)
 			return nil, err
 		}
 		found, err := s.store.Versions(ctx, r.key.ID, from, limit)
@@ -141,9 +141,8 @@ func (s *Service) Versions(ctx context.Context, c Caller, key string, from uint3
 // Version gives one version; 0 is the primary one.
 func (s *Service) Version(ctx context.Context, c Caller, key string, version uint32) (*Version, error) {
 	return pipeline(ctx, s, c, verbVersions, func(ctx context.Context, q *request) (*Version, error) {
-		r, err := s.find(ctx, q.tenant(), key)
+		r, err := q.find(ctx, key)
 		if err != nil {
-			q.named(key)
 			return nil, err
 		}
 		q.entry.Key = r.key.ID
@@ -159,6 +158,9 @@ func (s *Service) Version(ctx context.Context, c Caller, key string, version uin
 func (v *Version) shown(k *Key, now time.Time) *Version {
 	out := *v
 	out.Blob = nil
+	if info, ok := backend.Lookup(k.Algorithm); ok {
+		out.MaxMessages, out.MaxBytes = info.MaxMessages, info.MaxBytes
+	}
 	if out.State = k.stateAt(v.State, now); out.State == StateCreating {
 		out.State = StatePreActive
 	}

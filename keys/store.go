@@ -48,7 +48,8 @@ type Store interface {
 	// TenantSettings gives what the tenant has settled, the zero value when it has settled nothing.
 	TenantSettings(ctx context.Context, tenant uuid.UUID) (Settings, error)
 
-	// InsertKey adds a key and its first version. Fails with fault.NameTaken, or fault.Conflict when the id exists.
+	// InsertKey adds a key and its first version. Fails with fault.NameTaken, or fault.Conflict when the id exists, or
+	// fault.QuotaExceeded when the tenant has as many as it may: those that are destroyed or internal are not counted.
 	InsertKey(k *Key, v *Version) audit.Change
 	// UpdateKey replaces the mutable fields of the record if the stored revision is k.Revision, and adds one to it; else
 	// fault.Conflict. Also fault.NameTaken. k.Uses is not written.

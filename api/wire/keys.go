@@ -11,6 +11,11 @@ type Policy struct {
 	RequiredContext    []string `json:"required_context,omitempty"`
 	UsageLimit         int64    `json:"usage_limit,omitempty"`
 	RequireAttestation bool     `json:"require_attestation,omitempty"`
+
+	RotateAfterMessages int64      `json:"rotate_after_messages,omitempty"`
+	RotateAfterBytes    int64      `json:"rotate_after_bytes,omitempty"`
+	ActivatesAt         *time.Time `json:"activates_at,omitempty"`
+	ExpiresAt           *time.Time `json:"expires_at,omitempty"`
 }
 
 // CreateKey is POST /keys. Origin "imported" makes a key that waits for its material.
@@ -62,6 +67,8 @@ type Key struct {
 	UpdatedAt         time.Time         `json:"updated_at"`
 	RotatedAt         *time.Time        `json:"rotated_at,omitempty"`
 	NextRotationAt    *time.Time        `json:"next_rotation_at,omitempty"`
+	ActivatesAt       *time.Time        `json:"activates_at,omitempty"`
+	ExpiresAt         *time.Time        `json:"expires_at,omitempty"`
 	DeletionAt        *time.Time        `json:"scheduled_deletion_at,omitempty"`
 }
 
@@ -75,6 +82,10 @@ type KeyVersion struct {
 	CustodyCaveat  string    `json:"custody_caveat,omitempty"`
 	CreatedAt      time.Time `json:"created_at"`
 	StateChangedAt time.Time `json:"state_changed_at"`
+	Messages       int64     `json:"messages,omitempty"`
+	Bytes          int64     `json:"bytes,omitempty"`
+	MessageLimit   int64     `json:"message_limit,omitempty"`
+	ByteLimit      int64     `json:"byte_limit,omitempty"`
 }
 
 // SetState is POST /keys/{key}/versions/{n}/state.

@@ -37,35 +37,6 @@ type Capability struct {
 	SecurityBits int      `json:"security_bits"`
 }
 
-// CreateAPIKey is POST /api-keys. The scopes must be among the caller's own.
-type CreateAPIKey struct {
-	Name      string     `json:"name"`
-	Scopes    []string   `json:"scopes"`
-	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	Brand     string     `json:"brand,omitempty"`
-}
-
-// APIKey is a record; Key is shown once, in the answer to its creation.
-type APIKey struct {
-	ID        string     `json:"id"`
-	Name      string     `json:"name"`
-	Brand     string     `json:"brand"`
-	Prefix    string     `json:"prefix"`
-	Scopes    []string   `json:"scopes"`
-	CreatedAt time.Time  `json:"created_at"`
-	ExpiresAt *time.Time `json:"expires_at,omitempty"`
-	RevokedAt *time.Time `json:"revoked_at,omitempty"`
-	Key       string     `json:"key,omitempty"`
-}
-
-// Me is GET /me.
-type Me struct {
-	ID     string   `json:"id"`
-	Name   string   `json:"name"`
-	Tenant string   `json:"tenant"`
-	Scopes []string `json:"scopes"`
-}
-
 // AuditEntry is an entry of the log with its index. Leaf is the exact bytes that are hashed into the tree.
 type AuditEntry struct {
 	Index      uint64    `json:"index"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,21 +14,32 @@ import (
 type apiKeysCmd struct {
 	Create apiKeysCreateCmd `cmd:"" help:"Create an API key. It is shown once."`
 	List   apiKeysListCmd   `cmd:"" help:"List API keys."`
+	Show   apiKeysShowCmd   `cmd:"" help:"Show an API key, without its secret."`
+	Rotate apiKeysRotateCmd `cmd:"" help:"Give an API key a new secret. It is shown once."`
 	Revoke apiKeysRevokeCmd `cmd:"" help:"Revoke an API key at once."`
 }
 
 type apiKeysCreateCmd struct {
-	Name      string        `arg:"" help:"What it is for."`
-	Scope     []string      `short:"s" required:"" help:"What it may do: keys:read, keys:write, encryption:write, audit:read, settings:write. Repeatable."`
-	ExpiresIn time.Duration `placeholder:"DURATION" help:"When it ends, from now, as in 720h."`
-	ExpiresAt time.Time     `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"When it ends (RFC 3339)."`
-	Brand     string        `placeholder:"NAME" help:"How it begins, for clients that insist: kw, qph, qapi or qh."`
+	Name      string            `arg:"" help:"What it is for."`
+	Role      string            `placeholder:"ROLE" help:"A named set of scopes: owner, admin, developer, viewer, operator, auditor or backup."`
+	Scope     []string          `short:"s" help:"What it may do, as in keys:read, keys:write, encryption:write, or the coarse read and write. Repeatable."`
+	Key       []string          `name:"for-key" placeholder:"KEY" help:"Only this key, by id or name. Repeatable."`
+	Label     map[string]string `name:"for-label" placeholder:"NAME=VALUE" help:"Only keys with this label. Repeatable: with all of them."`
+	Operation []string          `placeholder:"NAME" help:"Only this operation, as the audit log names it. Repeatable."`
+	CIDR      []string          `name:"allow" placeholder:"CIDR" help:"Only from these addresses. Repeatable."`
+	RateLimit int               `placeholder:"N" help:"At most so many requests a minute."`
+	ExpiresIn time.Duration     `placeholder:"DURATION" help:"When it ends, from now, as in 720h."`
+	ExpiresAt time.Time         `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"When it ends (RFC 3339)."`
+	Brand     string            `placeholder:"NAME" help:"How it begins, for clients that insist: kw, qph, qapi or qh."`
 	sink
 }
 
 func (k apiKeysCreateCmd) Run(ctx context.Context, a *app) error {
-	r := wire.CreateAPIKey{Name: k.Name, Scopes: k.Scope, Brand: k.Brand}
+	r := wire.CreateAPIKey{Name: k.Name, Role: k.Role, Scopes: k.Scope, Brand: k.Brand, Keys: k.Key, Labels: k.Label, Operations: k.Operation,
+		AllowedCIDRs: k.CIDR, RateLimit: k.RateLimit}
 	switch {
+	case k.Role == "" && len(k.Scope) == 0:
+		return usage("give --role or --scope")
 	case k.ExpiresIn != 0 && !k.ExpiresAt.IsZero():
 		return usage("give --expires-in or --expires-at, not both")
 	case k.ExpiresIn < 0:
@@ -47,16 +59,66 @@ func (k apiKeysCreateCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	if k.Out != "" {
-		if err := k.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, v.Key); return err }); err != nil {
+	return a.showNewAPIKey(v, k.sink)
+}
+
+// showNewAPIKey shows a key the one time that its secret is at hand, or saves it.
+func (a *app) showNewAPIKey(v *wire.APIKey, out sink) error {
+	if out.Out != "" {
+		if err := out.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, v.Key); return err }); err != nil {
 			return fmt.Errorf("the API key %s was made but not saved; revoke it: %w", v.ID, err)
 		}
 		v.Key = ""
 	}
+	return a.showAPIKey(v, out.Out)
+}
+
+func (a *app) showAPIKey(v *wire.APIKey, savedTo string) error {
 	return a.show(v, func() error {
-		return a.fields("id", v.ID, "name", v.Name, "prefix", v.Prefix, "scopes", strings.Join(v.Scopes, ", "), "created", when(v.CreatedAt), "expires", whenSet(v.ExpiresAt),
-			"key", v.Key, "saved to", k.Out)
+		limit := ""
+		if v.RateLimit > 0 {
+			limit = strconv.Itoa(v.RateLimit) + " a minute"
+		}
+		return a.fields("id", v.ID, "name", printable(v.Name), "prefix", v.Prefix, "role", v.Role, "scopes", strings.Join(v.Scopes, ", "),
+			"only keys", strings.Join(v.Keys, ", "), "only labels", printable(labels(v.Labels)), "only operations", strings.Join(v.Operations, ", "),
+			"only from", strings.Join(v.AllowedCIDRs, ", "), "rate limit", limit, "created", when(v.CreatedAt), "created by", v.CreatedBy,
+			"expires", whenSet(v.ExpiresAt), "rotated", whenSet(v.RotatedAt), "old secret until", whenSet(v.PreviousUntil),
+			"revoked", whenSet(v.RevokedAt), "key", v.Key, "saved to", savedTo)
 	})
+}
+
+type apiKeysShowCmd struct {
+	ID string `arg:"" help:"Id of the API key."`
+}
+
+func (k apiKeysShowCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.APIKey(ctx, k.ID)
+	if err != nil {
+		return err
+	}
+	return a.showAPIKey(v, "")
+}
+
+type apiKeysRotateCmd struct {
+	ID      string        `arg:"" help:"Id of the API key."`
+	Overlap time.Duration `placeholder:"DURATION" help:"For how long the old secret stays good, as in 24h. Else it ends at once."`
+	sink
+}
+
+func (k apiKeysRotateCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.RotateAPIKey(ctx, k.ID, k.Overlap)
+	if err != nil {
+		return err
+	}
+	return a.showNewAPIKey(v, k.sink)
 }
 
 type apiKeysListCmd struct{}
@@ -66,8 +128,12 @@ func (apiKeysListCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	return list(a, c.APIKeys(ctx), []string{"ID", "NAME", "PREFIX", "SCOPES", "CREATED", "EXPIRES", "REVOKED"}, func(k wire.APIKey) []string {
-		return []string{k.ID, k.Name, k.Prefix, strings.Join(k.Scopes, ","), when(k.CreatedAt), whenSet(k.ExpiresAt), whenSet(k.RevokedAt)}
+	return list(a, c.APIKeys(ctx), []string{"ID", "NAME", "PREFIX", "RIGHTS", "CREATED", "EXPIRES", "REVOKED"}, func(k wire.APIKey) []string {
+		rights := strings.Join(k.Scopes, ",")
+		if k.Role != "" {
+			rights = "role " + k.Role
+		}
+		return []string{k.ID, printable(k.Name), k.Prefix, rights, when(k.CreatedAt), whenSet(k.ExpiresAt), whenSet(k.RevokedAt)}
 	})
 }
 
@@ -99,13 +165,19 @@ func (whoamiCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return a.show(m, func() error {
-		return a.fields("id", m.ID, "name", m.Name, "tenant", m.Tenant, "scopes", strings.Join(m.Scopes, ", "))
+		return a.fields("id", m.ID, "name", printable(m.Name), "tenant", m.Tenant, "tenant name", printable(m.TenantName), "role", m.Role, "scopes", strings.Join(m.Scopes, ", "),
+			"only keys", strings.Join(m.Keys, ", "), "only labels", printable(labels(m.Labels)), "only operations", strings.Join(m.Operations, ", "),
+			"only from", strings.Join(m.AllowedCIDRs, ", "), "expires", whenSet(m.ExpiresAt))
 	})
 }
 
 type backendsCmd struct {
 	List backendsListCmd `cmd:"" help:"List the backends of the node."`
 	Show backendsShowCmd `cmd:"" help:"Show what a backend can do."`
+
+	KEKs      backendsKEKsCmd      `cmd:"" name:"keks" help:"List the keys of a device over the keys of a backend."`
+	RotateKEK backendsRotateKEKCmd `cmd:"" name:"rotate-kek" help:"Make the next key over keys on a device, and have everything of the backend sealed anew."`
+	RetireKEK backendsRetireKEKCmd `cmd:"" name:"retire-kek" help:"Destroy an earlier key over keys on a device, under which nothing is any more."`
 }
 
 type backendsListCmd struct{}

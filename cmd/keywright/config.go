@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -30,16 +31,23 @@ type config struct {
 	// Store is where everything is kept; a text alone is its URL.
 	Store storeConfig `koanf:"store"`
 	// OwnerKeyFile is where the first start writes the owner's API key. Default DATA/owner.key.
-	OwnerKeyFile string          `koanf:"owner_key_file"`
-	TLS          tlsConfig       `koanf:"tls"`
-	CORS         corsConfig      `koanf:"cors"`
-	Root         rootConfig      `koanf:"root"`
-	Backends     []backendConfig `koanf:"backends"`
-	Log          logConfig       `koanf:"log"`
-	Cache        cacheConfig     `koanf:"cache"`
-	Limits       limitsConfig    `koanf:"limits"`
-	Events       eventsConfig    `koanf:"events"`
-	Webhooks     webhooksConfig  `koanf:"webhooks"`
+	OwnerKeyFile string `koanf:"owner_key_file"`
+	// Node is what this node is called among those on one store.
+	Node     nodeConfig      `koanf:"node"`
+	TLS      tlsConfig       `koanf:"tls"`
+	CORS     corsConfig      `koanf:"cors"`
+	Root     rootConfig      `koanf:"root"`
+	Backends []backendConfig `koanf:"backends"`
+	Log      logConfig       `koanf:"log"`
+	Cache    cacheConfig     `koanf:"cache"`
+	Limits   limitsConfig    `koanf:"limits"`
+	Reseal   resealConfig    `koanf:"reseal"`
+	Events   eventsConfig    `koanf:"events"`
+	Webhooks webhooksConfig  `koanf:"webhooks"`
+	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
+	TrustedProxies []string `koanf:"trusted_proxies"`
+
+	proxies []netip.Prefix // of TrustedProxies
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for
@@ -194,7 +202,10 @@ func (c *config) complete(dev bool) error {
 		c.completeTransport(dev),
 		at("store", c.Store.complete(c.Data)),
 		at("backends", c.completeBackends()),
+		at("node", c.Node.complete()),
 		at("root", c.completeRoot()),
+		at("reseal", c.Reseal.complete()),
+		at("trusted_proxies", c.completeProxies()),
 	)
 }
 
@@ -206,6 +217,22 @@ func ownerOnly(path string) error {
 	}
 	if !secret.Private(st) {
 		return fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it", path, st.Mode().Perm())
+	}
+	return nil
+}
+
+// completeProxies reads the addresses of trusted proxies.
+func (c *config) completeProxies() error {
+	for _, text := range c.TrustedProxies {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			a, failed := netip.ParseAddr(text)
+			if failed != nil {
+				return errors.New("trusted_proxies holds addresses or ranges of them")
+			}
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
+		c.proxies = append(c.proxies, p.Masked())
 	}
 	return nil
 }

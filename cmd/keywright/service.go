@@ -133,6 +133,9 @@ type rootCmd struct {
 	Slots      rootSlotsCmd   `cmd:"" help:"List the ways to open the root."`
 	Add        rootAddCmd     `cmd:"" help:"Add a way to open the root."`
 	Remove     rootRemoveCmd  `cmd:"" help:"Remove a way to open the root; the last one stays."`
+	Show       rootShowCmd    `cmd:"" help:"Show the generation of the root, and what hangs on earlier ones."`
+	Rotate     rootRotateCmd  `cmd:"" help:"Replace the root, with all ways to open it, and have everything sealed anew. Slots on devices of the node are made anew by themselves; the others are given anew or dropped."`
+	Retire     rootRetireCmd  `cmd:"" help:"Give up the earlier roots now; that happens by itself when nothing is under them any more."`
 	NewKeyFile rootKeyFileCmd `cmd:"" help:"Make a key file, for the first start or for \"root add key-file\"."`
 }
 

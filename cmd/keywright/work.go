@@ -10,7 +10,8 @@ import (
 
 // openJobs begins to run what this node can run. It is closed before the keys, which the jobs work on.
 func (n *node) openJobs(registry prometheus.Registerer) error {
-	runner, err := jobs.NewRunner(n.jobs, jobs.RunnerOptions{Leases: n.store, Registerer: registry})
+	kinds := append(n.keys.JobKinds(), n.rekey.Definition())
+	runner, err := jobs.NewRunner(n.jobs, jobs.RunnerOptions{Node: n.self.ID, Leases: n.store, Registerer: registry, Kinds: kinds})
 	if err != nil {
 		return fmt.Errorf("opening the jobs: %w", err)
 	}

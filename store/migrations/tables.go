@@ -26,6 +26,7 @@ func Tables() []Table {
 		{Name: "root_state"},
 		{Name: "root_slots"},
 		{Name: "root_keyring"},
+		{Name: "tenants"},
 		{Name: "api_keys"},
 		{Name: "tenant_settings"},
 		{Name: "keys"},

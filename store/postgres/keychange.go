@@ -85,14 +85,19 @@ func (c *insertKey) statements() ([]statement, error) {
 		return nil, c.err
 	}
 	k := &c.k
-	all := []statement{{
+	var all []statement
+	if !k.Internal {
+		all = append(all, statement{query: sqlKeysLeft, args: []any{k.Tenant[:]},
+			nothing: fails(fault.QuotaExceeded, "the tenant has as many keys as its quota allows")})
+	}
+	all = append(all, statement{
 		query: sqlInsertKey,
 		args: []any{k.ID[:], k.Tenant[:], k.Name, string(k.Algorithm), string(k.Purpose), string(k.Origin),
 			k.BackendID, string(k.Custody), c.labels, c.policy, int64(k.PrimaryVersion), int64(k.LatestVersion),
 			int64(k.MinDecrypt), int64(k.MinEncrypt), k.Uses, string(k.State), k.CreatedAt.UnixMicro(), k.UpdatedAt.UnixMicro(),
 			micros(k.RotatedAt), micros(k.DeletionAt), c.due, flag(k.Internal), k.Revision, c.after[0], c.after[1]},
 		refused: takenBy,
-	}}
+	})
 	all = append(all, c.addLabels()...)
 	first, err := c.first.statements()
 	return append(all, first...), err

@@ -75,6 +75,15 @@ func (c *insertKey) apply(w *writer) error {
 		return c.err
 	}
 	k := &c.k
+	if !k.Internal {
+		full, err := w.row(sqlKeysFull, make([]driver.Value, 1), k.Tenant[:])
+		if err != nil {
+			return err
+		}
+		if full {
+			return fault.New(fault.QuotaExceeded, "the tenant has as many keys as its quota allows")
+		}
+	}
 	_, err := w.exec(sqlInsertKey, k.ID[:], k.Tenant[:], k.Name, string(k.Algorithm), string(k.Purpose), string(k.Origin),
 		k.BackendID, string(k.Custody), c.labels, c.policy, int64(k.PrimaryVersion), int64(k.LatestVersion),
 		int64(k.MinDecrypt), int64(k.MinEncrypt), k.Uses, string(k.State), k.CreatedAt.UnixMicro(), k.UpdatedAt.UnixMicro(),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,11 @@ func testAPIKeys(t *testing.T, e *env) {
 		if i%2 == 0 {
 			k.Scopes = []auth.Scope{auth.ScopeKeysRead, auth.ScopeAuditRead}
 			k.ExpiresAt = now().Add(time.Hour)
+		}
+		if i%3 == 0 {
+			k.Role = auth.RoleDeveloper
+			k.Restrictions = auth.Restrictions{Keys: []string{"a/b", uuid.NewString()}, Labels: map[string]string{"env": "prod"},
+				Operations: []string{"sign"}, CIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}, RateLimit: 60}
 		}
 		made = append(made, k)
 		e.must(t, e.InsertAPIKey(k))
@@ -241,6 +247,8 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"SaveNode":       func(ctx context.Context) error { return e.SaveNode(ctx, &cluster.Node{ID: id}, time.Hour) },
 		"RemoveNode":     func(ctx context.Context) error { return e.RemoveNode(ctx, id) },
 		"Nodes":          func(ctx context.Context) error { _, err := e.Nodes(ctx, time.Hour); return err },
+		"Tenant":         func(ctx context.Context) error { _, err := e.Tenant(ctx, id); return err },
+		"Tenants":        func(ctx context.Context) error { _, err := e.Tenants(ctx, id, 1); return err },
 		"Idempotency":    func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
 	}
 	maps.Copy(all, webhookCalls(e))

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -89,6 +90,10 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Settings", testSettings},
 		{"Versions", testVersions},
 		{"APIKeys", testAPIKeys},
+		{"APIKeys/Rotate", testRotateAPIKey},
+		{"APIKeys/Quota", testAPIKeyQuota},
+		{"Tenants", testTenants},
+		{"Tenants/KeyQuota", testKeyQuota},
 		{"Slots", testSlots},
 		{"Webhooks", testWebhooks},
 		{"Webhooks/Progress", testWebhookProgress},
@@ -180,7 +185,7 @@ func wantFault(t *testing.T, what string, err error, code fault.Code) {
 
 func wantSame(t *testing.T, what string, got, want any) {
 	t.Helper()
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", what, diff)
 	}
 }

@@ -1,0 +1,102 @@
+package wire
+
+import "time"
+
+// Quotas bound what a tenant can have; 0: nothing.
+type Quotas struct {
+	Keys    int64 `json:"keys,omitempty"`
+	APIKeys int64 `json:"api_keys,omitempty"`
+}
+
+// Tenant is the owner of keys, API keys and audit entries.
+type Tenant struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Status    string    `json:"status"` // active or suspended
+	Quotas    Quotas    `json:"quotas"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// CreateTenant is POST /tenants.
+type CreateTenant struct {
+	Name   string  `json:"name"`
+	Quotas *Quotas `json:"quotas,omitempty"`
+}
+
+// CreatedTenant is its answer: OwnerKey is the tenant's first API key, shown this once.
+type CreatedTenant struct {
+	Tenant
+	OwnerKey APIKey `json:"owner_key"`
+}
+
+// UpdateTenant is PATCH /tenants/{id}: what is absent stays.
+type UpdateTenant struct {
+	Name   *string       `json:"name,omitempty"`
+	Quotas *UpdateQuotas `json:"quotas,omitempty"`
+}
+
+// UpdateQuotas changes the quotas that it names; 0 takes one away.
+type UpdateQuotas struct {
+	Keys    *int64 `json:"keys,omitempty"`
+	APIKeys *int64 `json:"api_keys,omitempty"`
+}
+
+// CreateAPIKey is POST /api-keys. Role and scopes must be within the caller's own, and the caller's restrictions are laid over those asked
+// for. A restriction that is absent restricts nothing.
+type CreateAPIKey struct {
+	Name         string            `json:"name"`
+	Role         string            `json:"role,omitempty"`
+	Scopes       []string          `json:"scopes,omitempty"`
+	ExpiresAt    *time.Time        `json:"expires_at,omitempty"`
+	Brand        string            `json:"brand,omitempty"`
+	Keys         []string          `json:"keys,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	Operations   []string          `json:"operations,omitempty"`
+	AllowedCIDRs []string          `json:"allowed_cidrs,omitempty"`
+	RateLimit    int               `json:"rate_limit,omitempty"` // requests a minute
+}
+
+// APIKey is a record; Key is shown once, in the answer to its creation or rotation.
+type APIKey struct {
+	ID            string            `json:"id"`
+	Name          string            `json:"name"`
+	Brand         string            `json:"brand"`
+	Prefix        string            `json:"prefix"`
+	Role          string            `json:"role,omitempty"`
+	Scopes        []string          `json:"scopes"` // those of the role included
+	Keys          []string          `json:"keys,omitempty"`
+	Labels        map[string]string `json:"labels,omitempty"`
+	Operations    []string          `json:"operations,omitempty"`
+	AllowedCIDRs  []string          `json:"allowed_cidrs,omitempty"`
+	RateLimit     int               `json:"rate_limit,omitempty"`
+	CreatedAt     time.Time         `json:"created_at"`
+	CreatedBy     string            `json:"created_by"`
+	ExpiresAt     *time.Time        `json:"expires_at,omitempty"`
+	RotatedAt     *time.Time        `json:"rotated_at,omitempty"`
+	PreviousUntil *time.Time        `json:"previous_until,omitempty"` // the secret before the rotation is good until then
+	RevokedAt     *time.Time        `json:"revoked_at,omitempty"`
+	Key           string            `json:"key,omitempty"`
+}
+
+// RotateAPIKey is POST /api-keys/{id}/rotate. Overlap is a Go duration string ("24h"), for which the old secret stays good; absent: it ends
+// at once.
+type RotateAPIKey struct {
+	Overlap string `json:"overlap,omitempty"`
+}
+
+// Me is GET /me: who is calling, and what the credential is good for.
+type Me struct {
+	ID           string            `json:"id"`
+	Name         string            `json:"name"`
+	Tenant       string            `json:"tenant"`
+	TenantName   string            `json:"tenant_name"`
+	Role         string            `json:"role,omitempty"`
+	Scopes       []string          `json:"scopes"`
+	ExpiresAt    *time.Time        `json:"expires_at,omitempty"`
+	Keys         []string          `json:"keys,omitempty"`
+	Labels       map[string]string `json:"labels,omitempty"`
+	Operations   []string          `json:"operations,omitempty"`
+	AllowedCIDRs []string          `json:"allowed_cidrs,omitempty"`
+	RateLimit    int               `json:"rate_limit,omitempty"`
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+
+	"github.com/keywright/keywright/api/wire"
+)
+
+type tenantsCmd struct {
+	Create  tenantsCreateCmd  `cmd:"" help:"Create a tenant and its owner's API key, which is shown once."`
+	List    tenantsListCmd    `cmd:"" help:"List tenants."`
+	Show    tenantsShowCmd    `cmd:"" help:"Show a tenant."`
+	Update  tenantsUpdateCmd  `cmd:"" help:"Rename a tenant, or change its quotas."`
+	Suspend tenantsSuspendCmd `cmd:"" help:"Refuse every credential of a tenant; nothing of it is lost."`
+	Resume  tenantsResumeCmd  `cmd:"" help:"End a suspension."`
+}
+
+type tenantsCreateCmd struct {
+	Name       string `arg:"" help:"Its name."`
+	MaxKeys    int64  `placeholder:"N" help:"How many keys it can have; 0: as many as it likes."`
+	MaxAPIKeys int64  `name:"max-api-keys" placeholder:"N" help:"How many API keys it can have; 0: as many as it likes."`
+	sink
+}
+
+func (k tenantsCreateCmd) Run(ctx context.Context, a *app) error {
+	r := wire.CreateTenant{Name: k.Name}
+	if k.MaxKeys != 0 || k.MaxAPIKeys != 0 {
+		r.Quotas = &wire.Quotas{Keys: k.MaxKeys, APIKeys: k.MaxAPIKeys}
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.CreateTenant(ctx, r)
+	if err != nil {
+		return err
+	}
+	if k.Out != "" {
+		if err := k.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, v.OwnerKey.Key); return err }); err != nil {
+			return fmt.Errorf("the tenant %s was made but its owner's API key was not saved: %w", v.ID, err)
+		}
+		v.OwnerKey.Key = ""
+	}
+	return a.show(v, func() error {
+		return a.fields("id", v.ID, "name", printable(v.Name), "status", v.Status, "owner key id", v.OwnerKey.ID, "owner key", v.OwnerKey.Key, "saved to", k.Out)
+	})
+}
+
+type tenantsListCmd struct{}
+
+func (tenantsListCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	return list(a, c.Tenants(ctx), []string{"ID", "NAME", "STATUS", "MAX KEYS", "MAX API KEYS", "CREATED"}, func(t wire.Tenant) []string {
+		return []string{t.ID, printable(t.Name), t.Status, quota(t.Quotas.Keys), quota(t.Quotas.APIKeys), when(t.CreatedAt)}
+	})
+}
+
+func quota(n int64) string {
+	if n == 0 {
+		return "none"
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// tenantArg names a tenant.
+type tenantArg struct {
+	ID string `arg:"" help:"Id of the tenant."`
+}
+
+func (a *app) showTenant(t *wire.Tenant, err error) error {
+	if err != nil {
+		return err
+	}
+	return a.show(t, func() error {
+		return a.fields("id", t.ID, "name", printable(t.Name), "status", t.Status, "max keys", quota(t.Quotas.Keys), "max api keys", quota(t.Quotas.APIKeys),
+			"created", when(t.CreatedAt), "updated", when(t.UpdatedAt))
+	})
+}
+
+type tenantsShowCmd struct{ tenantArg }
+
+func (k tenantsShowCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	return a.showTenant(c.Tenant(ctx, k.ID))
+}
+
+type tenantsUpdateCmd struct {
+	tenantArg
+	Name       *string `placeholder:"NAME" help:"Its new name."`
+	MaxKeys    *int64  `placeholder:"N" help:"How many keys it can have; 0: as many as it likes."`
+	MaxAPIKeys *int64  `name:"max-api-keys" placeholder:"N" help:"How many API keys it can have; 0: as many as it likes."`
+}
+
+func (k tenantsUpdateCmd) Run(ctx context.Context, a *app) error {
+	r := wire.UpdateTenant{Name: k.Name}
+	if k.MaxKeys != nil || k.MaxAPIKeys != nil {
+		r.Quotas = &wire.UpdateQuotas{Keys: k.MaxKeys, APIKeys: k.MaxAPIKeys}
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	return a.showTenant(c.UpdateTenant(ctx, k.ID, r))
+}
+
+type tenantsSuspendCmd struct{ tenantArg }
+
+func (k tenantsSuspendCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	return a.showTenant(c.SuspendTenant(ctx, k.ID))
+}
+
+type tenantsResumeCmd struct{ tenantArg }
+
+func (k tenantsResumeCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	return a.showTenant(c.ResumeTenant(ctx, k.ID))
+}

@@ -1,0 +1,129 @@
+package keys
+
+import (
+	"context"
+	"errors"
+
+	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
+)
+
+// facts are what a decision needs to know of a key.
+func factsOf(k *Key) *auth.Key {
+	return &auth.Key{ID: k.ID, Tenant: k.Tenant, Name: k.Name, Labels: k.Labels, RequiredContext: k.Policy.RequiredContext}
+}
+
+// uses reports whether the verb uses key material.
+func (a *action) uses() bool { return a.op != "" && a.op != backend.OpAttest }
+
+// reads reports whether the verb only shows.
+func (a *action) reads() bool { return a.looks || a.op == backend.OpAttest }
+
+// grantable reports whether a grant can give the verb.
+func (v verb) grantable() bool {
+	switch v {
+	case verbGet, verbVersions, verbAttest, verbRotate:
+		return true
+	}
+	return actions[v].uses()
+}
+
+// ask makes the question whether the caller may do what it asks for.
+func (q *request) ask() auth.Request {
+	a := &actions[q.verb]
+	return auth.Request{Principal: q.caller.Principal, Now: q.start, Any: auth.SetOf(a.scope), Operation: a.name, Uses: a.uses(), Reads: a.reads(),
+		Grantable: q.verb.grantable()}
+}
+
+// enter decides as far as can be said before the key is known.
+func (q *request) enter() error {
+	r := q.ask()
+	r.Pending = true
+	q.decision = auth.Decide(&r)
+	return q.ruled()
+}
+
+// permit decides about the key. What the contexts of items settle is left to permitItem where there are items; then ByItem says so.
+func (q *request) permit(k *auth.Key, items bool) error {
+	r := q.ask()
+	r.Key, r.Pending = k, items
+	q.decision = auth.Decide(&r)
+	return q.ruled()
+}
+
+// ruled turns the decision into an error.
+func (q *request) ruled() error {
+	d := &q.decision
+	if !d.Allowed {
+		return &refusal{error: d.Err(), rule: d.Rule}
+	}
+	return nil
+}
+
+// permitItem decides about one item of an operation by its context.
+func (q *request) permitItem(k *auth.Key, context map[string]string) error {
+	if len(context) > 0 {
+		if err := checkContext(context); err != nil {
+			return err
+		}
+	}
+	if !q.decision.ByItem {
+		return nil
+	}
+	r := q.ask()
+	r.Key, r.Context = k, context
+	d := auth.Decide(&r)
+	return d.Err()
+}
+
+// refusal is a refusal of auth.Decide on its way to the log, which names the rule.
+type refusal struct {
+	error
+	rule auth.Rule
+}
+
+func (r *refusal) Unwrap() error { return r.error }
+
+// named notes the rule of a refusal in the entry.
+func (q *request) noteRule(err error) {
+	var r *refusal
+	if !errors.As(err, &r) {
+		return
+	}
+	if q.entry.Detail != "" {
+		q.entry.Detail += " "
+	}
+	q.entry.Detail += "rule " + string(r.rule)
+}
+
+// find is the one way from what a caller named to a key that it may act on.
+func (q *request) find(ctx context.Context, name string) (*record, error) {
+	r, err := q.s.find(ctx, q.tenant(), name)
+	if err != nil {
+		q.named(name)
+		return nil, q.hide(err)
+	}
+	if err := q.permit(r.facts, false); err != nil {
+		q.entry.Key = r.key.ID
+		return nil, err
+	}
+	return r, nil
+}
+
+// hide keeps from a caller who has grants alone which keys there are.
+func (q *request) hide(err error) error {
+	if q.decision.Rule != auth.RuleGrant || !fault.Has(err, fault.KeyNotFound) && !fault.Has(err, fault.NoDefaultKey) {
+		return err
+	}
+	d := auth.Decision{Rule: auth.RuleNoScope, Code: fault.InsufficientScope, Missing: actions[q.verb].scope}
+	return &refusal{error: d.Err(), rule: d.Rule}
+}
+
+// visible reports whether a list shows the key to the caller.
+func (q *request) visible(k *Key) bool {
+	r := q.ask()
+	r.Key = factsOf(k)
+	d := auth.Decide(&r)
+	return d.Allowed
+}

@@ -16,7 +16,7 @@ SOAK     ?= 15s
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm run-tpm stop test unit crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres soak fuzz clean
+.PHONY: all build run run-hsm run-tpm stop test unit crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres bench-reseal soak fuzz clean
 
 all: build
 
@@ -102,6 +102,11 @@ bench-pq: build
 bench-postgres: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -only postgres
+
+# A new root under load with a hundred thousand keys, and the service killed in the midst; -reseal-postgres is on PostgreSQL. About five minutes.
+bench-reseal: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only reseal -keys 100000
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

@@ -36,6 +36,9 @@ func bench(ctx context.Context, s settings) error {
 	case "pq":
 		one, base = benchPQ, "pq"
 	}
+	if s.only == "reseal" {
+		one, base = benchReseal, "reseal"
+	}
 	if s.only == "postgres" {
 		one, base = benchPostgres, "postgres"
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,6 +50,9 @@ type Service struct {
 	now      func() time.Time
 	log      *slog.Logger
 	made     chan struct{} // holds one: there may be a job to begin with
+
+	mu       sync.Mutex // guards failures
+	failures map[reported]time.Time
 }
 
 // New makes the service over a store. It starts nothing.
@@ -59,7 +63,7 @@ func New(store Store, recorder audit.Recorder, o Options) *Service {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Service{store: store, recorder: recorder, idem: o.Idempotency, now: o.Now, log: o.Logger, made: make(chan struct{}, 1)}
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, now: o.Now, log: o.Logger, made: make(chan struct{}, 1), failures: map[reported]time.Time{}}
 }
 
 // stamp is the time as every store keeps it.
@@ -163,39 +167,6 @@ func (s *Service) replay(ctx context.Context, r Request) (*Job, error) {
 
 // Resource names the job in the audit log.
 func (j *Job) Resource() string { return "job:" + j.ID.String() }
-
-// Summary is what a schedule did for one tenant.
-type Summary struct {
-	Tenant    uuid.UUID
-	Kind      Kind
-	Counts    Counts
-	Notices   []Notice // more than MaxNotices are cut
-	StartedAt time.Time
-	Node      uuid.UUID
-}
-
-// Report writes a job that is over: it was never queued, and no Runner saw it.
-func (s *Service) Report(ctx context.Context, sum Summary) (*Job, error) {
-	j, _, err := s.Prepare(Request{Tenant: sum.Tenant, Kind: sum.Kind})
-	if err != nil {
-		return nil, err
-	}
-	j.State, j.Counts, j.Node, j.EndedAt = Done, sum.Counts, sum.Node, j.CreatedAt
-	j.Notices = slices.Clone(sum.Notices[:min(len(sum.Notices), MaxNotices)])
-	j.StartedAt = sum.StartedAt.UTC().Truncate(time.Microsecond)
-	if j.Counts.Done == 0 && j.Counts.Failed > 0 {
-		j.State = Failed
-		if len(j.Notices) > 0 {
-			j.Error, j.Message = j.Notices[0].Code, j.Notices[0].Message
-		}
-	}
-	_, err = s.recorder.Record(ctx, &audit.Entry{Tenant: j.Tenant, Principal: System, Action: ActionReport, Resource: j.Resource(),
-		Outcome: outcome(j), Items: int(j.Counts.Done + j.Counts.Failed), Detail: string(j.Kind)}, s.store.InsertJob(j))
-	if err != nil {
-		return nil, err
-	}
-	return j, nil
-}
 
 // outcome is how an entry of the audit log says how a job ended.
 func outcome(j *Job) string {

@@ -169,9 +169,21 @@ func TestReport(t *testing.T) {
 	if got.State != jobs.Done || len(got.Notices) != jobs.MaxNotices || got.Counts.Failed != 105 || got.EndedAt.Sub(got.StartedAt) < time.Second || got.CreatedBy != jobs.System {
 		t.Errorf("%+v", got)
 	}
+	if nothing, err := s.Report(t.Context(), jobs.Summary{Tenant: tenant, Kind: jobs.KindDeletion}); err != nil || nothing != nil {
+		t.Errorf("of nothing: %+v, %v", nothing, err)
+	}
 	all, err := s.Report(t.Context(), jobs.Summary{Kind: jobs.KindDeletion, Counts: jobs.Counts{Failed: 1}, Notices: notices[:1], StartedAt: began})
 	if err != nil || all.State != jobs.Failed || all.Error != fault.BackendUnavailable || all.Message != "not here" {
 		t.Errorf("%+v, %v", all, err)
+	}
+	if again, err := s.Report(t.Context(), jobs.Summary{Kind: jobs.KindDeletion, Counts: jobs.Counts{Failed: 1}, Notices: notices[:1], StartedAt: began}); err != nil || again != nil {
+		t.Errorf("the same failure a moment later: %+v, %v", again, err)
+	}
+	if other, err := s.Report(t.Context(), jobs.Summary{Kind: jobs.KindDeletion, Counts: jobs.Counts{Done: 1}, StartedAt: began}); err != nil || other.State != jobs.Done {
+		t.Errorf("one that succeeds: %+v, %v", other, err)
+	}
+	if again, err := s.Report(t.Context(), jobs.Summary{Kind: jobs.KindDeletion, Counts: jobs.Counts{Failed: 1}, StartedAt: began}); err != nil || again == nil {
+		t.Errorf("a failure after a success: %+v, %v", again, err)
 	}
 	if open, err := e.store.OpenJobs(t.Context(), time.Now().Add(time.Hour), 10, 10); err != nil || len(open) != 0 {
 		t.Errorf("open: %v, %v", open, err)

@@ -217,7 +217,7 @@ func TestRotationByUse(t *testing.T) {
 			if _, err := e.decrypt(keys.Target{}, first.Bytes); err != nil {
 				t.Error(err)
 			}
-			if len(told) != 3 || told[0] != (keys.Maintained{Tenant: e.tenant, Rotated: 1}) {
+			if len(told) != 3 || told[0].Tenant != e.tenant || told[0].Rotated != 1 || told[0].Failed != 0 || told[0].Failures != nil || told[0].Since.IsZero() {
 				t.Errorf("told %+v", told)
 			}
 			if v, err := e.Versions(t.Context(), e.c, k.ID.String(), 1, 10); err != nil || v[0].Messages < int64(c.uses) || v[0].Bytes < int64(16*c.uses) ||
@@ -398,7 +398,8 @@ func TestDeletionUnderFault(t *testing.T) {
 	e.clock.advance(keys.MinWaiting)
 	e.device.away = true
 	wantCode(t, e.Maintain(ctx), fault.BackendUnavailable, "the device is away")
-	if len(told) != 1 || told[0] != (keys.Maintained{Tenant: e.tenant, Rotated: 1, Failed: 1}) {
+	if len(told) != 1 || told[0].Tenant != e.tenant || told[0].Rotated != 1 || told[0].Failed != 1 || len(told[0].Failures) != 1 ||
+		told[0].Failures[0].Act != keys.ActDestroy || told[0].Failures[0].Key != k.ID || !fault.Has(told[0].Failures[0].Err, fault.BackendUnavailable) {
 		t.Errorf("told %+v", told)
 	}
 	if n := e.gauge("keywright_key_maintenance_waiting"); n != 1 {

@@ -65,8 +65,15 @@ func (n *node) openCluster(registry prometheus.Registerer) error {
 		return err
 	}
 	n.feed, err = cluster.NewFeed(cluster.FeedOptions{Store: n.store, Registerer: registry, Logger: n.log, Subscribers: []cluster.Subscriber{{
-		Heard:  func(news cluster.News) { n.auth.Heard(news); n.keys.Heard(news) },
-		Forget: func() { n.auth.ForgetAll(); n.keys.InvalidateAll() },
+		Heard: func(news cluster.News) {
+			n.auth.Heard(news)
+			n.keys.Heard(news)
+			n.heardJob(news)
+			if news.Kind == cluster.KindRoot {
+				n.rootChanged()
+			}
+		},
+		Forget: func() { n.auth.ForgetAll(); n.keys.InvalidateAll(); n.rootChanged() },
 	}}})
 	return err
 }

@@ -45,15 +45,16 @@ type node struct {
 	registry *prometheus.Registry
 	notify   notifier
 
-	store  store
-	audit  *audit.Log
-	root   *root.Keeper
-	auth   *auth.Service
-	jobs   *jobs.Service
-	rekey  *rekey.Service
-	keys   *keys.Service
-	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
-	server *api.Server
+	store    store
+	audit    *audit.Log
+	root     *root.Keeper
+	auth     *auth.Service
+	jobs     *jobs.Service
+	rekey    *rekey.Service
+	rootNews chan struct{} // holds one: the root may have been replaced
+	keys     *keys.Service
+	signer   atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
+	server   *api.Server
 
 	self       *cluster.Node // without what changes
 	shared     bool          // there can be other nodes on the store
@@ -76,7 +77,7 @@ type node struct {
 
 // openNode opens every part. What was opened is closed again when a later part fails.
 func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *node, err error) {
-	n = &node{config: c, log: log}
+	n = &node{config: c, log: log, rootNews: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -97,7 +98,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation, Idempotency: n.store, Fresh: n.fresh})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: n.backends,
-		Registerer: registry, Logger: log, RecordCache: c.Cache.Records, Jobs: n.jobs, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
+		Registerer: registry, Logger: log, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
 	if err != nil {
 		return n, err
 	}

@@ -8,7 +8,6 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/rekey"
-	"github.com/keywright/keywright/store/sqlite"
 	"github.com/keywright/keywright/tpm"
 )
 
@@ -33,10 +32,9 @@ func (c *resealConfig) complete() error {
 func carried() []string { return []string{auth.LabelPepper, tpm.Label} }
 
 func (n *node) openRekey(backends []backend.Backend) error {
-	_, alone := n.store.(*sqlite.Store)
 	c := n.config.Reseal
 	var err error
-	n.rekey, err = rekey.New(rekey.Options{Root: n.root, Keys: n.keys, Jobs: n.jobs, Recorder: n.audit, Backends: backends, Shared: !alone,
+	n.rekey, err = rekey.New(rekey.Options{Root: n.root, Keys: n.keys, Jobs: n.jobs, Recorder: n.audit, Backends: backends, Shared: n.shared,
 		Share: c.Share, Batch: c.Batch, Settle: c.Settle, Logger: n.log})
 	return err
 }
@@ -44,9 +42,17 @@ func (n *node) openRekey(backends []backend.Backend) error {
 // followEvery is how often a node looks whether another has replaced the root: by then it must not seal under the old one any more.
 const followEvery = time.Second
 
+// rootChanged says that another node may have replaced the root. It does not block.
+func (n *node) rootChanged() {
+	select {
+	case n.rootNews <- struct{}{}:
+	default: // somebody has said so
+	}
+}
+
 // followRoot brings the node to the root of the store, again and again. A store of one node has no other to follow.
 func (n *node) followRoot(ctx context.Context) {
-	if _, alone := n.store.(*sqlite.Store); alone {
+	if !n.shared {
 		return
 	}
 	tick := time.NewTicker(followEvery)
@@ -56,6 +62,7 @@ func (n *node) followRoot(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-n.rootNews:
 		}
 		err := n.rekey.Follow(ctx)
 		if err != nil && !failing && ctx.Err() == nil {

@@ -61,6 +61,10 @@ type Limits struct {
 	BodyTime time.Duration
 	// Timeout, when positive, replaces the time limit of every route that has one.
 	Timeout time.Duration
+	// EventBeat is the time between signs of life of an event stream that has nothing to tell. Default: 15 s.
+	EventBeat time.Duration
+	// EventStall is how long a client of an event stream may take for one write before it is cut off. Default: 10 s.
+	EventStall time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -69,6 +73,12 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.BodyTime <= 0 {
 		l.BodyTime = 15 * time.Second
+	}
+	if l.EventBeat <= 0 {
+		l.EventBeat = 15 * time.Second
+	}
+	if l.EventStall <= 0 {
+		l.EventStall = 10 * time.Second
 	}
 	return l
 }

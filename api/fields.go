@@ -33,6 +33,8 @@ func meaningIn(in, name string) string {
 		}
 	}
 	switch in + "." + name {
+	case "Checkpoint.verifier_key_pq":
+		return "the ML-DSA-44 key of the checkpoint's second signature, in note form (C2SP tlog-cosignature)"
 	case "Consistency.from":
 		return "entries of the earlier tree"
 	case "Consistency.to":

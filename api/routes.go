@@ -273,11 +273,11 @@ func (s *Server) rows() []route {
 		act("/backends/{name}/rotate-kek", bw, "backends", "Make the next key over keys on a device, and begin to seal everything of the backend anew", handle(s.rotateKEK)),
 		write(post, "/backends/{name}/retire-kek", bw, "backends", "Destroy an earlier key over keys on a device, under which nothing is any more", handle(s.retireKEK)),
 
-		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with settings:write or nodes:read", handle(s.listJobs), page(
+		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with nodes:read", handle(s.listJobs), page(
 			param{"kind", "string", "what it does, as in move"},
 			param{"state", "string", "queued, running, done, failed or cancelled"})...),
 		read("/jobs/{id}", "", "jobs", "Show a job, for those who can list it", handle(s.showJob)),
-		act("/jobs/{id}/cancel", "", "jobs", "End a job that has not ended: the tenant's with keys:write, the deployment's with settings:write or backends:write", handle(s.cancelJob)),
+		act("/jobs/{id}/cancel", "", "jobs", "End a job that has not ended: the tenant's with keys:write, the deployment's with backends:write or root:write", handle(s.cancelJob)),
 
 		write(post, "/api-keys", sw, "api-keys", "Make an API key; it is shown this once", handle(s.createAPIKey)).creates(),
 		read("/api-keys", sr, "api-keys", "List API keys", handle(s.listAPIKeys), page()...).or(sw),
@@ -303,7 +303,8 @@ func (s *Server) rows() []route {
 			param{"outcome", "string", "ok, or an error code"},
 			param{"from", "date-time", "not before"},
 			param{"to", "date-time", "before"})...),
-		read("/audit/checkpoint", ar, "audit", "The newest checkpoint", handle(s.checkpoint)),
+		read("/audit/checkpoint", ar, "audit", "The newest checkpoint", handle(s.checkpoint),
+			param{"cosigned", "boolean", "the newest one that witnesses have cosigned"}),
 		read("/audit/consistency", ar, "audit", "Proof that the log has only grown since an earlier checkpoint", handle(s.consistency),
 			param{"from", "integer", "entries of the earlier checkpoint"},
 			param{"to", "integer", "entries of the later one; absent: the newest checkpoint, which comes with the answer"}),

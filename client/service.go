@@ -117,6 +117,11 @@ func (c *Client) AuditCheckpoint(ctx context.Context) (*wire.Checkpoint, error) 
 	return do[wire.Checkpoint](ctx, c, call{method: http.MethodGet, path: "/audit/checkpoint", repeat: idempotent})
 }
 
+// AuditCosigned gives the newest checkpoint that witnesses have cosigned.
+func (c *Client) AuditCosigned(ctx context.Context) (*wire.Checkpoint, error) {
+	return do[wire.Checkpoint](ctx, c, call{method: http.MethodGet, path: "/audit/checkpoint", query: url.Values{"cosigned": {"true"}}, repeat: idempotent})
+}
+
 // AuditProof gives an entry with the proof that it is in the log (RFC 6962 section 2.1.1).
 func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, error) {
 	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})

@@ -176,12 +176,22 @@ func outcome(j *Job) string {
 	return "ok"
 }
 
-// sees reports whether the principal sees jobs of the tenant: its own with keys:read, the deployment's with settings:write or nodes:read.
+// sees reports whether the principal sees jobs of the tenant: its own with keys:read, the deployment's as an operator.
 func sees(p *auth.Principal, tenant uuid.UUID) bool {
 	if tenant == uuid.Nil {
-		return p.Has(auth.ScopeSettingsWrite) || p.Has(auth.ScopeNodesRead)
+		return p.Has(auth.ScopeNodesRead)
 	}
 	return tenant == p.Tenant && p.Has(auth.ScopeKeysRead)
+}
+
+// limited reports whether the principal reaches some keys of its tenant only: then it sees, of the tenant's jobs, those that it has made.
+func limited(p *auth.Principal) bool {
+	return p.Restrictions != nil && (len(p.Restrictions.Keys) > 0 || len(p.Restrictions.Labels) > 0)
+}
+
+// reaches reports whether the principal is not kept from a job by its limits.
+func reaches(p *auth.Principal, j *Job) bool {
+	return j.Tenant == uuid.Nil || !limited(p) || j.CreatedBy == p.ID
 }
 
 // seesAny is the error of a caller who sees no job at all.
@@ -189,14 +199,14 @@ func seesAny(p *auth.Principal) error {
 	if p == nil {
 		return fault.New(fault.Unauthenticated, "no credential")
 	}
-	if !p.Has(auth.ScopeKeysRead) && !p.Has(auth.ScopeSettingsWrite) && !p.Has(auth.ScopeNodesRead) {
+	if !p.Has(auth.ScopeKeysRead) && !p.Has(auth.ScopeNodesRead) {
 		return fault.New(fault.InsufficientScope, "the credential lacks the scope that this needs")
 	}
 	return nil
 }
 
-// Get gives a job that the caller sees: one of the tenant with scope keys:read, one of the deployment with settings:write.
-// fault.JobNotFound, fault.InsufficientScope.
+// Get gives a job that the caller sees: one of the tenant with scope keys:read, one of the deployment with nodes:read. A credential that is
+// limited to keys or labels sees, of the tenant's, those that it has made. fault.JobNotFound, fault.InsufficientScope.
 func (s *Service) Get(ctx context.Context, c Caller, id uuid.UUID) (*Job, error) {
 	if err := seesAny(c.Principal); err != nil {
 		return nil, err
@@ -205,7 +215,7 @@ func (s *Service) Get(ctx context.Context, c Caller, id uuid.UUID) (*Job, error)
 	if err != nil {
 		return nil, err
 	}
-	if !sees(c.Principal, j.Tenant) {
+	if !sees(c.Principal, j.Tenant) || !reaches(c.Principal, j) {
 		return nil, fault.New(fault.JobNotFound, "no such job")
 	}
 	return j, nil
@@ -221,7 +231,7 @@ type ListRequest struct {
 	Limit  int // 1 to 1000; 0: 100
 }
 
-// List gives the jobs that the caller sees, newest first, without their cursors. next is "" on the last page. fault.BadCursor,
+// List gives the jobs that the caller sees, newest first, without their cursors. next is "" on the last page; a page may have fewer than Limit. fault.BadCursor,
 // fault.BadQuery, fault.InsufficientScope.
 func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Job, next string, err error) {
 	if err := seesAny(c.Principal); err != nil {
@@ -259,11 +269,12 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Jo
 		page = page[:r.Limit]
 		next = base64.RawURLEncoding.EncodeToString(page[r.Limit-1].ID[:])
 	}
+	page = slices.DeleteFunc(page, func(j *Job) bool { return !reaches(c.Principal, j) })
 	return page, next, nil
 }
 
 // Cancel ends a job that has not ended: no more of it is begun from about a second on, on any node. What it did stays done. It needs
-// keys:write for a job of the tenant, settings:write for one of the deployment. fault.JobNotFound, fault.JobEnded, fault.InsufficientScope.
+// keys:write for a job of the tenant, backends:write or root:write for one of the deployment. fault.JobNotFound, fault.JobEnded, fault.InsufficientScope.
 func (s *Service) Cancel(ctx context.Context, c Caller, id uuid.UUID) (*Job, error) {
 	start := s.now()
 	if c.Principal == nil {
@@ -274,8 +285,8 @@ func (s *Service) Cancel(ctx context.Context, c Caller, id uuid.UUID) (*Job, err
 	j, err := s.store.Job(ctx, id)
 	switch {
 	case err != nil:
-	case j.Tenant != uuid.Nil && j.Tenant != c.Principal.Tenant,
-		j.Tenant == uuid.Nil && !c.Principal.Has(auth.ScopeSettingsWrite) && !c.Principal.Has(auth.ScopeBackendsWrite): // as if it were not there
+	case j.Tenant != uuid.Nil && j.Tenant != c.Principal.Tenant, !reaches(c.Principal, j),
+		j.Tenant == uuid.Nil && !c.Principal.Has(auth.ScopeBackendsWrite) && !c.Principal.Has(auth.ScopeRootWrite): // as if it were not there
 		err = fault.New(fault.JobNotFound, "no such job")
 	case j.Tenant != uuid.Nil && !c.Principal.Has(auth.ScopeKeysWrite):
 		err = fault.New(fault.InsufficientScope, "the credential lacks the scope "+string(auth.ScopeKeysWrite))

@@ -82,16 +82,15 @@ func (s *Service) Move(ctx context.Context, c Caller, r MoveRequest) (*jobs.Job,
 		if err != nil {
 			return nil, err
 		}
-		if err := checkMoveFilter(&r); err != nil {
+		if err := checkMoveFilter(&r, c); err != nil {
 			return nil, err
 		}
 		p := moveParams{NamePrefix: r.Filter.NamePrefix, Algorithm: string(r.Filter.Algorithm), State: string(r.Filter.State), Label: r.Filter.Label,
 			Backend: r.Backend, BackendID: b.Info().ID, Custody: r.Custody, Mode: r.Mode, AllowWeaker: r.AllowWeaker}
 		var total int64
 		if r.Key != "" {
-			rec, err := s.find(ctx, q.tenant(), r.Key)
+			rec, err := q.find(ctx, r.Key)
 			if err != nil {
-				q.named(r.Key)
 				return nil, err
 			}
 			q.entry.Key, p.Key = rec.key.ID, &rec.key.ID
@@ -138,12 +137,15 @@ func (q *request) replayJob(ctx context.Context) (*jobs.Job, error) {
 }
 
 // checkMoveFilter holds many keys to what a list of them takes.
-func checkMoveFilter(r *MoveRequest) error {
+func checkMoveFilter(r *MoveRequest, c Caller) error {
 	if r.Key != "" {
 		if r.Filter != (Filter{}) {
 			return fault.New(fault.MissingField, "either a key or a filter is needed")
 		}
 		return nil
+	}
+	if limits := c.Principal.Restrictions; limits != nil && (len(limits.Keys) > 0 || len(limits.Labels) > 0) {
+		return fault.New(fault.Forbidden, "a credential that is limited to keys moves them one by one")
 	}
 	if r.Filter == (Filter{}) {
 		return fault.New(fault.MissingField, "a key or a filter is needed")

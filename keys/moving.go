@@ -135,6 +135,9 @@ func (m *mover) key(ctx context.Context, id uuid.UUID) error {
 	if err != nil {
 		return m.settled(ctx, resource, err)
 	}
+	if err := m.may(k); err != nil {
+		return m.settled(ctx, resource, err)
+	}
 	to, err := m.s.destination(k, m.to, &m.p)
 	if err != nil {
 		return m.settled(ctx, resource, err)
@@ -162,6 +165,15 @@ func (m *mover) key(ctx context.Context, id uuid.UUID) error {
 		m.cursor.Key, m.cursor.Version = id, v.Version+1
 		return m.mark()
 	})
+}
+
+// may decides about a key of a filter. About one that was named it was decided when the job was made.
+func (m *mover) may(k *Key) error {
+	if m.p.Key != nil {
+		return nil
+	}
+	d := auth.Decide(&auth.Request{Principal: m.by.Principal, Now: m.s.now(), Any: auth.SetOf(auth.ScopeKeysWrite), Operation: actions[verbMove].name, Key: factsOf(k)})
+	return d.Err()
 }
 
 // begun gives a context for one version: what was begun is brought to its end though the job is cancelled meanwhile.

@@ -44,6 +44,7 @@ type config struct {
 	Reseal   resealConfig    `koanf:"reseal"`
 	Events   eventsConfig    `koanf:"events"`
 	Webhooks webhooksConfig  `koanf:"webhooks"`
+	Audit    auditConfig     `koanf:"audit"`
 	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
 	TrustedProxies []string `koanf:"trusted_proxies"`
 

@@ -178,11 +178,17 @@ func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) er
 	if err := n.openCluster(registry); err != nil {
 		return fmt.Errorf("joining the nodes on the store: %w", err)
 	}
+	witnesses, err := n.config.Audit.witnesses()
+	if err != nil {
+		return err
+	}
 	o := audit.Options{
-		Origin:     "keywright/" + n.store.Deployment().String(),
-		Signer:     n.checkpointSigner,
-		Registerer: registry,
-		Logger:     n.log,
+		Origin:      "keywright/" + n.store.Deployment().String(),
+		Signer:      n.checkpointSigner,
+		PostQuantum: n.postQuantumSigner,
+		Witnesses:   witnesses,
+		Registerer:  registry,
+		Logger:      n.log,
 	}
 	if n.shared {
 		o.Alone = func(ctx context.Context, work func(context.Context)) { n.hold(ctx, "checkpoints", work) }

@@ -117,7 +117,7 @@ func (r *reach) checkURL(text string) error {
 	}
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Host == "" || u.Opaque != "":
+	case err != nil || u.Hostname() == "" || u.Opaque != "":
 		return bad("must be https://HOST[:PORT]/PATH")
 	case u.Scheme != "https" && (u.Scheme != "http" || !r.plain):
 		return bad("must begin with https://")

@@ -103,6 +103,9 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.onClose(n.keys.Close)
+	if err := n.openEvents(registry); err != nil {
+		return n, err
+	}
 	n.follow()
 	n.signer.Store(n.keys)
 	if err := n.openRekey(n.backends); err != nil {
@@ -118,9 +121,6 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.onClose(func() error { return within(limited.Close) })
 	limiter, err := n.openLimiter(registry)
 	if err != nil {
-		return n, err
-	}
-	if err := n.openEvents(registry); err != nil {
 		return n, err
 	}
 	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials, Limiter: limiter, Plans: n.config.plans, Limited: limited, Events: n.streams, Webhooks: n.webhooks,

@@ -16,7 +16,7 @@ SOAK     ?= 15s
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm run-tpm stop test unit judges crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres bench-reseal soak fuzz clean
+.PHONY: all build run run-hsm run-tpm stop test unit judges crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres bench-nodes bench-reseal soak fuzz clean
 
 all: build
 
@@ -111,6 +111,11 @@ bench-postgres: build
 bench-reseal: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -only reseal -keys 100000
+
+# Several nodes on one PostgreSQL: rates, and what happens when nodes or the database die. Takes four minutes.
+bench-nodes: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only nodes
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

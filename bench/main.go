@@ -33,6 +33,9 @@ type settings struct {
 	tpmPart  string
 	tpmOps   int
 	pqPart   string
+	kills    time.Duration
+	tries    int
+	nodePart string
 	share    float64
 	postgres bool
 }
@@ -74,6 +77,9 @@ func measure() {
 	flag.StringVar(&s.pqPart, "pq-part", "", "with -only pq, this part alone: batch, single or sealed")
 	flag.Float64Var(&s.share, "reseal-share", 0.2, "with -only reseal, of the time that the re-sealing works")
 	flag.BoolVar(&s.postgres, "reseal-postgres", false, "with -only reseal, on PostgreSQL")
+	flag.StringVar(&s.nodePart, "nodes-part", "", "with -only nodes, this part alone: rate, revoke, kill or database")
+	flag.DurationVar(&s.kills, "nodes-kill", time.Minute, "with -only nodes, how long one of four nodes is killed each second")
+	flag.IntVar(&s.tries, "nodes-tries", 50, "with -only nodes, how many API keys are revoked")
 	token := flag.String("transit-token-file", "", "file with its token")
 	flag.Parse()
 	if *token != "" {

@@ -42,6 +42,9 @@ func bench(ctx context.Context, s settings) error {
 	if s.only == "postgres" {
 		one, base = benchPostgres, "postgres"
 	}
+	if s.only == "nodes" {
+		one, base = benchNodes, "nodes"
+	}
 	err := one(ctx, s, &r)
 	r.print(os.Stdout) // what there is, if not all
 	if err != nil {

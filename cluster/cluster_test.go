@@ -477,7 +477,10 @@ func testPresence(t *testing.T, f *fixture) {
 	a, stopA := present(f.here, "a")
 	eventually(t, "a to be there", func() bool { all, err := a.Nodes(t.Context()); return err == nil && len(all) == 1 })
 	b, _ := present(f.there, "b")
-	eventually(t, "b to know a", func() bool { name, nodes := b.Elsewhere("tpm:a"); return name == "chip-a" && len(nodes) == 1 && nodes[0] == "a" })
+	eventually(t, "b to know a", func() bool {
+		name, nodes := b.Elsewhere("tpm:a")
+		return name == "chip-a" && len(nodes) == 1 && nodes[0] == "a"
+	})
 	if _, nodes := b.Elsewhere("tpm:b"); len(nodes) != 0 {
 		t.Errorf("its own backend is elsewhere: %v", nodes)
 	}

@@ -58,25 +58,26 @@ func (t *tally) learn(counted amount, l *limits) {
 	t.mu.Unlock()
 }
 
-// take takes n for an operation. exact asks the store for no more than the operation needs. fault.UsageLimit when it is known that the version may not
+// take takes n for an operation and writes into o what it took. exact asks the store for no more than the operation needs. fault.UsageLimit when it is known that the version may not
 // protect so much; every other order ends by end.
-func (t *tally) take(n amount, l *limits, exact bool) (order, error) {
+func (t *tally) take(o *order, n amount, l *limits, exact bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	o := order{tally: t}
+	*o = order{}
 	if t.hand.messages >= n.messages && t.hand.bytes >= n.bytes {
 		o.from = n
 	} else {
 		o.from = amount{min(t.hand.messages, n.messages), min(t.hand.bytes, n.bytes)}
 		o.ask = amount{n.messages - o.from.messages, n.bytes - o.from.bytes}
 		if over(t.known.messages, o.ask.messages, l.max.messages) || over(t.known.bytes, o.ask.bytes, l.max.bytes) {
-			return order{}, spent()
+			return spent()
 		}
 	}
+	o.tally = t
 	t.hand.messages -= o.from.messages
 	t.hand.bytes -= o.from.bytes
 	if t.busy || exact {
-		return o, nil
+		return nil
 	}
 	want := min(max(blockGrowth*t.block.messages, firstBlock, blockGrowth*lowWater*n.messages), maxBlock)
 	if t.hand.messages <= want/lowWater {
@@ -89,7 +90,7 @@ func (t *tally) take(n amount, l *limits, exact bool) (order, error) {
 	o.ask.messages += o.block.messages
 	o.ask.bytes += o.block.bytes
 	t.busy = o.extra()
-	return o, nil
+	return nil
 }
 
 // over reports whether counted and n more are above the bound, 0 being none.

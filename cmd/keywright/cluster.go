@@ -100,7 +100,7 @@ func (n *node) describe() *cluster.Node {
 	}
 	for _, b := range n.backends {
 		info := b.Info()
-		out.Backends = append(out.Backends, cluster.NodeBackend{ID: info.ID, Name: info.Name, Kind: string(info.Kind)})
+		out.Backends = append(out.Backends, cluster.NodeBackend{ID: info.ID, Name: info.Name, Kind: info.Kind})
 	}
 	return &out
 }

@@ -167,7 +167,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := append(append(s.rows(), s.eventRows()...), s.qpherRows()...)
+	rows := append(append(append(s.rows(), s.accessRows()...), s.eventRows()...), s.qpherRows()...)
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}

@@ -86,7 +86,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
-		Registerer: registry, Logger: log, RecordCache: c.Cache.Records})
+		Registerer: registry, Logger: log, Regranted: n.auth.Regranted, RecordCache: c.Cache.Records})
 	if err != nil {
 		return n, err
 	}

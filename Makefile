@@ -16,7 +16,7 @@ SOAK     ?= 15s
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm run-tpm stop test unit crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres soak fuzz clean
+.PHONY: all build run run-hsm run-tpm stop test unit judges crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres bench-nodes bench-reseal soak fuzz clean
 
 all: build
 
@@ -49,12 +49,16 @@ stop:
 # Everything, on a machine that has Go, gcc, make and Debian.
 test:
 	softhsm-test/install.sh
-	$(MAKE) lint unit crash soak
+	$(MAKE) lint unit judges crash soak
 
 # Once with the race detector; what leaves out part of its vectors or scripts under it, because it is slow there, once more without.
 unit:
 	$(GO) test -race -timeout 20m ./...
 	$(GO) test -timeout 20m ./verify ./backend/... ./pqc ./cmd/keywright
+
+# Programs of others judge what is handed to operators: BuildKit, Compose, Helm, Kubernetes' types, Prometheus. A module of its own, for their weight.
+judges:
+	cd judges && $(GO) test ./...
 
 # The real binary under load, killed without warning $(KILLS) times; every acknowledged effect must be there afterwards.
 crash: build
@@ -102,6 +106,16 @@ bench-pq: build
 bench-postgres: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -only postgres
+
+# A new root under load with a hundred thousand keys, and the service killed in the midst; -reseal-postgres is on PostgreSQL. About five minutes.
+bench-reseal: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only reseal -keys 100000
+
+# Several nodes on one PostgreSQL: rates, and what happens when nodes or the database die. Takes four minutes.
+bench-nodes: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only nodes
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

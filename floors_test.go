@@ -15,12 +15,13 @@ const module = "github.com/keywright/keywright/"
 // floors says on which floor each package stands. Imports point down only, and never sideways, but for the pairs in beside.
 var floors = map[string]int{
 	"fault": 0, "secret": 0, "envelope": 0, "keyenc": 0, "pqc": 0,
-	"backend": 1, "attest": 1, "tpm/device": 1, "audit": 1, "idempotency": 1, "verify": 1, "api/wire": 1, "cluster": 1, "transport": 1,
+	"backend": 1, "attest": 1, "tpm/device": 1, "audit": 1, "audit/witness": 2, "idempotency": 1, "verify": 1, "api/wire": 1, "cluster": 1, "transport": 1,
 	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "root": 2, "filecrypt": 2,
 	"jobs": 2, "backup": 2, "ratelimit": 2,
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"events":       2,
 	"keys":         3,
+	"rekey":        4,
 	"store/sqlite": 4, "store/postgres": 4, "store/storetest": 4, "store/migrations": 4,
 	"api": 5, "api/qpher": 5, "client": 5,
 	"cmd/keywright": 6, "deploy": 6, "bench": 6, "softhsm-test": 6,

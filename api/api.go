@@ -19,17 +19,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options are what a Server is made of. Keys, Auth, Root, Audit and Jobs are required.
+// Options are what a Server is made of. Keys, Auth, Root, Audit, Jobs and Rekey are required.
 type Options struct {
 	Keys  Keys
 	Auth  Auth
 	Root  Root
 	Audit Audit
 	Jobs  Jobs
+	Rekey Rekey
 
+	// Nodes lists the nodes on the store. Default: none are known.
+	Nodes NodesFunc
 	// Events and Webhooks tell what has changed. Default: their routes answer fault.Unavailable.
 	Events   Events
 	Webhooks Webhooks
+	// Backups makes backups. Default: the route answers fault.Unavailable.
+	Backups Backups
 
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
@@ -56,6 +61,10 @@ type Limits struct {
 	BodyTime time.Duration
 	// Timeout, when positive, replaces the time limit of every route that has one.
 	Timeout time.Duration
+	// EventBeat is the time between signs of life of an event stream that has nothing to tell. Default: 15 s.
+	EventBeat time.Duration
+	// EventStall is how long a client of an event stream may take for one write before it is cut off. Default: 10 s.
+	EventStall time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -64,6 +73,12 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.BodyTime <= 0 {
 		l.BodyTime = 15 * time.Second
+	}
+	if l.EventBeat <= 0 {
+		l.EventBeat = 15 * time.Second
+	}
+	if l.EventStall <= 0 {
+		l.EventStall = 10 * time.Second
 	}
 	return l
 }
@@ -75,9 +90,12 @@ type Server struct {
 	root     Root
 	audit    Audit
 	jobs     Jobs
+	rekey    Rekey
+	nodes    NodesFunc
 	denials  Denials
 	events   Events
 	webhooks Webhooks
+	backups  Backups
 	ready    func(context.Context) error
 	log      *slog.Logger
 	limits   Limits
@@ -100,11 +118,17 @@ type Server struct {
 
 // New makes a Server. It fails when a required service is missing or a metric name is taken in the registry.
 func New(o Options) (*Server, error) {
-	if o.Keys == nil || o.Auth == nil || o.Root == nil || o.Audit == nil || o.Jobs == nil {
-		return nil, errors.New("api: Keys, Auth, Root and Audit are required")
+	if o.Keys == nil || o.Auth == nil || o.Root == nil || o.Audit == nil || o.Jobs == nil || o.Rekey == nil {
+		return nil, errors.New("api: Keys, Auth, Root, Audit, Jobs and Rekey are required")
 	}
 	if o.Ready == nil {
 		o.Ready = func(context.Context) error { return nil }
+	}
+	if o.Backups == nil {
+		o.Backups = noBackups{}
+	}
+	if o.Nodes == nil {
+		o.Nodes = noNodes
 	}
 	if o.Denials == nil {
 		o.Denials = uncounted{}
@@ -118,8 +142,8 @@ func New(o Options) (*Server, error) {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
-	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, denials: o.Denials, ready: o.Ready, log: o.Log,
-		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, version: o.Version, registry: o.Metrics}
+	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, rekey: o.Rekey, nodes: o.Nodes, denials: o.Denials, ready: o.Ready, log: o.Log,
+		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, backups: o.Backups, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()

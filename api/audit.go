@@ -62,20 +62,36 @@ func (s *Server) searchAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.
 	return out, nil
 }
 
-func (s *Server) checkpoint(ctx context.Context, _ *call, _ *wire.Empty) (wire.Checkpoint, error) {
-	note, err := s.audit.Checkpoint(ctx)
-	if err != nil {
-		return wire.Checkpoint{}, err
+func (s *Server) checkpoint(ctx context.Context, c *call, _ *wire.Empty) (wire.Checkpoint, error) {
+	var none wire.Checkpoint
+	var note []byte
+	var err error
+	switch c.query.Get("cosigned") {
+	case "true":
+		if note, err = s.audit.Cosigned(ctx); err == nil && note == nil {
+			err = fault.New(fault.EntryNotFound, "no witness has cosigned a checkpoint")
+		}
+	case "", "false":
+		note, err = s.audit.Checkpoint(ctx)
+	default:
+		err = badQuery("cosigned", "must be true or false")
 	}
-	key, err := s.audit.VerifierKey(ctx)
 	if err != nil {
-		return wire.Checkpoint{}, err
+		return none, err
 	}
-	head, err := audit.OpenCheckpoint(note, key)
+	out := wire.Checkpoint{Checkpoint: string(note)}
+	if out.VerifierKey, err = s.audit.VerifierKey(ctx); err != nil {
+		return none, err
+	}
+	if out.PostQuantumKey, err = s.audit.PostQuantumVerifierKey(ctx); err != nil {
+		return none, err
+	}
+	head, err := audit.OpenCheckpoint(note, out.VerifierKey)
 	if err != nil {
-		return wire.Checkpoint{}, err
+		return none, err
 	}
-	return wire.Checkpoint{Checkpoint: string(note), VerifierKey: key, Size: head.Size}, nil
+	out.Size = head.Size
+	return out, nil
 }
 
 // proof shows an entry of the caller's tenant only; the leaf itself is in the answer.
@@ -117,7 +133,7 @@ func (s *Server) consistency(ctx context.Context, c *call, _ *wire.Empty) (wire.
 	}
 	var out wire.Consistency
 	if _, given := c.query["to"]; !given {
-		newest, err := s.checkpoint(ctx, c, nil)
+		newest, err := s.checkpoint(ctx, c, nil) // cosigned is no parameter here
 		if err != nil {
 			return none, err
 		}

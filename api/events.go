@@ -20,11 +20,8 @@ import (
 // eventMedia is the form of a stream: server-sent events (HTML Living Standard section 9.2).
 const eventMedia = "text/event-stream"
 
-const (
-	heartbeat   = 15 * time.Second // between signs of life of a stream that has nothing to tell
-	eventStall  = 10 * time.Second // how long a client may take for one write; one that is slower is cut off, and comes back
-	credentials = time.Second      // how often a stream asks whether its credential is still good
-)
+// credentials is how often a stream asks whether its credential is still good.
+const credentials = time.Second
 
 var errNoEvents = fault.New(fault.Unavailable, "this node gives no events")
 
@@ -111,7 +108,7 @@ func (s *Server) tell(ctx context.Context, c *call, stream *events.Stream) {
 		case <-ctx.Done():
 		}
 	}()
-	out := newTeller(c.gin.Writer)
+	out := newTeller(c.gin.Writer, s.limits.EventStall)
 	h := c.gin.Writer.Header()
 	h["Content-Type"] = []string{eventMedia}
 	h["X-Accel-Buffering"] = []string{"no"} // a proxy of nginx would hold events back
@@ -122,7 +119,7 @@ func (s *Server) tell(ctx context.Context, c *call, stream *events.Stream) {
 	}
 	said, checked := time.Now(), time.Now()
 	for {
-		wait := min(time.Until(said.Add(heartbeat)), time.Until(checked.Add(credentials)))
+		wait := min(time.Until(said.Add(s.limits.EventBeat)), time.Until(checked.Add(credentials)))
 		list, last, known, err := stream.Next(ctx, max(wait, 0))
 		if err != nil {
 			if ctx.Err() == nil {
@@ -148,7 +145,7 @@ func (s *Server) tell(ctx context.Context, c *call, stream *events.Stream) {
 			b = append(b, "\n\n"...)
 		}
 		if len(list) == 0 {
-			if time.Since(said) < heartbeat {
+			if time.Since(said) < s.limits.EventBeat {
 				continue
 			}
 			b = appendPosition(append(b, ": nothing new\n"...), last, known)
@@ -190,21 +187,22 @@ func (s *Server) still(ctx context.Context, c *call) bool {
 
 // teller writes to a client who must take each write in time, and sends it on at once.
 type teller struct {
-	w  gin.ResponseWriter
-	rc *http.ResponseController
+	w     gin.ResponseWriter
+	rc    *http.ResponseController
+	stall time.Duration
 }
 
-func newTeller(w gin.ResponseWriter) *teller {
+func newTeller(w gin.ResponseWriter, stall time.Duration) *teller {
 	// Past gin, whose Flush says nothing of a failure.
 	inner := http.ResponseWriter(w)
 	if u, ok := w.(interface{ Unwrap() http.ResponseWriter }); ok {
 		inner = u.Unwrap()
 	}
-	return &teller{w: w, rc: http.NewResponseController(inner)}
+	return &teller{w: w, rc: http.NewResponseController(inner), stall: stall}
 }
 
 func (t *teller) write(b []byte) error {
-	if err := t.rc.SetWriteDeadline(time.Now().Add(eventStall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := t.rc.SetWriteDeadline(time.Now().Add(t.stall)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return err
 	}
 	if _, err := t.w.Write(b); err != nil {

@@ -245,6 +245,7 @@ type rig struct {
 	root    *fakeRoot
 	audit   *fakeAudit
 	jobs    *fakeJobs
+	rekey   *fakeRekey
 	denials *counted
 	log     *bytes.Buffer
 }
@@ -252,8 +253,8 @@ type rig struct {
 func newRig(t testing.TB, limits Limits) *rig {
 	t.Helper()
 	r := &rig{keys: &fakeKeys{}, auth: &fakeAuth{scopes: auth.Scopes()}, root: &fakeRoot{phrase: "open sesame"},
-		audit: &fakeAudit{}, jobs: &fakeJobs{}, denials: &counted{}, log: &bytes.Buffer{}}
-	s, err := New(Options{Keys: r.keys, Auth: r.auth, Root: r.root, Audit: r.audit, Jobs: r.jobs, Denials: r.denials, Version: "test",
+		audit: &fakeAudit{}, jobs: &fakeJobs{}, rekey: &fakeRekey{}, denials: &counted{}, log: &bytes.Buffer{}}
+	s, err := New(Options{Keys: r.keys, Auth: r.auth, Root: r.root, Audit: r.audit, Jobs: r.jobs, Rekey: r.rekey, Denials: r.denials, Version: "test",
 		Limits: limits, Log: slog.New(slog.NewTextHandler(&lockedWriter{w: r.log}, nil))})
 	if err != nil {
 		t.Fatal(err)

@@ -33,6 +33,8 @@ func meaningIn(in, name string) string {
 		}
 	}
 	switch in + "." + name {
+	case "Checkpoint.verifier_key_pq":
+		return "the ML-DSA-44 key of the checkpoint's second signature, in note form (C2SP tlog-cosignature)"
 	case "Consistency.from":
 		return "entries of the earlier tree"
 	case "Consistency.to":
@@ -107,12 +109,50 @@ func meaningIn(in, name string) string {
 		return "for how long the secret before signs as well, 0 to 168; 24 when absent"
 	case "CreateKey.backend", "ImportKey.backend":
 		return "a backend's name; the default one when absent"
+	case "MoveKey.backend", "MoveKeys.backend":
+		return "the backend to move to, by name"
+	case "MoveKey.custody", "MoveKeys.custody":
+		return "custody there; what the backend gives the algorithm when absent"
+	case "MoveKey.mode", "MoveKeys.mode":
+		return "material (default): every version's is carried over; new-version: the key's next version is made there and those before stay"
+	case "MoveKey.allow_weaker", "MoveKeys.allow_weaker":
+		return "allow a custody that is weaker than the versions have: device, sealed, software"
+	case "MoveKeys.name_prefix":
+		return "keys whose names begin so"
+	case "MoveKeys.algorithm":
+		return "keys of this algorithm"
+	case "MoveKeys.state":
+		return "keys in this state"
+	case "MoveKeys.label":
+		return "keys with this label: name, or name=value"
 	case "CreateKey.custody", "ImportKey.custody":
 		return "where private operations happen; the backend's strongest when absent"
 	case "CreateKey.origin":
 		return "generated (default), or imported: the first version waits for its material"
 	case "CreateKey.default", "UpdateKey.default":
 		return "make it the tenant's default key for its purpose"
+	case "Node.id":
+		return "made anew at each start"
+	case "Node.name":
+		return "as configured, or the machine's; several may have one"
+	case "Node.address":
+		return "where it listens, as it sees it itself"
+	case "Node.version":
+		return "of the program"
+	case "Node.started_at":
+		return "when it was started"
+	case "Node.seen_at":
+		return "when it said last that it is there"
+	case "Node.self":
+		return "whether it is the one that answers"
+	case "Node.backends":
+		return "the devices that it has; keys of others answer 503 on it, and say where"
+	case "Node.leases":
+		return "the work that one node at a time does, and this one does now"
+	case "NodeBackend.kind":
+		return "software, hsm or tpm"
+	case "NodeBackend.id":
+		return "the device's own identity, the same on all nodes"
 	case "Backend.default":
 		return "whether new keys are made here when none is named"
 	case "Backend.id":
@@ -162,7 +202,23 @@ func meaningIn(in, name string) string {
 	case "PublicKey.description":
 		return "the label description"
 	case "PublicKey.expires_at":
-		return "never set: keys do not expire"
+		return "when the key expires, if it does"
+	case "Key.activates_at", "Policy.activates_at":
+		return "from when on the key may be used; pre-active before"
+	case "Key.expires_at", "Policy.expires_at":
+		return "from when on the key protects nothing new; it goes on decrypting, verifying and unwrapping"
+	case "Policy.rotate_after_messages":
+		return "rotate when the primary version has protected so many messages; at three quarters of what the algorithm bears in any case"
+	case "Policy.rotate_after_bytes":
+		return "rotate when the primary version has protected so many bytes"
+	case "KeyVersion.messages":
+		return "how many messages it is counted to have protected, at most: nodes set some aside; absent when it is not counted"
+	case "KeyVersion.bytes":
+		return "how many bytes it is counted to have protected, at most"
+	case "KeyVersion.message_limit":
+		return "how many messages the algorithm bears under one version; absent when nothing bounds them"
+	case "KeyVersion.byte_limit":
+		return "how many bytes the algorithm bears under one version; absent when nothing bounds them"
 	case "Policy.operations":
 		return "what the key may be used for; everything of its purpose when empty"
 	case "Capability.operations":
@@ -193,9 +249,47 @@ func meaningIn(in, name string) string {
 		return "names and values, checked against the key's policy; not signed"
 	case "MAC.mac", "MACItem.mac":
 		return "the tag to check; for verify-mac only"
+	case "Root.generation", "RotatedRoot.generation":
+		return "of the root: 1 at first, one more with each rotation"
+	case "Root.earlier":
+		return "generations that are kept until nothing is under them any more"
+	case "Root.stale":
+		return "key versions that are under an earlier root"
+	case "RotateRoot.slots":
+		return "new slots for what people keep; those on devices of this node are made anew without being named"
+	case "RotateRoot.drop":
+		return "ids of slots that are given up"
+	case "RotateRoot.no_follow":
+		return "keeps the new root from nodes that run under the old one: for a root that is known to others"
+	case "ReplaceSlot.replaces":
+		return "id of the slot in whose place it comes; its label stays unless another is given"
+	case "RotatedRoot.slots":
+		return "the slots of the new root; shares are shown once"
+	case "RotatedRoot.dropped":
+		return "slots that were given up"
+	case "RotatedRoot.job", "RotatedKEK.job":
+		return "the job that seals everything anew"
+	case "RetireRoot.lose":
+		return "how many key versions are to be lost with the earlier roots; 0 when absent"
+	case "Reseal.backend":
+		return "the configured name of one backend; all when absent"
+	case "KEK.name":
+		return "what it is for"
+	case "KEK.generation", "RotatedKEK.generation", "RetireKEK.generation":
+		return "of the device's keys over keys, from 1"
+	case "KEK.newest":
+		return "whether new material gets it"
+	case "KEK.versions":
+		return "key versions that are under its generation"
+	case "ReplaceSlot.label":
+		return "for people; that of the slot which it replaces when absent"
+	case "ReplaceSlot.kind":
+		return "what opens it: passphrase, key-file, shamir, hsm or tpm; with device it need not be said"
+	case "ReplaceSlot.device":
+		return "the configured name of a device that is to open it by itself"
 	case "Slot.label", "AddSlot.label", "AddedSlot.label":
 		return "for people"
-	case "AddSlot.shares":
+	case "AddSlot.shares", "ReplaceSlot.shares":
 		return "how many shares to make"
 	case "AddedSlot.shares":
 		return "the shares: shown once"

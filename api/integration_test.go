@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/google/uuid"
@@ -33,6 +34,7 @@ import (
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keyenc"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/rekey"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/secret"
 	"github.com/keywright/keywright/store/sqlite"
@@ -65,9 +67,9 @@ func newService(t testing.TB) *service {
 		}})
 	must(err)
 	t.Cleanup(func() { must(log.Close(ctx)) })
-	keeper := root.New(store, log, root.Options{Argon2: root.Cost{MemoryKiB: 8 << 10, Time: 1, Parallelism: 2}})
+	keeper := root.New(store, log, root.Options{Argon2: root.Cost{MemoryKiB: 8 << 10, Time: 1, Parallelism: 2}, Carry: []string{auth.LabelPepper}})
 	t.Cleanup(keeper.Close)
-	soft, err := software.Open(ctx, software.Options{Name: "default", Derive: keeper.Derive})
+	soft, err := software.Open(ctx, software.Options{Name: "default", DeriveAt: keeper.DeriveAt, Generation: keeper.Generation})
 	must(err)
 	t.Cleanup(func() { must(soft.Close()) })
 	service1, err = keys.New(keys.Options{Store: store, Idempotency: store, Recorder: log, Backends: []backend.Backend{soft}})
@@ -75,10 +77,16 @@ func newService(t testing.TB) *service {
 	t.Cleanup(func() { must(service1.Close()) })
 	_, err = keeper.Init(ctx, root.Caller{Principal: "system"}, root.NewSlot{Kind: root.KindKeyFile, KeyFile: make(secret.Bytes, root.KeyFileSize)})
 	must(err)
-	people := auth.New(store, log, auth.Options{Derive: keeper.Derive, Idempotency: store})
+	people := auth.New(store, log, auth.Options{Derive: keeper.Derive, DeriveAt: keeper.DeriveAt, Generation: keeper.Generation, Idempotency: store})
 	_, owner, err := people.Bootstrap(ctx, uuid.MustParse("0195f3a2-0000-7000-8000-00000000000a"), nil)
 	must(err)
-	server, err := New(Options{Keys: service1, Auth: people, Root: keeper, Audit: log, Jobs: jobs.New(store, log, jobs.Options{Idempotency: store}), Version: "test"})
+	work := jobs.New(store, log, jobs.Options{Idempotency: store})
+	replacing, err := rekey.New(rekey.Options{Root: keeper, Keys: service1, Jobs: work, Recorder: log, Backends: []backend.Backend{soft}, Share: 1, Settle: time.Millisecond})
+	must(err)
+	runner, err := jobs.NewRunner(work, jobs.RunnerOptions{Leases: store, Kinds: []jobs.Definition{replacing.Definition()}, Poll: 20 * time.Millisecond})
+	must(err)
+	t.Cleanup(func() { must(runner.Close(context.WithoutCancel(ctx))) })
+	server, err := New(Options{Keys: service1, Auth: people, Root: keeper, Audit: log, Jobs: work, Rekey: replacing, Version: "test"})
 	must(err)
 	return &service{t: t, http: server.Handler(), owner: owner, root: keeper}
 }

@@ -29,18 +29,6 @@ func optional(t time.Time) *time.Time {
 	return &t
 }
 
-// nextRotation is when the policy asks for a new version; zero when it does not, or the key has ended.
-func nextRotation(k *keys.Key) time.Time {
-	if k.Policy.RotationPeriod <= 0 || k.State != keys.StateActive {
-		return time.Time{}
-	}
-	last := k.RotatedAt
-	if last.IsZero() {
-		last = k.CreatedAt
-	}
-	return last.Add(k.Policy.RotationPeriod)
-}
-
 // rotatedAt is when the key was last rotated; zero while it has the material that it was made with.
 func rotatedAt(k *keys.Key) time.Time {
 	if k.PrimaryVersion <= 1 {
@@ -60,13 +48,16 @@ func (s *Server) wireKey(k *keys.Key) wire.Key {
 		State: shownState(k.State), PrimaryVersion: k.PrimaryVersion, LatestVersion: k.LatestVersion,
 		MinDecryptVersion: k.MinDecrypt, MinEncryptVersion: k.MinEncrypt, Labels: labels, Policy: wirePolicy(k.Policy),
 		CreatedAt: k.CreatedAt.UTC(), UpdatedAt: k.UpdatedAt.UTC(), RotatedAt: optional(rotatedAt(k)),
-		NextRotationAt: optional(nextRotation(k)), DeletionAt: optional(k.DeletionAt),
+		NextRotationAt: optional(k.NextRotationAt()), ActivatesAt: optional(k.Policy.ActivatesAt),
+		ExpiresAt: optional(k.Policy.ExpiresAt), DeletionAt: optional(k.DeletionAt),
 	}
 }
 
 func wirePolicy(p keys.Policy) wire.Policy {
 	w := wire.Policy{GrantsOnly: p.GrantsOnly, Exportable: p.Exportable, DeletionProtection: p.DeletionProtection,
-		RequiredContext: p.RequiredContext, UsageLimit: p.UsageLimit, RequireAttestation: p.RequireAttestation}
+		RequiredContext: p.RequiredContext, UsageLimit: p.UsageLimit, RequireAttestation: p.RequireAttestation,
+		RotateAfterMessages: p.RotateAfterMessages, RotateAfterBytes: p.RotateAfterBytes,
+		ActivatesAt: optional(p.ActivatesAt), ExpiresAt: optional(p.ExpiresAt)}
 	for _, o := range p.Operations {
 		w.Operations = append(w.Operations, string(o))
 	}
@@ -84,7 +75,21 @@ func policy(w *wire.Policy) (keys.Policy, error) {
 		return keys.Policy{}, nil
 	}
 	p := keys.Policy{GrantsOnly: w.GrantsOnly, Exportable: w.Exportable, DeletionProtection: w.DeletionProtection,
-		RequiredContext: w.RequiredContext, UsageLimit: w.UsageLimit, RequireAttestation: w.RequireAttestation}
+		RequiredContext: w.RequiredContext, UsageLimit: w.UsageLimit, RequireAttestation: w.RequireAttestation,
+		RotateAfterMessages: w.RotateAfterMessages, RotateAfterBytes: w.RotateAfterBytes}
+	for _, date := range []struct {
+		name string
+		from *time.Time
+		to   *time.Time
+	}{{"activates_at", w.ActivatesAt, &p.ActivatesAt}, {"expires_at", w.ExpiresAt, &p.ExpiresAt}} {
+		if date.from == nil {
+			continue
+		}
+		if date.from.IsZero() { // which is how a policy says that there is none
+			return p, badField("the field policy/" + date.name + " must be a time after 1970")
+		}
+		*date.to = *date.from
+	}
 	for _, o := range w.Operations {
 		p.Operations = append(p.Operations, backend.Operation(o))
 	}

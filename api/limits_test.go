@@ -140,7 +140,7 @@ func TestMetrics(t *testing.T) {
 	if w := r.do("GET", "/metrics", ""); w.Code != 404 {
 		t.Errorf("metrics on the API's own listener: %d", w.Code)
 	}
-	if _, err := New(Options{Keys: r.keys, Auth: r.auth, Root: r.root, Audit: r.audit, Jobs: r.jobs, Metrics: r.registry}); err == nil {
+	if _, err := New(Options{Keys: r.keys, Auth: r.auth, Root: r.root, Audit: r.audit, Jobs: r.jobs, Rekey: r.rekey, Metrics: r.registry}); err == nil {
 		t.Error("the same metrics registered twice")
 	}
 	if _, err := New(Options{}); err == nil {
@@ -150,7 +150,7 @@ func TestMetrics(t *testing.T) {
 
 func TestNotReady(t *testing.T) {
 	r := newRig(t, Limits{})
-	s, err := New(Options{Keys: r.keys, Auth: r.auth, Root: r.root, Audit: r.audit, Jobs: r.jobs, Ready: func(context.Context) error {
+	s, err := New(Options{Keys: r.keys, Auth: r.auth, Root: r.root, Audit: r.audit, Jobs: r.jobs, Rekey: r.rekey, Ready: func(context.Context) error {
 		return fault.New(fault.StoreUnavailable, "the store cannot be written")
 	}})
 	if err != nil {

@@ -120,6 +120,7 @@ func tags() [][2]string {
 		{"versions", "The material of a key: each rotation makes a version, and each version has its own state."},
 		{"operations", "What keys do. Every operation takes the fields of one item, or items with up to 1,000 of them; each item of a batch has its own result or error."},
 		{"backends", "The devices, with what each can do, as probed."},
+		{"nodes", "The services that run on one store: equal, and each able to answer anything."},
 		{"api-keys", "The credentials of the tenant."},
 		{"tenants", "The owners of keys, API keys and audit entries. Nothing crosses tenants: what is another's is not found."},
 		{"events", "What has changed, as a stream and as signed calls to receivers (Standard Webhooks)."},

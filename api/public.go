@@ -140,8 +140,7 @@ func jwk(k *keys.Key, v *keys.Version) ([]byte, error) {
 	return text, nil
 }
 
-// include adds what was asked for. isFavorite and expiresAt are words that
-// clients send: keys have no such properties, so that these add nothing.
+// include adds what was asked for. isFavorite is a word that clients send: keys have no such property, so that it adds nothing.
 func (s *Server) include(w *wire.PublicKey, k *keys.Key, v *keys.Version, p projection) {
 	set := func(token string, dst **string, value string) {
 		if p.has(token) {
@@ -167,6 +166,7 @@ func (s *Server) include(w *wire.PublicKey, k *keys.Key, v *keys.Version, p proj
 	flag("isActive", &w.IsActive, v.State == keys.StateActive)
 	when("createdAt", &w.CreatedAt, v.CreatedAt)
 	when("lastRotatedAt", &w.LastRotatedAt, rotatedAt(k))
+	when("expiresAt", &w.ExpiresAt, k.Policy.ExpiresAt)
 	when("scheduledDeletionDate", &w.ScheduledAt, k.DeletionAt)
 	if p.has("labels") {
 		w.Labels = k.Labels

@@ -34,34 +34,9 @@ func (s *Server) listSlots(ctx context.Context, _ *call, _ *wire.Empty) (wire.Li
 }
 
 func (s *Server) addSlot(ctx context.Context, c *call, r *wire.AddSlot) (wire.AddedSlot, error) {
-	if r.Device == "" {
-		if err := required("kind", r.Kind); err != nil {
-			return wire.AddedSlot{}, err
-		}
-	}
-	n := root.NewSlot{Kind: root.Kind(r.Kind), Label: r.Label, KeyFile: secret.Bytes(r.KeyFile), Device: r.Device}
-	// What the kind does not need must not be there: a passphrase sent with the wrong kind would be lost without a word.
-	shares := r.Shares != 0 || r.Threshold != 0
-	var extra bool
-	switch {
-	case n.Kind == "" || n.Kind.OnDevice(): // the keeper knows of which kind the device is
-		if err := required("device", r.Device); err != nil {
-			return wire.AddedSlot{}, err
-		}
-		extra = r.Passphrase != "" || r.KeyFile != nil || shares
-	case n.Kind == root.KindPassphrase:
-		extra = r.KeyFile != nil || shares || r.Device != ""
-		n.Passphrase = secret.Bytes(r.Passphrase)
-	case n.Kind == root.KindKeyFile:
-		extra = r.Passphrase != "" || shares || r.Device != ""
-	case n.Kind == root.KindShamir:
-		extra = r.Passphrase != "" || r.KeyFile != nil || r.Device != ""
-		n.Shares, n.Threshold = r.Shares, r.Threshold
-	default:
-		return wire.AddedSlot{}, badField("the field kind must be passphrase, key-file, shamir, hsm or tpm")
-	}
-	if extra {
-		return wire.AddedSlot{}, fault.New(fault.MissingField, "a slot of this kind takes one secret of its own kind")
+	n, err := newSlot(r)
+	if err != nil {
+		return wire.AddedSlot{}, err
 	}
 	defer n.Passphrase.Wipe()
 	added, err := s.root.AddSlot(ctx, c.rootCaller(), n)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -167,7 +168,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := append(append(append(s.rows(), s.accessRows()...), s.eventRows()...), s.qpherRows()...)
+	rows := slices.Concat(s.rows(), s.accessRows(), s.eventRows(), s.backupRows(), s.qpherRows())
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}
@@ -184,6 +185,7 @@ func (s *Server) rows() []route {
 		br = auth.ScopeBackendsRead
 		rr = auth.ScopeRootRead
 		rw = auth.ScopeRootWrite
+		bw = auth.ScopeBackendsWrite
 		tr = auth.ScopeTenantsRead
 		tw = auth.ScopeTenantsWrite
 	)
@@ -201,6 +203,10 @@ func (s *Server) rows() []route {
 	removeSlot.BodyLimit = 0
 	addSlot := write(post, "/root/slots", rw, "root", "Add a way to open the root", handle(s.addSlot))
 	addSlot.Status = http.StatusCreated
+	reseal := write(post, "/keys/reseal", bw, "keys", "Begin a job that seals anew what is under a root or device key that was replaced", handle(s.resealKeys)).creates().or(rw)
+	reseal.BodyOptional = true
+	retireRoot := write(post, "/root/retire", rw, "root", "Give up the earlier roots now", handle(s.retireRoot))
+	retireRoot.BodyOptional = true
 
 	return []route{
 		open(http.MethodGet, "/health", "service", "Whether the process answers, and whether it is locked", handle(s.health)),
@@ -227,6 +233,8 @@ func (s *Server) rows() []route {
 		write(patch, "/keys/{key}", kw, "keys", "Rename, label, change policy or minimum versions", handle(s.updateKey)),
 		deletion,
 		act("/keys/{key}/cancel-deletion", kw, "keys", "Take a scheduled deletion back", handle(s.cancelDeletion)),
+		write(post, "/keys/move", kw, "keys", "Move all keys of a filter to another backend, by a job", handle(s.moveKeys)).creates(),
+		write(post, "/keys/{key}/move", kw, "keys", "Move a key to another backend, by a job", handle(s.moveKey)).creates(),
 		act("/keys/{key}/rotate", kw, "versions", "Make a new version and use it from now on", handle(s.rotate)).repeatable(),
 		read("/keys/{key}/versions", kr, "versions", "List the versions of a key", handle(s.listVersions), page()...),
 		write(post, "/keys/{key}/versions/{n}/state", kw, "versions", "Change the state of a version", handle(s.setState)),
@@ -260,12 +268,17 @@ func (s *Server) rows() []route {
 
 		read("/backends", br, "backends", "All backends, with what they can do", handle(s.listBackends)).or(kr),
 		read("/backends/{name}", br, "backends", "One backend", handle(s.showBackend)).or(kr),
+		read("/nodes", br, "nodes", "The nodes that run on the store, with what each has open and does", handle(s.listNodes)).or(kr),
 
-		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with settings:write", handle(s.listJobs), page(
+		read("/backends/{name}/keks", br, "backends", "The keys of a device over the keys of the backend", handle(s.listKEKs)).or(bw),
+		act("/backends/{name}/rotate-kek", bw, "backends", "Make the next key over keys on a device, and begin to seal everything of the backend anew", handle(s.rotateKEK)),
+		write(post, "/backends/{name}/retire-kek", bw, "backends", "Destroy an earlier key over keys on a device, under which nothing is any more", handle(s.retireKEK)),
+
+		read("/jobs", "", "jobs", "List jobs, newest first: the tenant's with keys:read, the deployment's with nodes:read", handle(s.listJobs), page(
 			param{"kind", "string", "what it does, as in move"},
 			param{"state", "string", "queued, running, done, failed or cancelled"})...),
 		read("/jobs/{id}", "", "jobs", "Show a job, for those who can list it", handle(s.showJob)),
-		act("/jobs/{id}/cancel", "", "jobs", "End a job that has not ended: the tenant's with keys:write, the deployment's with settings:write", handle(s.cancelJob)),
+		act("/jobs/{id}/cancel", "", "jobs", "End a job that has not ended: the tenant's with keys:write, the deployment's with backends:write or root:write", handle(s.cancelJob)),
 
 		write(post, "/api-keys", sw, "api-keys", "Make an API key; it is shown this once", handle(s.createAPIKey)).creates(),
 		read("/api-keys", sr, "api-keys", "List API keys", handle(s.listAPIKeys), page()...).or(sw),
@@ -291,13 +304,18 @@ func (s *Server) rows() []route {
 			param{"outcome", "string", "ok, or an error code"},
 			param{"from", "date-time", "not before"},
 			param{"to", "date-time", "before"})...),
-		read("/audit/checkpoint", ar, "audit", "The newest checkpoint", handle(s.checkpoint)),
+		read("/audit/checkpoint", ar, "audit", "The newest checkpoint", handle(s.checkpoint),
+			param{"cosigned", "boolean", "the newest one that witnesses have cosigned"}),
 		read("/audit/consistency", ar, "audit", "Proof that the log has only grown since an earlier checkpoint", handle(s.consistency),
 			param{"from", "integer", "entries of the earlier checkpoint"},
 			param{"to", "integer", "entries of the later one; absent: the newest checkpoint, which comes with the answer"}),
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof)),
 		export,
 
+		read("/root", rr, "root", "The generation of the root, and what hangs on earlier ones", handle(s.showRoot)).or(rw),
+		write(post, "/root/rotate", rw, "root", "Replace the root and all its slots, and begin to seal everything anew", handle(s.rotateRoot)),
+		retireRoot,
+		reseal,
 		read("/root/slots", rr, "root", "The ways to open the root", handle(s.listSlots)).or(rw),
 		addSlot,
 		removeSlot,

@@ -73,6 +73,9 @@ type Audit interface {
 	ConsistencyProof(ctx context.Context, from, to uint64) ([][32]byte, error)
 	Checkpoint(ctx context.Context) ([]byte, error)
 	VerifierKey(ctx context.Context) (string, error)
+	PostQuantumVerifierKey(ctx context.Context) (string, error)
+	// Cosigned gives the newest checkpoint that a witness has cosigned, nil when there is none.
+	Cosigned(ctx context.Context) ([]byte, error)
 	// Export writes the whole log with its checkpoint, in the form that audit.VerifyExport checks.
 	Export(ctx context.Context, w io.Writer, progress func(n uint64)) (audit.Checkpoint, error)
 }

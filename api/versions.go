@@ -13,7 +13,7 @@ import (
 func (s *Server) wireVersion(v *keys.Version) wire.KeyVersion {
 	return wire.KeyVersion{Version: v.Version, State: shownState(v.State), Origin: string(v.Origin),
 		Backend: s.keys.BackendName(v.BackendID), Custody: string(v.Custody), CustodyCaveat: s.keys.CustodyCaveat(v.BackendID), CreatedAt: v.CreatedAt.UTC(),
-		StateChangedAt: v.StateAt.UTC()}
+		StateChangedAt: v.StateAt.UTC(), Messages: v.Messages, Bytes: v.Bytes, MessageLimit: v.MaxMessages, ByteLimit: v.MaxBytes}
 }
 
 func (s *Server) rotate(ctx context.Context, c *call, _ *wire.Empty) (wire.Key, error) {

@@ -107,6 +107,10 @@ type Store interface {
 	// SaveCheckpoint keeps a signed checkpoint; Checkpoint gives the newest one kept, nil when there is none.
 	SaveCheckpoint(ctx context.Context, size uint64, note []byte) error
 	Checkpoint(ctx context.Context) ([]byte, error)
+	// SaveCosigned and Cosigned are the same for the newest checkpoint that witnesses have cosigned. One of the same size replaces the
+	// one kept.
+	SaveCosigned(ctx context.Context, size uint64, note []byte) error
+	Cosigned(ctx context.Context) ([]byte, error)
 }
 
 // Recorder is what the services need of the log.

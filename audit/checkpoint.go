@@ -63,12 +63,16 @@ func parseCheckpoint(text string) (Checkpoint, error) {
 	return Checkpoint{Origin: lines[0], Size: size, Root: [32]byte(root)}, nil
 }
 
-// OpenCheckpoint verifies a signed checkpoint under a verifier key in note form, as VerifierKey gives it, and reads it.
+// OpenCheckpoint verifies a signed checkpoint under a verifier key in note form, as VerifierKey or PostQuantumVerifierKey gives it, and
+// reads it.
 // Signatures of other keys are passed over. Every error wraps ErrCheckpoint.
 func OpenCheckpoint(signed []byte, verifierKey string) (Checkpoint, error) {
-	v, err := note.NewVerifier(verifierKey)
+	v, kind, err := newVerifier(verifierKey)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("%w: reading the verifier key: %w", ErrCheckpoint, err)
+	}
+	if kind == typeCosign {
+		return Checkpoint{}, fmt.Errorf("%w: the key is that of a witness", ErrCheckpoint)
 	}
 	n, err := note.Open(signed, note.VerifierList(v))
 	if err != nil {
@@ -137,6 +141,29 @@ func (l *Log) VerifierKey(ctx context.Context) (string, error) {
 	return key, err
 }
 
+// PostQuantumVerifierKey gives the public key of the checkpoints' second signature in note form (C2SP tlog-cosignature, ML-DSA-44); "" when
+// there is none.
+func (l *Log) PostQuantumVerifierKey(ctx context.Context) (string, error) {
+	if l.opts.PostQuantum == nil {
+		return "", nil
+	}
+	_, key, err := l.pqSigner(ctx)
+	return key, err
+}
+
+func (l *Log) pqSigner(ctx context.Context) (pqNoteSigner, string, error) {
+	s, err := l.opts.PostQuantum(ctx)
+	if err != nil {
+		return pqNoteSigner{}, "", fmt.Errorf("opening the checkpoint's post-quantum key: %w", err)
+	}
+	key := encodeVerifierKey(l.opts.Origin, typeMLDSA44, s.PublicBytes())
+	v, _, err := newVerifier(key)
+	if err != nil {
+		return pqNoteSigner{}, "", fmt.Errorf("encoding the checkpoint's post-quantum key: %w", err)
+	}
+	return pqNoteSigner{Verifier: v, ctx: ctx, signer: s}, key, nil
+}
+
 // Checkpoint gives a signed checkpoint of the log as it now is. It signs only when the log has grown since the newest one
 // or the key is another; callers at the same time share one signature. The checkpoint is kept in the store before it is
 // given out, so that a log that loses entries that somebody holds a checkpoint of does not open again.
@@ -190,7 +217,15 @@ func (l *Log) signedNow(ctx context.Context, willDo func(*signedHead) bool) (*si
 		}
 	}
 	next := &signedHead{Checkpoint: Checkpoint{Origin: l.opts.Origin, Size: head.Size, Root: head.Root()}, key: key}
-	if next.note, err = note.Sign(&note.Note{Text: next.text()}, signer); err != nil {
+	signers := []note.Signer{signer}
+	if l.opts.PostQuantum != nil {
+		pq, _, err := l.pqSigner(ctx)
+		if err != nil {
+			return nil, err
+		}
+		signers = append(signers, pq)
+	}
+	if next.note, err = note.Sign(&note.Note{Text: next.text()}, signers...); err != nil {
 		return nil, fmt.Errorf("signing the checkpoint: %w", err)
 	}
 	if err := l.store.SaveCheckpoint(ctx, next.Size, next.note); err != nil {
@@ -257,11 +292,15 @@ func (l *Log) checkpoints(ctx context.Context) {
 		case <-tick.C:
 		}
 		if l.opts.Alone == nil && !l.grown() {
+			l.cosign(ctx) // a witness may have been silent the last time
 			continue
 		}
 		signing, cancel := context.WithTimeout(ctx, max(l.opts.CheckpointEvery, 10*time.Second))
 		_, err := l.Checkpoint(signing)
 		cancel()
+		if err == nil {
+			l.cosign(ctx)
+		}
 		switch {
 		case err == nil || ctx.Err() != nil:
 			failing = false

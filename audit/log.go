@@ -24,6 +24,10 @@ type Options struct {
 	// Signer gives the key that signs checkpoints, whenever one is to be signed; it may fail while the root is locked.
 	// Without it the log keeps no checkpoints.
 	Signer func(ctx context.Context) (CheckpointSigner, error)
+	// PostQuantum gives the key that signs checkpoints beside Signer's, as Signer does. Nil: there is none.
+	PostQuantum func(ctx context.Context) (PostQuantumSigner, error)
+	// Witnesses are shown each checkpoint that is signed now and then; their keys' names differ.
+	Witnesses []Witness
 	// CheckpointEvery is how often a checkpoint is signed when the log has grown. Default one minute; negative: only
 	// when somebody asks.
 	CheckpointEvery time.Duration
@@ -67,6 +71,7 @@ type Log struct {
 
 	signing    chan struct{}              // holds one token: who has it may sign (single flight) and write checkpoint
 	checkpoint atomic.Pointer[signedHead] // the newest checkpoint kept
+	witnesses  []*watched                 // used by the one goroutine that signs now and then
 }
 
 // pending is one record on its way, with room for all that it needs, so that a record allocates next to nothing.
@@ -104,6 +109,10 @@ func Open(ctx context.Context, store Store, opts Options) (*Log, error) {
 		store: store, opts: opts, log: opts.Logger,
 		stop: make(chan struct{}), finished: make(chan struct{}), periodic: make(chan struct{}),
 		signing: make(chan struct{}, 1),
+	}
+	var err error
+	if l.witnesses, err = watch(opts.Witnesses); err != nil {
+		return nil, err
 	}
 	l.pool.New = func() any { return &pending{leaf: make([]byte, 0, 512), done: make(chan struct{}, 1)} }
 	l.gather = sync.NewCond(&l.mu)

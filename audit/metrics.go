@@ -6,11 +6,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics of a log. They carry no labels: nothing here may name a key or a tenant.
+// metrics of a log. No label names a key or a tenant.
 type metrics struct {
 	reg     prometheus.Registerer
 	batch   prometheus.Histogram
 	seconds prometheus.Histogram
+	cosigns *prometheus.CounterVec
 	all     []prometheus.Collector
 }
 
@@ -30,6 +31,10 @@ func newMetrics(l *Log, reg prometheus.Registerer) (*metrics, error) {
 			NativeHistogramMaxBucketNumber: 100,
 		}),
 	}
+	m.cosigns = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keywright_audit_cosignatures_total",
+		Help: "Checkpoints shown to a witness, by the witness and whether it cosigned.",
+	}, []string{"witness", "outcome"})
 	queue := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "keywright_audit_queue_depth",
 		Help: "Records that wait for the next transaction of the audit log.",
@@ -42,7 +47,7 @@ func newMetrics(l *Log, reg prometheus.Registerer) (*metrics, error) {
 		Name: "keywright_audit_size",
 		Help: "Entries in the audit log.",
 	}, func() float64 { return float64(l.Size()) })
-	m.all = []prometheus.Collector{m.batch, m.seconds, queue, size}
+	m.all = []prometheus.Collector{m.batch, m.seconds, m.cosigns, queue, size}
 	if reg == nil {
 		return m, nil
 	}
@@ -61,6 +66,14 @@ func newMetrics(l *Log, reg prometheus.Registerer) (*metrics, error) {
 func (m *metrics) observe(records int, took time.Duration) {
 	m.batch.Observe(float64(records))
 	m.seconds.Observe(took.Seconds())
+}
+
+func (m *metrics) witnessed(name string, ok bool) {
+	outcome := "ok"
+	if !ok {
+		outcome = "failed"
+	}
+	m.cosigns.WithLabelValues(name, outcome).Inc()
 }
 
 func (m *metrics) unregister() {

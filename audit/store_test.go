@@ -16,15 +16,16 @@ import (
 // memStore is a Store in memory whose every call can be made to fail. The real stores have a suite of their own; this one
 // is here for the faults that a real one cannot be brought to on demand.
 type memStore struct {
-	mu      sync.Mutex
-	head    Head
-	leaves  [][]byte
-	hashes  [][32]byte
-	nodes   map[Node][32]byte
-	note    []byte
-	applied map[string]int // changes carried out, by name
-	batches []int
-	reads   int // calls of the read methods
+	mu       sync.Mutex
+	head     Head
+	leaves   [][]byte
+	hashes   [][32]byte
+	nodes    map[Node][32]byte
+	cosigned []byte
+	note     []byte
+	applied  map[string]int // changes carried out, by name
+	batches  []int
+	reads    int // calls of the read methods
 
 	onCommit  func(n int, batch []*Item) error // before anything is stored; n from 1
 	afterward func(n int) error                // after all is stored: durable, and yet an error
@@ -199,6 +200,19 @@ func (s *memStore) SaveCheckpoint(_ context.Context, _ uint64, note []byte) erro
 	s.note = note
 	s.saves++
 	return nil
+}
+
+func (s *memStore) SaveCosigned(_ context.Context, _ uint64, note []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cosigned = note
+	return nil
+}
+
+func (s *memStore) Cosigned(context.Context) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cosigned, nil
 }
 
 func (s *memStore) Checkpoint(context.Context) ([]byte, error) {

@@ -63,12 +63,19 @@ func (s *Service) remembered(ctx context.Context, tenant uuid.UUID, t idempotenc
 
 // recall opens what a record has sealed.
 func (s *Service) recall(tenant uuid.UUID, r *idempotency.Record) (secret.Bytes, error) {
-	key, err := s.derive(LabelIdempotency)
+	sealed, err := envelope.ParseSealed(r.Sealed)
+	if err != nil {
+		return nil, fmt.Errorf("opening an idempotency record: %w", err)
+	}
+	key, err := s.deriveAt(LabelIdempotency, sealed.Generation)
+	if fault.Has(err, fault.KeyMaterial) {
+		return nil, fault.Wrap(fault.IdempotencyConflict, "the answer to this Idempotency-Key is under a root that was given up: it is not shown again", err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer key.Wipe()
-	presented, err := envelope.OpenSoftware(key, r.Sealed, replayBinding(tenant, r.Key, r.Resource))
+	presented, err := envelope.OpenGeneration(key, sealed.Generation, r.Sealed, replayBinding(tenant, r.Key, r.Resource))
 	if err != nil {
 		return nil, fmt.Errorf("opening an idempotency record: %w", err)
 	}
@@ -83,14 +90,18 @@ func (s *Service) remember(k *APIKey, presented string, t idempotency.Token) (*i
 // rememberFor makes the record by which the same call is answered again. The key is sealed: the record must not be a place
 // where keys lie in clear.
 func (s *Service) rememberFor(tenant, resource uuid.UUID, presented string, t idempotency.Token) (*idempotency.Record, error) {
-	key, err := s.derive(LabelIdempotency)
+	generation, err := s.newest()
+	if err != nil {
+		return nil, err
+	}
+	key, err := s.deriveAt(LabelIdempotency, generation)
 	if err != nil {
 		return nil, err
 	}
 	defer key.Wipe()
 	clearText := []byte(presented)
 	defer clear(clearText)
-	sealed, err := envelope.SealSoftware(key, clearText, replayBinding(tenant, t.Key, resource))
+	sealed, err := envelope.SealGeneration(key, generation, clearText, replayBinding(tenant, t.Key, resource))
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,10 @@ const DefaultCacheSize = 16384
 
 // Options of a Service. Derive is required, and Idempotency for creating calls that carry a token.
 type Options struct {
-	Derive      func(label string) (secret.Bytes, error) // root.Keeper.Derive
+	Derive func(label string) (secret.Bytes, error) // root.Keeper.Derive
+	// DeriveAt and Generation are those of a root that can be replaced (root.Keeper); without them answers to an Idempotency-Key are under Derive's key for ever.
+	DeriveAt    func(label string, generation uint32) (secret.Bytes, error)
+	Generation  func() (uint32, error)
 	Idempotency idempotency.Store
 	Now         func() time.Time // time.Now when nil
 	CacheSize   int              // API keys; DefaultCacheSize when 0
@@ -49,6 +52,8 @@ type Service struct {
 	recorder audit.Recorder
 	idem     idempotency.Store
 	derive   func(label string) (secret.Bytes, error)
+	deriveAt func(label string, generation uint32) (secret.Bytes, error)
+	newest   func() (uint32, error)
 	now      func() time.Time
 	fresh    func() bool
 
@@ -66,7 +71,13 @@ func New(store Store, recorder audit.Recorder, o Options) *Service {
 	if o.CacheSize <= 0 {
 		o.CacheSize = DefaultCacheSize
 	}
-	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, now: o.Now, fresh: o.Fresh, cache: newCache(o.CacheSize)}
+	if o.DeriveAt == nil {
+		o.DeriveAt = func(label string, _ uint32) (secret.Bytes, error) { return o.Derive(label) }
+	}
+	if o.Generation == nil {
+		o.Generation = func() (uint32, error) { return 1, nil }
+	}
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, cache: newCache(o.CacheSize)}
 }
 
 // macer computes one MAC at a time, without allocating.

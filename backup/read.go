@@ -32,7 +32,7 @@ func Open(r io.Reader) (*File, error) {
 	}
 	f := &File{Header: *h, h: sha256.New(), n: int64(len(h.raw))}
 	f.h.Write(h.raw)
-	f.src = &tail{r: r, buf: make([]byte, 0, 64<<10+ed25519.SignatureSize)}
+	f.src = &tail{r: r, buf: make([]byte, 64<<10+ed25519.SignatureSize)}
 	return f, nil
 }
 
@@ -46,31 +46,36 @@ func (f *File) Read(p []byte) (int, error) {
 
 // tail holds back the signature at the end.
 type tail struct {
-	r    io.Reader
-	buf  []byte // read and not given out; its last bytes may be the signature
-	done bool   // there is no more: buf is the signature, and what is before it
+	r        io.Reader
+	buf      []byte
+	from, to int  // of buf: read and not given out; the last bytes of it may be the signature
+	done     bool // there is no more: what is left is the signature, and what is before it
 }
 
 func (t *tail) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	for !t.done && len(t.buf) <= ed25519.SignatureSize {
-		n, err := t.r.Read(t.buf[len(t.buf):cap(t.buf)])
-		t.buf = t.buf[:len(t.buf)+n]
+	for !t.done && t.to-t.from <= ed25519.SignatureSize {
+		t.from, t.to = 0, copy(t.buf, t.buf[t.from:t.to])
+		n, err := t.r.Read(t.buf[t.to:])
+		t.to += n
 		if errors.Is(err, io.EOF) {
 			t.done = true
 		} else if err != nil {
 			return 0, err
 		}
 	}
-	n := copy(p, t.buf[:max(len(t.buf)-ed25519.SignatureSize, 0)])
-	if n == 0 {
+	if t.to-t.from <= ed25519.SignatureSize {
 		return 0, io.EOF
 	}
-	t.buf = t.buf[:copy(t.buf, t.buf[n:])]
+	n := copy(p, t.buf[t.from:t.to-ed25519.SignatureSize])
+	t.from += n
 	return n, nil
 }
+
+// rest gives what is left at the end: the signature, or less.
+func (t *tail) rest() []byte { return t.buf[t.from:t.to] }
 
 // Check reads to the end and verifies the signature: the file is as the holder of the key made it. With a verifier key (VerifierKey's form),
 // which must come from elsewhere than the file, that is proven; with "" the key in the file itself is taken, and only damage is found. The
@@ -106,12 +111,12 @@ func (f *File) verify(sum *Summary) error {
 	if err != nil {
 		return err
 	}
-	if !f.src.done || len(f.src.buf) != ed25519.SignatureSize {
+	if !f.src.done || len(f.src.rest()) != ed25519.SignatureSize {
 		return fmt.Errorf("%w: it has no signature", ErrDamaged)
 	}
 	f.h.Sum(sum.Sum[:0])
 	sum.Bytes = f.n + ed25519.SignatureSize
-	if !ed25519.Verify(key, signed(sum.Sum[:]), f.src.buf) {
+	if !ed25519.Verify(key, signed(sum.Sum[:]), f.src.rest()) {
 		return ErrSignature
 	}
 	return nil

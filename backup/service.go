@@ -37,7 +37,7 @@ type Options struct {
 	// DeriveAt gives a key of a root (root.Keeper.DeriveAt). fault.Locked while it is not open.
 	DeriveAt func(label string, generation uint32) (secret.Bytes, error)
 	// Signer gives the key that signs backups.
-	Signer func(ctx context.Context) (Signer, error)
+	Signer  func(ctx context.Context) (Signer, error)
 	Release string           // of the program
 	Now     func() time.Time // default time.Now
 }

@@ -149,12 +149,18 @@ func (h *Header) describe(ctx context.Context, snap Snapshot, tables []Table) er
 		switch t.Name {
 		case "deployment":
 			id := t.column("uuid", Bytes)
+			if id < 0 {
+				return inconsistent("table deployment lacks a column")
+			}
 			look = func(row []Value) (err error) {
 				h.Deployment, err = uuid.FromBytes(row[id].Bytes)
 				return err
 			}
 		case "root_state":
 			generation := t.column("generation", Int)
+			if generation < 0 {
+				return inconsistent("table root_state lacks a column")
+			}
 			look = func(row []Value) error {
 				n := row[generation].Int
 				if n < 1 || n > math.MaxUint32 {

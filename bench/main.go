@@ -1,7 +1,8 @@
 // Command bench measures a running service over HTTP and ends in a table: closed loop at 1, 16 and 64 connections, open loop
 // at a fixed rate, batches, key creation, memory, and the same with a million keys in the store. With -only hsm it measures
 // the service on a SoftHSM2 token beside the module itself, and how it heals when the token fails; with -only tpm, on a swtpm beside
-// the TPM itself; with -only pq the post-quantum operations beside the code that computes them, and very many sealed keys; with -only postgres, the service on PostgreSQL beside the embedded default. Beside the
+// the TPM itself; with -only pq the post-quantum operations beside the code that computes them, and very many sealed keys; with -only postgres, the service on PostgreSQL beside the embedded default; with -only reseal, everything
+// being sealed anew under load. Beside the
 // service it measures, in the same run and in turns, the floor: a bare Gin handler that does the same AEAD and JSON and nothing
 // else. Any address that speaks Vault's transit API can be measured with the same work (-transit).
 //
@@ -32,6 +33,11 @@ type settings struct {
 	tpmPart  string
 	tpmOps   int
 	pqPart   string
+	kills    time.Duration
+	tries    int
+	nodePart string
+	share    float64
+	postgres bool
 }
 
 func main() {
@@ -63,12 +69,17 @@ func measure() {
 	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out; of sealed keys at most 100,000")
 	flag.StringVar(&s.out, "out", "bench/out", "folder for table and plots")
 	flag.StringVar(&s.transit, "transit", "", "address of a service with Vault's transit API to measure beside (loopback only)")
-	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm, pq or postgres")
+	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm, pq, postgres or reseal")
 	flag.StringVar(&s.parts, "parts", "softhsm-test", "folder of the scripts that set SoftHSM, swtpm and PostgreSQL up, and of the fault module")
 	flag.StringVar(&s.part, "hsm-part", "", "with -only hsm, this part alone: fast, slow, child, others, heal or pin")
 	flag.StringVar(&s.tpmPart, "tpm-part", "", "with -only tpm, this part alone: fast, slow, cycle or left")
 	flag.IntVar(&s.tpmOps, "tpm-ops", 20_000, "with -only tpm, operations with faults after which nothing may be left over")
 	flag.StringVar(&s.pqPart, "pq-part", "", "with -only pq, this part alone: batch, single or sealed")
+	flag.Float64Var(&s.share, "reseal-share", 0.2, "with -only reseal, of the time that the re-sealing works")
+	flag.BoolVar(&s.postgres, "reseal-postgres", false, "with -only reseal, on PostgreSQL")
+	flag.StringVar(&s.nodePart, "nodes-part", "", "with -only nodes, this part alone: rate, revoke, kill or database")
+	flag.DurationVar(&s.kills, "nodes-kill", time.Minute, "with -only nodes, how long one of four nodes is killed each second")
+	flag.IntVar(&s.tries, "nodes-tries", 50, "with -only nodes, how many API keys are revoked")
 	token := flag.String("transit-token-file", "", "file with its token")
 	flag.Parse()
 	if *token != "" {

@@ -10,27 +10,28 @@ import (
 	"strings"
 )
 
-// benchPostgres measures the service on PostgreSQL beside the service on its embedded default, in turns. The database is on
-// this machine, with its data in the same temporary folder, and both sync what they acknowledge.
-func benchPostgres(ctx context.Context, s settings, r *report) (err error) {
-	dir, err := os.MkdirTemp("", "kwbench")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir) //nolint:errcheck // in the system's temporary directory
+// database is a PostgreSQL server on this machine.
+type database struct {
+	script, dir string
+	flags       []string // of the service, to use it
+}
+
+// startDatabase starts a server with its data under dir.
+func startDatabase(ctx context.Context, s settings, dir string) (*database, error) {
 	script, err := filepath.Abs(filepath.Join(s.parts, "postgres.sh"))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	database := filepath.Join(dir, "database")
 	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the database's user has to get through
-		return err
+		return nil, err
 	}
-	defer func() {
-		stop := exec.CommandContext(context.WithoutCancel(ctx), script, database, "stop") //nolint:gosec // our own script
-		err = errors.Join(err, stop.Run())
-	}()
-	out, err := exec.CommandContext(ctx, script, database).Output() //nolint:gosec // our own script
+	db := &database{script: script, dir: filepath.Join(dir, "database")}
+	return db, db.start(ctx)
+}
+
+// start brings the server up, again after stop.
+func (db *database) start(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, db.script, db.dir).Output() //nolint:gosec // our own script
 	if err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
@@ -39,6 +40,28 @@ func benchPostgres(ctx context.Context, s settings, r *report) (err error) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		values[name] = strings.Trim(value, "'")
 	}
+	db.flags = []string{"--store", values["PG_URI"], "--store-password-file", values["PG_PASSWORD_FILE"]}
+	return nil
+}
+
+// stop ends it: mode is fast, or immediate, which is what a power loss leaves.
+func (db *database) stop(ctx context.Context, mode string) error {
+	return exec.CommandContext(ctx, db.script, db.dir, "stop", mode).Run() //nolint:gosec // our own script
+}
+
+// benchPostgres measures the service on PostgreSQL beside the service on its embedded default, in turns. The database is on
+// this machine, with its data in the same temporary folder, and both sync what they acknowledge.
+func benchPostgres(ctx context.Context, s settings, r *report) (err error) {
+	dir, err := os.MkdirTemp("", "kwbench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // in the system's temporary directory
+	db, err := startDatabase(ctx, s, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.stop(context.WithoutCancel(ctx), "fast")) }()
 	b := &suite{settings: s, report: r}
 	var targets []*target
 	for _, c := range []struct {
@@ -46,7 +69,7 @@ func benchPostgres(ctx context.Context, s settings, r *report) (err error) {
 		more []string
 	}{
 		{"sqlite", nil},
-		{"postgres", []string{"--store", values["PG_URI"], "--store-password-file", values["PG_PASSWORD_FILE"]}},
+		{"postgres", db.flags},
 	} {
 		data := filepath.Join(dir, c.name)
 		if err := os.Mkdir(data, 0o700); err != nil {

@@ -36,8 +36,14 @@ func bench(ctx context.Context, s settings) error {
 	case "pq":
 		one, base = benchPQ, "pq"
 	}
+	if s.only == "reseal" {
+		one, base = benchReseal, "reseal"
+	}
 	if s.only == "postgres" {
 		one, base = benchPostgres, "postgres"
+	}
+	if s.only == "nodes" {
+		one, base = benchNodes, "nodes"
 	}
 	err := one(ctx, s, &r)
 	r.print(os.Stdout) // what there is, if not all

@@ -178,6 +178,8 @@ func TestRoutes(t *testing.T) {
 		}, request{"GET", "/api/v1/audit", "action=a&from=2026-01-02T03%3A04%3A05Z&key=k&outcome=ok&principal=p&to=2026-01-02T03%3A04%3A06Z", "", ""}},
 		{"proof", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditProof(ctx, 7); return err },
 			request{"GET", "/api/v1/audit/entries/7/proof", "", "", ""}},
+		{"cosigned", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditCosigned(ctx); return err },
+			request{"GET", "/api/v1/audit/checkpoint", "cosigned=true", "", ""}},
 		{"consistency", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditConsistency(ctx, 7); return err },
 			request{"GET", "/api/v1/audit/consistency", "from=7", "", ""}},
 		{"unlock", `{"locked":true,"shares_missing":1}`, func(ctx context.Context, c *Client) error {

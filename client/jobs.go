@@ -75,3 +75,13 @@ func (c *Client) WaitJob(ctx context.Context, id string, seen func(*wire.Job)) (
 		}
 	}
 }
+
+// MoveKey makes a job that moves a key to another backend. Repeated under one Idempotency-Key.
+func (c *Client) MoveKey(ctx context.Context, key string, r wire.MoveKey) (*wire.Job, error) {
+	return onKey[wire.Job](ctx, c, http.MethodPost, key, "/move", nil, r, keyed)
+}
+
+// MoveKeys makes a job that moves all keys of a filter to another backend. Repeated under one Idempotency-Key.
+func (c *Client) MoveKeys(ctx context.Context, r wire.MoveKeys) (*wire.Job, error) {
+	return do[wire.Job](ctx, c, call{method: http.MethodPost, path: "/keys/move", body: r, repeat: keyed})
+}

@@ -29,6 +29,13 @@ func (c *Client) Backend(ctx context.Context, name string) (*wire.Backend, error
 	return do[wire.Backend](ctx, c, call{method: http.MethodGet, path: "/backends/" + url.PathEscape(name), repeat: idempotent})
 }
 
+// Nodes lists the nodes that run on the service's store, by name.
+func (c *Client) Nodes(ctx context.Context) iter.Seq2[wire.Node, error] {
+	return all(func(cursor string) (*wire.List[wire.Node], error) {
+		return page[wire.Node](ctx, c, "/nodes", nil, cursor, 0)
+	})
+}
+
 // CreateAPIKey makes an API key; the answer is the only time that its Key is shown. Repeated under one Idempotency-Key.
 func (c *Client) CreateAPIKey(ctx context.Context, r wire.CreateAPIKey) (*wire.APIKey, error) {
 	return do[wire.APIKey](ctx, c, call{method: http.MethodPost, path: "/api-keys", body: r, repeat: keyed})
@@ -110,6 +117,11 @@ func (c *Client) AuditCheckpoint(ctx context.Context) (*wire.Checkpoint, error) 
 	return do[wire.Checkpoint](ctx, c, call{method: http.MethodGet, path: "/audit/checkpoint", repeat: idempotent})
 }
 
+// AuditCosigned gives the newest checkpoint that witnesses have cosigned.
+func (c *Client) AuditCosigned(ctx context.Context) (*wire.Checkpoint, error) {
+	return do[wire.Checkpoint](ctx, c, call{method: http.MethodGet, path: "/audit/checkpoint", query: url.Values{"cosigned": {"true"}}, repeat: idempotent})
+}
+
 // AuditProof gives an entry with the proof that it is in the log (RFC 6962 section 2.1.1).
 func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, error) {
 	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})
@@ -138,6 +150,27 @@ func (c *Client) AuditExport(ctx context.Context, w io.Writer) error {
 	}
 	if _, err := io.Copy(w, lost{resp.Body}); err != nil {
 		return fmt.Errorf("client: exporting the audit log: %w", err)
+	}
+	return nil
+}
+
+// Backup makes a backup of the whole deployment and writes it to w as it comes. It may take long, so only ctx bounds it, and it is not repeated: after
+// an error w holds a part that does not verify.
+func (c *Client) Backup(ctx context.Context, w io.Writer) error {
+	resp, err := c.open(ctx, call{method: http.MethodPost, path: "/backup"}, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxError))
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrConnection, err)
+		}
+		return failure(resp, answer)
+	}
+	if _, err := io.Copy(w, lost{resp.Body}); err != nil {
+		return fmt.Errorf("client: taking the backup: %w", err)
 	}
 	return nil
 }

@@ -46,7 +46,7 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "key.rotated"
 	case "key.update":
 		return "key.updated"
-	case "key.state":
+	case "key.state", "key.activate", "key.expire":
 		return "key.state_changed"
 	case "key.delete":
 		return "key.deletion_scheduled"

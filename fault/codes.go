@@ -130,7 +130,7 @@ func Codes() []Description {
 		{OperationNotAllowed, "The key's algorithm or purpose does not have this operation."},
 		{Unsupported, "The backend cannot do this with this algorithm."},
 		{NotExportable, "The policy of the key does not allow its export."},
-		{UsageLimit, "The usage limit of the key is reached."},
+		{UsageLimit, "The usage limit of the key is reached, or its version has protected as much as its algorithm bears: then rotate it."},
 		{NameTaken, "Another key of the tenant has this name."},
 		{Conflict, "Somebody else changed the same thing at the same time: read again and repeat."},
 		{IdempotencyConflict, "The Idempotency-Key was used before with another request."},

@@ -83,7 +83,14 @@ type crashed struct{ kept }
 
 var errCrash = errors.New("the process is gone")
 
-func (c crashed) List(context.Context) ([]token.Object, error) { return nil, errCrash }
+func (c crashed) List(ctx context.Context) ([]token.Object, error) {
+	list, err := c.kept.List(ctx)
+	if err == nil && len(list) > 0 { // its claims
+		err = errCrash
+	}
+	return list, err
+}
+
 func (c crashed) Destroy(context.Context, token.ID) error      { return errCrash }
 
 // TestLeftClaim: what a process left behind that crashed keeps nobody from the token for ever, and is no orphan.

@@ -111,7 +111,7 @@ var brief = []string{"info", "unsupported", "handles", "aead", "mac", "sign", "b
 
 // full is the whole suite but for the Wycheproof vectors: those are about the module, and run once, where their many keys are
 // session objects and not files.
-var full = append([]string{"kwp", "oaep", "agree", "import", "import-wrapped", "export"}, brief...)
+var full = append([]string{"kwp", "oaep", "agree", "import", "import-wrapped", "export", "reveal", "recover"}, brief...)
 
 func TestSoftHSM(t *testing.T) {
 	p := rig.SoftHSM(t)
@@ -134,13 +134,21 @@ func TestSoftHSMChildren(t *testing.T) {
 }
 
 // beside is the suite for the algorithms that a token lacks, in sealed custody. The engine that computes them has runs of its own.
-var beside = []string{"info", "unsupported", "handles", "sign", "decapsulate", "refs", "reopen", "close"}
+var beside = []string{"reveal", "info", "unsupported", "handles", "sign", "decapsulate", "refs", "reseal", "reopen", "close"}
+
+// rotateKEK makes the next sealing key, as an operator does.
+func rotateKEK(t testing.TB, b backend.Backend) {
+	t.Helper()
+	if _, err := b.(backend.KEKRotator).RotateKEK(t.Context()); err != nil {
+		t.Fatalf("RotateKEK: %v", err)
+	}
+}
 
 // TestSoftHSMSealed has every algorithm that the module lacks in sealed custody.
 func TestSoftHSMSealed(t *testing.T) {
 	p := rig.SoftHSM(t)
 	h := how{processes: 1, change: allowSealed}.harness(p, p.Another(t, "foreign"), all())
-	h.Only = beside
+	h.Only, h.Replace = beside, rotateKEK
 	backendtest.Run(t, h)
 }
 
@@ -167,6 +175,6 @@ func TestOpenCryptoki(t *testing.T) {
 // TestOpenCryptokiSealed: the token has no AES-GCM and no curves, and seals by AES-KWP.
 func TestOpenCryptokiSealed(t *testing.T) {
 	h := how{processes: 1, change: allowSealed}.harness(rig.OpenCryptoki(t), rig.SoftHSM(t), all())
-	h.Only = beside
+	h.Only, h.Replace = beside, rotateKEK
 	backendtest.Run(t, h)
 }

@@ -155,6 +155,7 @@ type Backend struct {
 	can      map[backend.Algorithm]backend.Capability
 	keyed    bool // Refs are authenticated by a key of the token
 	form     sealForm
+	rotating sync.Mutex // held while sealing keys are made or destroyed
 	refs     *refs
 	engine   *sealed.Engine // nil: no sealed custody
 	metrics  *metrics

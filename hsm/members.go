@@ -25,6 +25,7 @@ type member struct {
 	serial      string
 	token       token.Token
 	description token.Description // of the opening
+	sealing     atomic.Uint32     // newest generation of the sealing key that it is known to have; 0: none
 	joining     atomic.Bool       // its token is being opened
 	refused     atomic.Bool       // its token is there and is not to be used
 	verified    atomic.Bool       // has the service's keys: identity and lacks are set before that

@@ -20,16 +20,18 @@ import (
 // A sealed text is
 //
 //	version 1 ‖ form ‖ length of the name (1) ‖ name of the token ‖ body
+//	version 2 ‖ form ‖ generation (4, from 2) ‖ length of the name (1) ‖ name of the token ‖ body
 //
-// and the body, by form: 1: what AES-256-GCM on the token gives (nonce ‖ ciphertext ‖ tag). 2: AES-KWP by the token of a fresh
+// the first under the first generation of the sealing key, and the body, by form: 1: what AES-256-GCM on the token gives (nonce ‖ ciphertext ‖ tag). 2: AES-KWP by the token of a fresh
 // AES-256 key (40 bytes), then AES-256-GCM by that key, done here (nonce ‖ ciphertext ‖ tag). The additional data is the header, a domain
 // and the binding, each with its length in four bytes big-endian before it.
 type sealForm byte
 
 const (
-	sealVersion          = 1
-	formGCM     sealForm = 1
-	formKWP     sealForm = 2
+	sealVersion                    = 1
+	sealVersionGeneration          = 2
+	formGCM               sealForm = 1
+	formKWP               sealForm = 2
 	// maxSealed bounds a plaintext in bytes: key material has 2.4 KB, the root's slots less.
 	maxSealed = 1 << 20
 )
@@ -107,10 +109,14 @@ func (b *Backend) seal(ctx context.Context, domain string, plaintext, binding []
 		return nil, fault.New(fault.BadSize, "what is sealed has at most 1 MiB")
 	}
 	return each(ctx, b, b.sealers(b.order()), opEncrypt, func(ctx context.Context, m *member) ([]byte, error) {
-		header := append([]byte{sealVersion, byte(b.form), byte(len(m.serial))}, m.serial...)
+		generation := b.newestSealing(m)
+		if generation == 0 {
+			return nil, errNotThere
+		}
+		header := sealHeader(b.form, generation, m.serial)
 		aad := additional(header, domain, binding)
 		if b.form == formGCM {
-			body, err := m.token.Use(ctx, token.Call{Op: token.Encrypt, ID: sealingGCM().ID, Algorithm: backend.AES256GCM, Input: plaintext, AAD: aad})
+			body, err := m.token.Use(ctx, token.Call{Op: token.Encrypt, ID: sealingGCM().at(generation).ID, Algorithm: backend.AES256GCM, Input: plaintext, AAD: aad})
 			if err != nil {
 				return nil, b.sealerFailed(err)
 			}
@@ -119,7 +125,7 @@ func (b *Backend) seal(ctx context.Context, domain string, plaintext, binding []
 		dek := make(secret.Bytes, 32)
 		defer dek.Wipe()
 		rand.Read(dek) // never fails (crypto/rand)
-		wrapped, err := m.token.Use(ctx, token.Call{Op: token.Wrap, ID: sealingKWP().ID, Algorithm: backend.AES256KWP, Input: dek})
+		wrapped, err := m.token.Use(ctx, token.Call{Op: token.Wrap, ID: sealingKWP().at(generation).ID, Algorithm: backend.AES256KWP, Input: dek})
 		if err != nil {
 			return nil, b.sealerFailed(err)
 		}
@@ -139,21 +145,27 @@ func (b *Backend) open(ctx context.Context, domain string, sealed, binding []byt
 	if b.form == 0 {
 		return nil, errNoSealer
 	}
-	if len(sealed) < 3 || len(sealed) > 2*maxSealed || len(binding) > maxSealed || sealed[0] != sealVersion || sealForm(sealed[1]) != b.form || len(sealed) < 3+int(sealed[2]) {
+	p, ok := parseSealedText(sealed)
+	if !ok || len(binding) > maxSealed || p.form != b.form {
 		return nil, errUnreadable
 	}
-	header, body := sealed[:3+int(sealed[2])], sealed[3+int(sealed[2]):]
-	members, err := b.homed(string(header[3:]))
+	body := p.body
+	members, err := b.homed(p.name)
 	if err != nil {
 		return nil, err
 	}
-	aad := additional(header, domain, binding)
+	if p.generation > 1 {
+		if members = b.sealedUnder(ctx, members, p.generation); len(members) == 0 {
+			return nil, errUnreadable
+		}
+	}
+	aad := additional(p.header, domain, binding)
 	if b.form == formGCM {
 		if len(body) < 12+16 {
 			return nil, errUnreadable
 		}
 		out, err := each(ctx, b, b.sealers(members), opDecrypt, func(ctx context.Context, m *member) ([]byte, error) {
-			return m.token.Use(ctx, token.Call{Op: token.Decrypt, ID: sealingGCM().ID, Algorithm: backend.AES256GCM, Input: body, AAD: aad})
+			return m.token.Use(ctx, token.Call{Op: token.Decrypt, ID: sealingGCM().at(p.generation).ID, Algorithm: backend.AES256GCM, Input: body, AAD: aad})
 		})
 		if err != nil {
 			return nil, b.sealerFailed(err)
@@ -165,7 +177,7 @@ func (b *Backend) open(ctx context.Context, domain string, sealed, binding []byt
 		return nil, errUnreadable
 	}
 	unwrapped, err := each(ctx, b, b.sealers(members), opUnwrap, func(ctx context.Context, m *member) ([]byte, error) {
-		return m.token.Use(ctx, token.Call{Op: token.Unwrap, ID: sealingKWP().ID, Algorithm: backend.AES256KWP, Input: body[:n]})
+		return m.token.Use(ctx, token.Call{Op: token.Unwrap, ID: sealingKWP().at(p.generation).ID, Algorithm: backend.AES256KWP, Input: body[:n]})
 	})
 	if err != nil {
 		return nil, b.sealerFailed(err)

@@ -20,7 +20,8 @@ type ServiceKey struct {
 }
 
 // ServiceKeys lists the keys that Open makes on a token where they are missing: the binding key, whose tags Refs carry, and the sealing
-// key, which seals what is in sealed custody. Their identities are fixed, the same on every token. They are never destroyed here.
+// key, which seals what is in sealed custody, in its first
+// generation. Their identities are fixed, the same on every token. Only RetireKEK destroys one.
 func ServiceKeys() []ServiceKey { return []ServiceKey{bindingKey(), sealingGCM(), sealingKWP()} }
 
 func serviceKey(name string, a backend.Algorithm, p backend.Purpose) ServiceKey {
@@ -111,7 +112,7 @@ func (b *Backend) service(ctx context.Context) error {
 func (b *Backend) equip(ctx context.Context, m *member, create bool) error {
 	// The binding key comes last: where it is, the others have been made.
 	if k, ok := b.sealingKey(); ok && (m.does(k.Algorithm, backend.OpEncrypt) || m.does(k.Algorithm, backend.OpWrap)) {
-		if err := b.ensure(ctx, m, k, create); err != nil {
+		if err := b.equipSealing(ctx, m, k, create); err != nil {
 			return err
 		}
 	}

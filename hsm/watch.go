@@ -73,6 +73,9 @@ func (b *Backend) test(ctx context.Context, m *member) error {
 	if err == nil && !m.verified.Load() {
 		err = b.verify(ctx, m)
 	}
+	if err == nil && m.verified.Load() {
+		err = b.refresh(ctx, m) // another process may have made the next sealing key
+	}
 	if !m.verified.Load() {
 		m.refused.Store(err != nil && !passing(err))
 	}

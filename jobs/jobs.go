@@ -42,6 +42,7 @@ const (
 	KindDeletion   Kind = "deletion"
 	KindActivation Kind = "activation"
 	KindExpiry     Kind = "expiry"
+	KindAbandoning Kind = "abandoning" // of versions that were never finished
 )
 
 // Job is the record of one.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,6 +50,9 @@ type Service struct {
 	now      func() time.Time
 	log      *slog.Logger
 	made     chan struct{} // holds one: there may be a job to begin with
+
+	mu       sync.Mutex // guards failures
+	failures map[reported]time.Time
 }
 
 // New makes the service over a store. It starts nothing.
@@ -59,7 +63,7 @@ func New(store Store, recorder audit.Recorder, o Options) *Service {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Service{store: store, recorder: recorder, idem: o.Idempotency, now: o.Now, log: o.Logger, made: make(chan struct{}, 1)}
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, now: o.Now, log: o.Logger, made: make(chan struct{}, 1), failures: map[reported]time.Time{}}
 }
 
 // stamp is the time as every store keeps it.
@@ -164,39 +168,6 @@ func (s *Service) replay(ctx context.Context, r Request) (*Job, error) {
 // Resource names the job in the audit log.
 func (j *Job) Resource() string { return "job:" + j.ID.String() }
 
-// Summary is what a schedule did for one tenant.
-type Summary struct {
-	Tenant    uuid.UUID
-	Kind      Kind
-	Counts    Counts
-	Notices   []Notice // more than MaxNotices are cut
-	StartedAt time.Time
-	Node      uuid.UUID
-}
-
-// Report writes a job that is over: it was never queued, and no Runner saw it.
-func (s *Service) Report(ctx context.Context, sum Summary) (*Job, error) {
-	j, _, err := s.Prepare(Request{Tenant: sum.Tenant, Kind: sum.Kind})
-	if err != nil {
-		return nil, err
-	}
-	j.State, j.Counts, j.Node, j.EndedAt = Done, sum.Counts, sum.Node, j.CreatedAt
-	j.Notices = slices.Clone(sum.Notices[:min(len(sum.Notices), MaxNotices)])
-	j.StartedAt = sum.StartedAt.UTC().Truncate(time.Microsecond)
-	if j.Counts.Done == 0 && j.Counts.Failed > 0 {
-		j.State = Failed
-		if len(j.Notices) > 0 {
-			j.Error, j.Message = j.Notices[0].Code, j.Notices[0].Message
-		}
-	}
-	_, err = s.recorder.Record(ctx, &audit.Entry{Tenant: j.Tenant, Principal: System, Action: ActionReport, Resource: j.Resource(),
-		Outcome: outcome(j), Items: int(j.Counts.Done + j.Counts.Failed), Detail: string(j.Kind)}, s.store.InsertJob(j))
-	if err != nil {
-		return nil, err
-	}
-	return j, nil
-}
-
 // outcome is how an entry of the audit log says how a job ended.
 func outcome(j *Job) string {
 	if j.State == Failed && j.Error != "" {
@@ -205,12 +176,22 @@ func outcome(j *Job) string {
 	return "ok"
 }
 
-// sees reports whether the principal sees jobs of the tenant: its own with keys:read, the deployment's with settings:write.
+// sees reports whether the principal sees jobs of the tenant: its own with keys:read, the deployment's as an operator.
 func sees(p *auth.Principal, tenant uuid.UUID) bool {
 	if tenant == uuid.Nil {
-		return p.Has(auth.ScopeSettingsWrite)
+		return p.Has(auth.ScopeNodesRead)
 	}
 	return tenant == p.Tenant && p.Has(auth.ScopeKeysRead)
+}
+
+// limited reports whether the principal reaches some keys of its tenant only: then it sees, of the tenant's jobs, those that it has made.
+func limited(p *auth.Principal) bool {
+	return p.Restrictions != nil && (len(p.Restrictions.Keys) > 0 || len(p.Restrictions.Labels) > 0)
+}
+
+// reaches reports whether the principal is not kept from a job by its limits.
+func reaches(p *auth.Principal, j *Job) bool {
+	return j.Tenant == uuid.Nil || !limited(p) || j.CreatedBy == p.ID
 }
 
 // seesAny is the error of a caller who sees no job at all.
@@ -218,14 +199,14 @@ func seesAny(p *auth.Principal) error {
 	if p == nil {
 		return fault.New(fault.Unauthenticated, "no credential")
 	}
-	if !p.Has(auth.ScopeKeysRead) && !p.Has(auth.ScopeSettingsWrite) {
+	if !p.Has(auth.ScopeKeysRead) && !p.Has(auth.ScopeNodesRead) {
 		return fault.New(fault.InsufficientScope, "the credential lacks the scope that this needs")
 	}
 	return nil
 }
 
-// Get gives a job that the caller sees: one of the tenant with scope keys:read, one of the deployment with settings:write.
-// fault.JobNotFound, fault.InsufficientScope.
+// Get gives a job that the caller sees: one of the tenant with scope keys:read, one of the deployment with nodes:read. A credential that is
+// limited to keys or labels sees, of the tenant's, those that it has made. fault.JobNotFound, fault.InsufficientScope.
 func (s *Service) Get(ctx context.Context, c Caller, id uuid.UUID) (*Job, error) {
 	if err := seesAny(c.Principal); err != nil {
 		return nil, err
@@ -234,11 +215,14 @@ func (s *Service) Get(ctx context.Context, c Caller, id uuid.UUID) (*Job, error)
 	if err != nil {
 		return nil, err
 	}
-	if !sees(c.Principal, j.Tenant) {
+	if !sees(c.Principal, j.Tenant) || !reaches(c.Principal, j) {
 		return nil, fault.New(fault.JobNotFound, "no such job")
 	}
 	return j, nil
 }
+
+// ByID gives a job to those who know already that it is the caller's. fault.JobNotFound.
+func (s *Service) ByID(ctx context.Context, id uuid.UUID) (*Job, error) { return s.store.Job(ctx, id) }
 
 // ListRequest is a page of jobs.
 type ListRequest struct {
@@ -247,7 +231,7 @@ type ListRequest struct {
 	Limit  int // 1 to 1000; 0: 100
 }
 
-// List gives the jobs that the caller sees, newest first, without their cursors. next is "" on the last page. fault.BadCursor,
+// List gives the jobs that the caller sees, newest first, without their cursors. next is "" on the last page; a page may have fewer than Limit. fault.BadCursor,
 // fault.BadQuery, fault.InsufficientScope.
 func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Job, next string, err error) {
 	if err := seesAny(c.Principal); err != nil {
@@ -285,11 +269,12 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Jo
 		page = page[:r.Limit]
 		next = base64.RawURLEncoding.EncodeToString(page[r.Limit-1].ID[:])
 	}
+	page = slices.DeleteFunc(page, func(j *Job) bool { return !reaches(c.Principal, j) })
 	return page, next, nil
 }
 
 // Cancel ends a job that has not ended: no more of it is begun from about a second on, on any node. What it did stays done. It needs
-// keys:write for a job of the tenant, settings:write for one of the deployment. fault.JobNotFound, fault.JobEnded, fault.InsufficientScope.
+// keys:write for a job of the tenant, backends:write or root:write for one of the deployment. fault.JobNotFound, fault.JobEnded, fault.InsufficientScope.
 func (s *Service) Cancel(ctx context.Context, c Caller, id uuid.UUID) (*Job, error) {
 	start := s.now()
 	if c.Principal == nil {
@@ -300,8 +285,8 @@ func (s *Service) Cancel(ctx context.Context, c Caller, id uuid.UUID) (*Job, err
 	j, err := s.store.Job(ctx, id)
 	switch {
 	case err != nil:
-	case j.Tenant != uuid.Nil && j.Tenant != c.Principal.Tenant,
-		j.Tenant == uuid.Nil && !c.Principal.Has(auth.ScopeSettingsWrite): // as if it were not there
+	case j.Tenant != uuid.Nil && j.Tenant != c.Principal.Tenant, !reaches(c.Principal, j),
+		j.Tenant == uuid.Nil && !c.Principal.Has(auth.ScopeBackendsWrite) && !c.Principal.Has(auth.ScopeRootWrite): // as if it were not there
 		err = fault.New(fault.JobNotFound, "no such job")
 	case j.Tenant != uuid.Nil && !c.Principal.Has(auth.ScopeKeysWrite):
 		err = fault.New(fault.InsufficientScope, "the credential lacks the scope "+string(auth.ScopeKeysWrite))

@@ -40,9 +40,11 @@ func TestWhoSees(t *testing.T) {
 	}{
 		{nil, map[string]fault.Code{"mine": fault.InsufficientScope, "deployment": fault.InsufficientScope, "foreign": fault.InsufficientScope},
 			map[string]fault.Code{"mine": fault.InsufficientScope, "deployment": fault.JobNotFound, "foreign": fault.JobNotFound}},
+		{[]auth.Scope{auth.ScopeSettingsWrite, auth.ScopeAuditRead}, map[string]fault.Code{"mine": fault.InsufficientScope, "deployment": fault.InsufficientScope, "foreign": fault.InsufficientScope},
+			map[string]fault.Code{"mine": fault.InsufficientScope, "deployment": fault.JobNotFound, "foreign": fault.JobNotFound}},
 		{[]auth.Scope{auth.ScopeKeysRead}, map[string]fault.Code{"mine": "", "deployment": fault.JobNotFound, "foreign": fault.JobNotFound},
 			map[string]fault.Code{"mine": fault.InsufficientScope, "deployment": fault.JobNotFound, "foreign": fault.JobNotFound}},
-		{[]auth.Scope{auth.ScopeSettingsWrite}, map[string]fault.Code{"mine": fault.JobNotFound, "deployment": "", "foreign": fault.JobNotFound},
+		{[]auth.Scope{auth.ScopeNodesRead}, map[string]fault.Code{"mine": fault.JobNotFound, "deployment": "", "foreign": fault.JobNotFound},
 			map[string]fault.Code{"mine": fault.InsufficientScope, "foreign": fault.JobNotFound}},
 	} {
 		who := caller(c.scopes...)
@@ -55,7 +57,7 @@ func TestWhoSees(t *testing.T) {
 			}
 		}
 		page, _, err := s.List(t.Context(), who, jobs.ListRequest{})
-		if len(c.scopes) == 0 {
+		if len(want) == 0 {
 			wantFault(t, "listing", err, fault.InsufficientScope)
 		} else if err != nil || len(page) != len(want) || page[0].ID != want[0] {
 			t.Errorf("%v lists %v, %v, want %v", c.scopes, page, err, want)
@@ -65,7 +67,7 @@ func TestWhoSees(t *testing.T) {
 			wantFault(t, fmt.Sprint(c.scopes, " cancels ", name), err, code)
 		}
 	}
-	for name, c := range map[string]jobs.Caller{"mine": caller(auth.ScopeKeysWrite), "deployment": caller(auth.ScopeSettingsWrite)} {
+	for name, c := range map[string]jobs.Caller{"mine": caller(auth.ScopeKeysWrite), "deployment": caller(auth.ScopeBackendsWrite)} {
 		if j, err := s.Cancel(t.Context(), c, made[name]); err != nil || j.State != jobs.Cancelled {
 			t.Errorf("cancelling %s: %+v, %v", name, j, err)
 		}
@@ -74,6 +76,60 @@ func TestWhoSees(t *testing.T) {
 	wantFault(t, "nobody", err, fault.Unauthenticated)
 	if told := e.actions(t, mine); !slices.Contains(told, "job.cancel ERR_INSUFFICIENT_SCOPE api-key:test") || told[len(told)-1] != "job.cancel ok api-key:test" {
 		t.Errorf("the log: %q", told)
+	}
+}
+
+// TestLimited: a credential that is limited to keys sees of its tenant's jobs those that it has made.
+func TestLimited(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	s := e.service(t)
+	var mine []uuid.UUID
+	for i := range 9 {
+		by := "api-key:other"
+		if i%3 == 0 {
+			by = "api-key:test"
+		}
+		j, err := s.Create(t.Context(), jobs.Request{Tenant: tenant, Kind: "k", CreatedBy: by})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%3 == 0 {
+			mine = append(mine, j.ID)
+		}
+	}
+	who := caller(auth.ScopeKeysRead, auth.ScopeKeysWrite)
+	who.Principal.Restrictions = &auth.Restrictions{Labels: map[string]string{"team": "a"}}
+	var got []uuid.UUID
+	for cursor := ""; ; {
+		page, next, err := s.List(t.Context(), who, jobs.ListRequest{Limit: 2, Cursor: cursor})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range page {
+			got = append(got, j.ID)
+		}
+		if cursor = next; next == "" {
+			break
+		}
+	}
+	slices.Reverse(mine)
+	if diff := cmp.Diff(mine, got); diff != "" {
+		t.Error(diff)
+	}
+	all, _, err := s.List(t.Context(), caller(auth.ScopeKeysRead), jobs.ListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range all {
+		code := fault.JobNotFound
+		if j.CreatedBy == who.Principal.ID {
+			code = ""
+		}
+		_, err := s.Get(t.Context(), who, j.ID)
+		wantFault(t, "showing one of "+j.CreatedBy, err, code)
+		_, err = s.Cancel(t.Context(), who, j.ID)
+		wantFault(t, "cancelling one of "+j.CreatedBy, err, code)
 	}
 }
 
@@ -95,7 +151,7 @@ func TestList(t *testing.T) {
 		want = append(want, j.ID)
 	}
 	slices.Reverse(want)
-	who := caller(auth.ScopeKeysRead, auth.ScopeSettingsWrite)
+	who := caller(auth.ScopeKeysRead, auth.ScopeNodesRead)
 	var got []uuid.UUID
 	for cursor := ""; ; {
 		page, next, err := s.List(t.Context(), who, jobs.ListRequest{Limit: 3, Cursor: cursor})
@@ -169,9 +225,21 @@ func TestReport(t *testing.T) {
 	if got.State != jobs.Done || len(got.Notices) != jobs.MaxNotices || got.Counts.Failed != 105 || got.EndedAt.Sub(got.StartedAt) < time.Second || got.CreatedBy != jobs.System {
 		t.Errorf("%+v", got)
 	}
+	if nothing, err := s.Report(t.Context(), jobs.Summary{Tenant: tenant, Kind: jobs.KindDeletion}); err != nil || nothing != nil {
+		t.Errorf("of nothing: %+v, %v", nothing, err)
+	}
 	all, err := s.Report(t.Context(), jobs.Summary{Kind: jobs.KindDeletion, Counts: jobs.Counts{Failed: 1}, Notices: notices[:1], StartedAt: began})
 	if err != nil || all.State != jobs.Failed || all.Error != fault.BackendUnavailable || all.Message != "not here" {
 		t.Errorf("%+v, %v", all, err)
+	}
+	if again, err := s.Report(t.Context(), jobs.Summary{Kind: jobs.KindDeletion, Counts: jobs.Counts{Failed: 1}, Notices: notices[:1], StartedAt: began}); err != nil || again != nil {
+		t.Errorf("the same failure a moment later: %+v, %v", again, err)
+	}
+	if other, err := s.Report(t.Context(), jobs.Summary{Kind: jobs.KindDeletion, Counts: jobs.Counts{Done: 1}, StartedAt: began}); err != nil || other.State != jobs.Done {
+		t.Errorf("one that succeeds: %+v, %v", other, err)
+	}
+	if again, err := s.Report(t.Context(), jobs.Summary{Kind: jobs.KindDeletion, Counts: jobs.Counts{Failed: 1}, StartedAt: began}); err != nil || again == nil {
+		t.Errorf("a failure after a success: %+v, %v", again, err)
 	}
 	if open, err := e.store.OpenJobs(t.Context(), time.Now().Add(time.Hour), 10, 10); err != nil || len(open) != 0 {
 		t.Errorf("open: %v, %v", open, err)

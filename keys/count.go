@@ -16,8 +16,7 @@ func (b *batch) count(q *request, items int, size func() int64) error {
 		return nil
 	}
 	v, l := b.primary, &b.record.limits
-	var err error
-	if q.uses, err = v.tally.take(amount{int64(items), size()}, l, q.exact); err != nil {
+	if err := v.tally.take(&q.uses, amount{int64(items), size()}, l, q.exact); err != nil {
 		b.s.cache.drop(v.KeyID, false)
 		return err
 	}

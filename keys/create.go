@@ -212,6 +212,9 @@ func (k *Key) activate(v *Version) {
 	k.PrimaryVersion, k.LatestVersion = v.Version, max(k.LatestVersion, v.Version)
 	k.State, k.Custody, k.BackendID = v.State, v.Custody, v.BackendID
 	k.RotatedAt, k.UpdatedAt = v.StateAt, v.StateAt
+	if k.Origin == OriginMoved && v.Origin == OriginGenerated {
+		k.Origin = OriginGenerated
+	}
 }
 
 // stored is the record as it is in the store once its update is carried out.

@@ -75,14 +75,14 @@ func (p Policy) stamped() Policy {
 func (p *Policy) checkDates(old *Policy, s State, now time.Time) error {
 	for _, at := range []time.Time{p.ActivatesAt, p.ExpiresAt} {
 		if !at.IsZero() && (at.After(now.Add(maxDate)) || at.Unix() < 0) {
-			return fault.New(fault.BadField, "the dates of a key lie after 1970 and at most a hundred years ahead")
+			return fault.New(fault.BadField, "the dates of a key must lie after 1970 and at most a hundred years ahead")
 		}
 	}
 	if !p.ActivatesAt.IsZero() && !p.ExpiresAt.IsZero() && !p.ExpiresAt.After(p.ActivatesAt) {
-		return fault.New(fault.BadField, "a key expires after it is activated")
+		return fault.New(fault.BadField, "the date of expiry must be after that of activation")
 	}
 	if !p.ExpiresAt.IsZero() && !p.ExpiresAt.Equal(old.ExpiresAt) && !p.ExpiresAt.After(now) {
-		return fault.New(fault.BadField, "the date of expiry is in the future")
+		return fault.New(fault.BadField, "the date of expiry must be in the future")
 	}
 	if !unborn(s) && !p.ActivatesAt.IsZero() && !p.ActivatesAt.Equal(old.ActivatesAt) {
 		return fault.New(fault.BadField, "the date of activation is settled once the key has been active")

@@ -1,6 +1,7 @@
 package keys_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -344,5 +345,44 @@ func TestDateRefusals(t *testing.T) {
 	}
 	if entry.Detail != "policy" {
 		t.Errorf("the log says %+v", entry)
+	}
+}
+
+// TestListOfPreActive: keys that wait for their date and keys that are being made are one list, in pages.
+func TestListOfPreActive(t *testing.T) {
+	e := newEnv(t, nil)
+	var want []string
+	for i := range 9 {
+		k := e.create(fmt.Sprint("k", i), backend.AES256GCM, func(r *keys.CreateRequest) { r.Policy.ActivatesAt = e.clock.now().Add(time.Hour) })
+		want = append(want, k.Name)
+		if i%3 != 0 { // one whose device has not answered
+			stored, err := e.store.KeyByID(t.Context(), e.tenant, k.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			stored.State = keys.StateCreating
+			entry := audit.Entry{Principal: "test", Action: "test", Outcome: "ok"}
+			if _, err := e.log.Record(t.Context(), &entry, e.store.UpdateKey(stored)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	e.create("active", backend.AES256GCM)
+	var got []string
+	for cursor, pages := "", 0; pages == 0 || cursor != ""; pages++ {
+		list, next, err := e.List(t.Context(), e.c, keys.ListRequest{Filter: keys.Filter{State: keys.StatePreActive}, Cursor: cursor, Limit: 2})
+		if err != nil || len(list) == 0 || pages > 5 {
+			t.Fatalf("page %d: %d keys, %v", pages, len(list), err)
+		}
+		for _, k := range list {
+			got = append(got, k.Name)
+			if k.State != keys.StatePreActive {
+				t.Errorf("%s is %s", k.Name, k.State)
+			}
+		}
+		cursor = next
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

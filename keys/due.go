@@ -58,7 +58,7 @@ func earlier(a, b time.Time) time.Time {
 // RotateAfter gives how many messages and bytes of its primary version make the key due for rotation; 0: no number of them. A generated key is
 // rotated at three quarters of what its algorithm bears, so that there is time to do it before it refuses.
 func (k *Key) RotateAfter() (messages, bytes int64) {
-	if k.Origin != OriginGenerated {
+	if !k.Origin.ours() {
 		return 0, 0
 	}
 	if info, ok := backend.Lookup(k.Algorithm); ok {

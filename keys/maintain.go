@@ -100,7 +100,7 @@ func (s *Service) maintainKey(ctx context.Context, k *Key) error {
 		if k.DeletionAt.IsZero() || s.now().Before(k.DeletionAt) {
 			return nil
 		}
-		return s.counted(actDestroy, k, s.destroy(ctx, k))
+		return s.counted(ActDestroy, k, s.destroy(ctx, k))
 	}
 	for next := k.Policy.nextByDate(k.State, s.now()); next != k.State; next = k.Policy.nextByDate(k.State, s.now()) {
 		if err := s.counted(dateAct(next), k, s.followDate(ctx, k, next)); err != nil {
@@ -115,7 +115,7 @@ func (s *Service) maintainKey(ctx context.Context, k *Key) error {
 	if err != nil || reason == "" {
 		return err
 	}
-	return s.counted(actRotate, k, s.rotateDue(ctx, k, reason))
+	return s.counted(ActRotate, k, s.rotateDue(ctx, k, reason))
 }
 
 // errOvertaken is that there was nothing left to be done: somebody else did it, or changed what called for it.
@@ -267,7 +267,7 @@ func (s *Service) abandonStale(ctx context.Context, k *Key) error {
 		if fault.Has(err, fault.Conflict) {
 			continue
 		}
-		if err := s.counted(actAbandon, k, err); err != nil {
+		if err := s.counted(ActAbandon, k, err); err != nil {
 			return err
 		}
 		s.metrics.stale.Inc()

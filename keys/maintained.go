@@ -22,39 +22,55 @@ type Maintained struct {
 	Destroyed int
 	Abandoned int
 	Failed    int
+	// Failures are what Failed counts, the first hundred of them.
+	Failures []MaintainFailure
+	// Since is when the first act was over.
+	Since time.Time
 }
+
+// MaintainFailure is one act on a key that has failed.
+type MaintainFailure struct {
+	Act string // one of the Act constants
+	Key uuid.UUID
+	Err error
+}
+
+const maxMaintainFailures = 100
 
 // The acts, as the metrics name them.
 const (
-	actAbandon  = "abandon"
-	actActivate = "activate"
-	actExpire   = "expire"
-	actRotate   = "rotate"
-	actDestroy  = "destroy"
+	ActAbandon  = "abandon"
+	ActActivate = "activate"
+	ActExpire   = "expire"
+	ActRotate   = "rotate"
+	ActDestroy  = "destroy"
 )
 
 func dateAct(to State) string {
 	if to == StateActive {
-		return actActivate
+		return ActActivate
 	}
-	return actExpire
+	return ActExpire
 }
 
 // counted counts an act by its outcome. Having been overtaken is no failure, and no act.
 func (s *Service) counted(act string, k *Key, err error) error {
-	if errors.Is(err, errOvertaken) || act == actRotate && fault.Has(err, fault.Conflict) {
+	if errors.Is(err, errOvertaken) || act == ActRotate && fault.Has(err, fault.Conflict) {
 		return nil // it is due again, or done
 	}
 	m := s.pass[k.Tenant]
 	if m == nil {
-		m = &Maintained{Tenant: k.Tenant}
+		m = &Maintained{Tenant: k.Tenant, Since: s.now()}
 		s.pass[k.Tenant] = m
 	}
 	outcome := okOutcome
 	if err != nil {
 		outcome, m.Failed = string(fault.CodeOf(err)), m.Failed+1
+		if len(m.Failures) < maxMaintainFailures {
+			m.Failures = append(m.Failures, MaintainFailure{act, k.ID, err})
+		}
 	} else {
-		*map[string]*int{actAbandon: &m.Abandoned, actActivate: &m.Activated, actExpire: &m.Expired, actRotate: &m.Rotated, actDestroy: &m.Destroyed}[act]++
+		*map[string]*int{ActAbandon: &m.Abandoned, ActActivate: &m.Activated, ActExpire: &m.Expired, ActRotate: &m.Rotated, ActDestroy: &m.Destroyed}[act]++
 	}
 	s.metrics.maintain.WithLabelValues(act, outcome).Inc()
 	return err

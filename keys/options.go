@@ -35,6 +35,8 @@ type Options struct {
 	Registerer prometheus.Registerer
 	// Logger takes what Maintain finds; nil: nothing is logged.
 	Logger *slog.Logger
+	// Jobs takes the work that outlives a request; nil: Move is not there.
+	Jobs Jobs
 	// RecordCache is how many key records stay ready in memory; 0: 16384.
 	RecordCache int
 	// RecordMaxAge is how long a record stays ready before it is read again; 0: until it is changed through this Service
@@ -70,12 +72,12 @@ type Service struct {
 	elsewhere   func(backendID string) (name string, nodes []string)
 	regranted   func(principal string)
 
+	jobs     Jobs
 	cache    *recordCache
 	defaults *defaultCache
 	flights  flights
 	locks    keyLocks
 	ledger   *ledger
-	due      chan struct{} // one value when a key has become due by its use
 	metrics  *metrics
 
 	inFlight atomic.Int64
@@ -121,11 +123,11 @@ func New(o Options) (*Service, error) {
 	if o.RecordCache < 0 || o.RecordMaxAge < 0 {
 		return nil, errors.New("keys: size and age of the record cache are not negative")
 	}
-	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger,
+	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger, jobs: o.Jobs,
 		fresh: o.Fresh, elsewhere: o.Elsewhere, regranted: o.Regranted,
 		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
 		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1),
-		ledger: newLedger(ledgerPart * o.RecordCache), due: make(chan struct{}, 1), maintained: o.Maintained, waiting: waiting{}}
+		ledger: newLedger(ledgerPart * o.RecordCache), maintained: o.Maintained, waiting: waiting{}}
 	for _, b := range o.Backends {
 		info := b.Info()
 		if info.ID == "" || info.Name == "" || s.byID[info.ID] != nil || s.byName[info.Name] != nil {
@@ -184,16 +186,6 @@ func (s *Service) leave() {
 
 // ledgerPart is how many versions' uses are kept in hand for each record in the cache: more, as a record comes back and uses that are forgotten do not.
 const ledgerPart = 2
-
-// Due gives a value when an operation on this node has used up a version that its key is to leave behind: Maintain will find the key.
-func (s *Service) Due() <-chan struct{} { return s.due }
-
-func (s *Service) wake() {
-	select {
-	case s.due <- struct{}{}:
-	default: // there is a value already
-	}
-}
 
 // newID gives a fresh version 7 UUID (RFC 9562 section 5.7): ordered by time, so that the newest keys lie together in the store's index.
 // Its last 62 bits are random.

@@ -44,6 +44,8 @@ const (
 	verbVersions
 	verbSetState
 	verbImportParameters
+	verbMove
+	verbMoveVersion // of the job that verbMove makes
 	verbImport
 	verbSettings
 	verbSetSettings
@@ -100,6 +102,8 @@ var actions = [verbCount]action{
 	verbRotate:           {"key.rotate", auth.ScopeKeysWrite, "", "", false},
 	verbVersions:         {"key.versions", auth.ScopeKeysRead, "", "", true},
 	verbSetState:         {"key.state", auth.ScopeKeysWrite, "", "", false},
+	verbMove:             {"key.move", auth.ScopeKeysWrite, "", "", false},
+	verbMoveVersion:      {"key.move.version", auth.ScopeKeysWrite, "", "", false},
 	verbImportParameters: {"key.import-parameters", auth.ScopeKeysWrite, "", "", false},
 	verbImport:           {"key.import", auth.ScopeKeysWrite, "", "", false},
 	verbSettings:         {"settings.keys.get", auth.ScopeKeysRead, "", "", true},
@@ -259,9 +263,7 @@ func (q *request) record(ctx context.Context) error {
 	q.entry.Latency = q.s.now().Sub(q.start)
 	_, err := q.s.recorder.Record(ctx, &q.entry, q.changes...)
 	q.forget(err)
-	if q.uses.end(err) {
-		q.s.wake()
-	}
+	q.uses.end(err)
 	return q.heard(err)
 }
 

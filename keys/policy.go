@@ -145,7 +145,7 @@ func checkPolicy(p Policy, info backend.AlgorithmInfo, purpose backend.Purpose, 
 	if p.RotationPeriod != 0 && (p.RotationPeriod < minRotation || p.RotationPeriod > maxRotation) {
 		return fault.New(fault.BadField, "the rotation period is at least an hour and at most ten years")
 	}
-	if p.RotationPeriod != 0 && o != OriginGenerated {
+	if p.RotationPeriod != 0 && !o.ours() {
 		return fault.New(fault.BadField, "only generated keys rotate by themselves")
 	}
 	if p.Exportable && o == OriginPublicOnly {

@@ -30,7 +30,7 @@ func (s *Service) RotateRetiring(ctx context.Context, c Caller, r RotateRequest)
 		if k.Internal || r.Algorithm != "" && k.Algorithm != r.Algorithm {
 			return nil, keyNotFound()
 		}
-		if k.Origin != OriginGenerated {
+		if !k.Origin.ours() {
 			return nil, fault.New(fault.OperationNotAllowed, "the new version of an imported key is imported")
 		}
 		if active := k.Policy.byDate(k.State, s.now()) == StateActive; active != r.Active {

@@ -25,7 +25,7 @@ func (s *Service) Rotate(ctx context.Context, c Caller, key string) (*Key, error
 		if k.Internal {
 			return nil, keyNotFound()
 		}
-		if k.Origin != OriginGenerated {
+		if !k.Origin.ours() {
 			return nil, fault.New(fault.OperationNotAllowed, "the new version of an imported key is imported")
 		}
 		return n.add(ctx, q, k, generate)
@@ -39,8 +39,9 @@ func generate(ctx context.Context, b backend.Backend, spec backend.Spec) (backen
 // nextVersion adds a version to a key. Its state outlives a lost race for the final commit, so that material which the device keeps is
 // not made twice.
 type nextVersion struct {
-	begun *Version // written as creating
-	done  bool     // with its material
+	begun *Version   // written as creating
+	to    *placement // of the new version; nil: where the key is
+	done  bool       // with its material
 }
 
 // canGrow reports whether a key in the state can get a new version (while it waits for material, by import): leaving a compromised or suspended one behind is what rotation is for.
@@ -66,18 +67,25 @@ func (n *nextVersion) add(ctx context.Context, q *request, k *Key, make maker) (
 		}
 		return nil, expiredKey()
 	}
+	to := placement{k.BackendID, k.Custody}
+	if n.to != nil {
+		to = *n.to
+	}
 	var b backend.Backend
 	if k.Origin != OriginPublicOnly {
-		if b = s.byID[k.BackendID]; b == nil {
-			return nil, s.notHere(k.BackendID)
+		if b = s.byID[to.backend]; b == nil {
+			return nil, s.notHere(to.backend)
 		}
 	}
 	if n.done {
 		return n.commit(ctx, q, k, n.begun, s.store.UpdateVersion(n.begun))
 	}
 	now := s.stamp()
-	v := &Version{KeyID: k.ID, Version: k.LatestVersion + 1, Origin: k.Origin, BackendID: k.BackendID, Custody: k.Custody,
+	v := &Version{KeyID: k.ID, Version: k.LatestVersion + 1, Origin: k.Origin, BackendID: to.backend, Custody: to.custody,
 		Exportable: k.Policy.Exportable, CreatedAt: now, StateAt: now}
+	if k.Origin.ours() {
+		v.Origin = OriginGenerated
+	}
 	spec := specOf(k, v.Version, v.Custody, v.Exportable)
 	make = s.attested(k, v, make)
 	if b == nil || !b.Info().KeepsObjects {

@@ -10,6 +10,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 )
 
 // Caller is who asks, and under which request.
@@ -283,6 +284,9 @@ type API interface {
 	Encapsulate(ctx context.Context, c Caller, t Target, items []EncapsulateItem, single bool) ([]Encapsulation, error)
 	Decapsulate(ctx context.Context, c Caller, t Target, items []DecapsulateItem, single bool) ([]BytesResult, error)
 	Random(ctx context.Context, c Caller, backend string, n int) ([]byte, error)
+
+	// Move makes a job that moves keys to another backend.
+	Move(ctx context.Context, c Caller, r MoveRequest) (*jobs.Job, error)
 
 	Settings(ctx context.Context, c Caller) (Settings, error)
 	SetSettings(ctx context.Context, c Caller, s Settings) (Settings, error)

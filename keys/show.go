@@ -158,6 +158,9 @@ func (s *Service) Version(ctx context.Context, c Caller, key string, version uin
 func (v *Version) shown(k *Key, now time.Time) *Version {
 	out := *v
 	out.Blob = nil
+	if info, ok := backend.Lookup(k.Algorithm); ok {
+		out.MaxMessages, out.MaxBytes = info.MaxMessages, info.MaxBytes
+	}
 	if out.State = k.stateAt(v.State, now); out.State == StateCreating {
 		out.State = StatePreActive
 	}

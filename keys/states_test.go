@@ -1,7 +1,9 @@
 package keys
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/keywright/keywright/backend"
 )
@@ -50,6 +52,41 @@ func splitWords(s string) (words []string) {
 		}
 	}
 	return words
+}
+
+// TestDatesMoveStates walks all states against the two dates: what a date makes of a version is in the same table, and only time moves it there.
+func TestDatesMoveStates(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, p := range []struct {
+		what   string
+		policy Policy
+		want   map[State]State // of those that move
+	}{
+		{"no dates", Policy{}, nil},
+		{"to come", Policy{ActivatesAt: now.Add(1), ExpiresAt: now.Add(2)}, nil},
+		{"activated", Policy{ActivatesAt: now, ExpiresAt: now.Add(1)}, map[State]State{StatePreActive: StateActive}},
+		{"expired", Policy{ExpiresAt: now}, map[State]State{StateActive: StateDeactivated}},
+		{"both", Policy{ActivatesAt: now.Add(-1), ExpiresAt: now}, map[State]State{StatePreActive: StateDeactivated, StateActive: StateDeactivated}},
+	} {
+		for _, s := range append(states(), "unheard-of") {
+			want, moves := p.want[s]
+			if !moves {
+				want = s
+			}
+			if got := p.policy.byDate(s, now); got != want {
+				t.Errorf("%s: %s becomes %s, want %s", p.what, s, got, want)
+			}
+			k := Key{State: StatePendingDeletion, Policy: p.policy}
+			if got := k.stateAt(s, now); s != StateDestroyed && got != StatePendingDeletion {
+				t.Errorf("%s: %s of a key on its way out is %s", p.what, s, got)
+			}
+		}
+	}
+	for _, r := range lifecycle() {
+		if (r.date == nil) != (r.then == "") || r.then != "" && !slices.Contains(r.caller, r.then) {
+			t.Errorf("a date takes %s where nobody else could: to %q", r.state, r.then)
+		}
+	}
 }
 
 func TestLifecycleIsWhole(t *testing.T) {

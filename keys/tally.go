@@ -38,11 +38,10 @@ type tally struct {
 
 // order is what one operation takes of a tally. The zero value is of none.
 type order struct {
-	tally  *tally
-	from   amount // taken from the hand
-	ask    amount // to be counted in the store by the operation's commit
-	block  amount // the part of ask that goes into the hand afterwards
-	rotate amount
+	tally *tally
+	from  amount // taken from the hand
+	ask   amount // to be counted in the store by the operation's commit
+	block amount // the part of ask that goes into the hand afterwards
 }
 
 // asks reports whether something has to be counted in the store.
@@ -59,25 +58,26 @@ func (t *tally) learn(counted amount, l *limits) {
 	t.mu.Unlock()
 }
 
-// take takes n for an operation. exact asks the store for no more than the operation needs. fault.UsageLimit when it is known that the version may not
+// take takes n for an operation and writes into o what it took. exact asks the store for no more than the operation needs. fault.UsageLimit when it is known that the version may not
 // protect so much; every other order ends by end.
-func (t *tally) take(n amount, l *limits, exact bool) (order, error) {
+func (t *tally) take(o *order, n amount, l *limits, exact bool) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	o := order{tally: t, rotate: l.rotate}
+	*o = order{}
 	if t.hand.messages >= n.messages && t.hand.bytes >= n.bytes {
 		o.from = n
 	} else {
 		o.from = amount{min(t.hand.messages, n.messages), min(t.hand.bytes, n.bytes)}
 		o.ask = amount{n.messages - o.from.messages, n.bytes - o.from.bytes}
 		if over(t.known.messages, o.ask.messages, l.max.messages) || over(t.known.bytes, o.ask.bytes, l.max.bytes) {
-			return order{}, spent()
+			return spent()
 		}
 	}
+	o.tally = t
 	t.hand.messages -= o.from.messages
 	t.hand.bytes -= o.from.bytes
 	if t.busy || exact {
-		return o, nil
+		return nil
 	}
 	want := min(max(blockGrowth*t.block.messages, firstBlock, blockGrowth*lowWater*n.messages), maxBlock)
 	if t.hand.messages <= want/lowWater {
@@ -90,7 +90,7 @@ func (t *tally) take(n amount, l *limits, exact bool) (order, error) {
 	o.ask.messages += o.block.messages
 	o.ask.bytes += o.block.bytes
 	t.busy = o.extra()
-	return o, nil
+	return nil
 }
 
 // over reports whether counted and n more are above the bound, 0 being none.
@@ -112,16 +112,13 @@ func blockOf(want, hand, counted, rotate, most int64) int64 {
 	return 0
 }
 
-// end settles an order by what became of the operation's commit, and reports whether it made the key due. When it is not known what became of it, what
-// was asked for may have been counted and is not used; nor is what was taken from the hand.
-func (o *order) end(err error) (due bool) {
+// end settles an order by what became of the operation's commit. When it is not known what became of it, what was asked for may have been counted and
+// is not used; nor is what was taken from the hand.
+func (o *order) end(err error) {
 	t := o.tally
-	if t == nil {
-		return false
-	}
 	o.tally = nil
-	if !o.asks() {
-		return false
+	if t == nil || !o.asks() {
+		return
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -133,9 +130,8 @@ func (o *order) end(err error) (due bool) {
 			t.hand.messages += o.from.messages
 			t.hand.bytes += o.from.bytes
 		}
-		return false
+		return
 	}
-	before := t.known
 	t.known.messages += o.ask.messages
 	t.known.bytes += o.ask.bytes
 	t.hand.messages += o.block.messages
@@ -146,10 +142,7 @@ func (o *order) end(err error) (due bool) {
 	if o.block.bytes > 0 {
 		t.block.bytes = o.block.bytes
 	}
-	return reached(before.messages, t.known.messages, o.rotate.messages) || reached(before.bytes, t.known.bytes, o.rotate.bytes)
 }
-
-func reached(before, after, bound int64) bool { return bound > 0 && before < bound && after >= bound }
 
 // near reports whether the version has protected three quarters of what it may.
 func (t *tally) near() bool {

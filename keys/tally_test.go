@@ -45,7 +45,6 @@ func TestTallies(t *testing.T) {
 			node int
 		}
 		var under []open // the operations under way
-		due := false
 		finish := func(i int, fate string) {
 			x := under[i]
 			under = append(under[:i], under[i+1:]...)
@@ -63,7 +62,7 @@ func TestTallies(t *testing.T) {
 					err = b.commit(x.o.ask)
 				}
 			}
-			due = x.o.end(err) || due
+			x.o.end(err)
 			if err == nil {
 				released.messages += x.n.messages
 				released.bytes += x.n.bytes
@@ -73,8 +72,8 @@ func TestTallies(t *testing.T) {
 			"take": func(t *rapid.T) {
 				i := rapid.IntRange(0, len(nodes)-1).Draw(t, "node")
 				n := amount{rapid.Int64Range(1, 20).Draw(t, "messages"), rapid.Int64Range(0, 500).Draw(t, "bytes")}
-				o, err := nodes[i].take(n, &b.limits, rapid.Bool().Draw(t, "exact"))
-				if err != nil {
+				var o order
+				if err := nodes[i].take(&o, n, &b.limits, rapid.Bool().Draw(t, "exact")); err != nil {
 					if !fault.Has(err, fault.UsageLimit) {
 						t.Fatal(err)
 					}
@@ -127,8 +126,8 @@ func TestTallyWastesNothing(t *testing.T) {
 		n := &tally{}
 		commits := 0
 		for used := int64(1); ; used++ {
-			o, err := n.take(amount{1, 7}, &b.limits, false)
-			if err != nil {
+			var o order
+			if err := n.take(&o, amount{1, 7}, &b.limits, false); err != nil {
 				if used != most+1 || !fault.Has(err, fault.UsageLimit) {
 					t.Fatalf("refused the %d. of %d: %v", used, most, err)
 				}
@@ -140,7 +139,8 @@ func TestTallyWastesNothing(t *testing.T) {
 					t.Fatalf("the %d. of %d: asked for %+v beyond %+v", used, most, o.ask, b.counted)
 				}
 			}
-			if due := o.end(nil); due != (used == rotate) {
+			o.end(nil)
+			if due := b.counted.messages >= rotate; due != (used >= rotate) {
 				t.Fatalf("after %d of %d: due %v", used, rotate, due)
 			}
 		}
@@ -157,8 +157,8 @@ func TestTallyWithoutBounds(t *testing.T) {
 	commits := 0
 	const uses = 1 << 20
 	for range uses {
-		o, err := n.take(amount{1, 32}, &l, false)
-		if err != nil {
+		var o order
+		if err := n.take(&o, amount{1, 32}, &l, false); err != nil {
 			t.Fatal(err)
 		}
 		if o.asks() {
@@ -199,4 +199,30 @@ func TestLedgerIsBounded(t *testing.T) {
 	if n > 64 {
 		t.Errorf("%d tallies", n)
 	}
+}
+
+// BenchmarkTally is what counting adds to an operation with a block in hand.
+func BenchmarkTally(b *testing.B) {
+	n, l := &tally{}, limits{max: amount{messages: 1 << 62}}
+	take := func() {
+		var o order
+		if err := n.take(&o, amount{1, 32}, &l, false); err != nil {
+			b.Error(err)
+		}
+		o.end(nil)
+	}
+	b.Run("alone", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			take()
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				take()
+			}
+		})
+	})
 }

@@ -431,3 +431,44 @@ func (k *Keeper) lock(who Caller) {
 		k.tries.Go(func() { k.autoUnlock(k.life, who, opened) })
 	}
 }
+
+// RenewDevice seals the root anew in every slot on the device of the identity, after the device has another key for that. The slots get new ids.
+func (k *Keeper) RenewDevice(ctx context.Context, who Caller, device string) error {
+	slots, err := k.store.Slots(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the root slots: %w", err)
+	}
+	for _, s := range slots {
+		if device == "" || s.Device() != device {
+			continue
+		}
+		name, _ := k.reachable(s)
+		if name == "" {
+			return errNoDevice
+		}
+		if err := k.renew(ctx, who, s, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) renew(ctx context.Context, who Caller, s *Slot, name string) error {
+	start := time.Now()
+	err := k.alone(ctx, func() error {
+		held, generation, err := k.copyRoot()
+		if err != nil {
+			return err
+		}
+		defer held.Wipe()
+		added, err := k.make(ctx, NewSlot{Kind: s.Kind, Label: s.Label, Device: name}, generation, held)
+		if err != nil {
+			return err
+		}
+		return k.record(ctx, start, who, ActionSlotAdd, added.Slot.ID, "in place of "+s.ID.String(), nil, k.store.InsertSlot(added.Slot), k.store.DeleteSlot(s.ID))
+	})
+	if err != nil {
+		return k.denied(ctx, start, who, ActionSlotAdd, uuid.Nil, kindWord(s.Kind), err)
+	}
+	return nil
+}

@@ -23,6 +23,7 @@ need swtpm_setup swtpm-tools
 need tpm2_getcap tpm2-tools # a judge of TPMs that shares no code with the service
 need fuser psmisc
 need systemd-analyze systemd # a judge of the unit
+need haproxy haproxy # the balancer of deploy/compose
 # The judge of the post-quantum algorithms, which is in JavaScript.
 need node nodejs
 need npm npm

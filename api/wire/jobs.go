@@ -33,3 +33,20 @@ type JobFailure struct {
 	Resource string `json:"resource"`
 	Error    Error  `json:"error"`
 }
+
+// MoveKey is POST /keys/{key}/move.
+type MoveKey struct {
+	Backend     string `json:"backend"`
+	Custody     string `json:"custody,omitempty"`
+	Mode        string `json:"mode,omitempty"` // material (default), or new-version
+	AllowWeaker bool   `json:"allow_weaker,omitempty"`
+}
+
+// MoveKeys is POST /keys/move: all keys that the filter selects. At least one of its fields is set.
+type MoveKeys struct {
+	MoveKey
+	NamePrefix string `json:"name_prefix,omitempty"`
+	Algorithm  string `json:"algorithm,omitempty"`
+	State      string `json:"state,omitempty"`
+	Label      string `json:"label,omitempty"`
+}

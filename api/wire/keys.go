@@ -13,6 +13,11 @@ type Policy struct {
 	RequireAttestation bool     `json:"require_attestation,omitempty"`
 	GrantsOnly         bool     `json:"grants_only,omitempty"`
 	Quorum             *Quorum  `json:"quorum,omitempty"`
+
+	RotateAfterMessages int64      `json:"rotate_after_messages,omitempty"`
+	RotateAfterBytes    int64      `json:"rotate_after_bytes,omitempty"`
+	ActivatesAt         *time.Time `json:"activates_at,omitempty"`
+	ExpiresAt           *time.Time `json:"expires_at,omitempty"`
 }
 
 // CreateKey is POST /keys. Origin "imported" makes a key that waits for its material.
@@ -64,6 +69,8 @@ type Key struct {
 	UpdatedAt         time.Time         `json:"updated_at"`
 	RotatedAt         *time.Time        `json:"rotated_at,omitempty"`
 	NextRotationAt    *time.Time        `json:"next_rotation_at,omitempty"`
+	ActivatesAt       *time.Time        `json:"activates_at,omitempty"`
+	ExpiresAt         *time.Time        `json:"expires_at,omitempty"`
 	DeletionAt        *time.Time        `json:"scheduled_deletion_at,omitempty"`
 }
 
@@ -77,6 +84,10 @@ type KeyVersion struct {
 	CustodyCaveat  string    `json:"custody_caveat,omitempty"`
 	CreatedAt      time.Time `json:"created_at"`
 	StateChangedAt time.Time `json:"state_changed_at"`
+	Messages       int64     `json:"messages,omitempty"`
+	Bytes          int64     `json:"bytes,omitempty"`
+	MessageLimit   int64     `json:"message_limit,omitempty"`
+	ByteLimit      int64     `json:"byte_limit,omitempty"`
 }
 
 // SetState is POST /keys/{key}/versions/{n}/state.

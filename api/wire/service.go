@@ -56,9 +56,10 @@ type AuditEntry struct {
 
 // Checkpoint is GET /audit/checkpoint: a C2SP tlog-checkpoint, and the verifier key in note form.
 type Checkpoint struct {
-	Checkpoint  string `json:"checkpoint"`
-	VerifierKey string `json:"verifier_key"`
-	Size        uint64 `json:"size"`
+	Checkpoint     string `json:"checkpoint"`
+	VerifierKey    string `json:"verifier_key"`
+	Size           uint64 `json:"size"`
+	PostQuantumKey string `json:"verifier_key_pq,omitempty"`
 }
 
 // Consistency is GET /audit/consistency: an RFC 6962 proof that the tree of the first From entries is the beginning of that of the first To.

@@ -78,6 +78,8 @@ func Run(t *testing.T, h Harness) {
 			{"import", s.testImport},
 			{"import-wrapped", s.testImportWrapped},
 			{"export", s.testExport},
+			{"reveal", s.testReveal},
+			{"recover", s.testRecover},
 			{"attest", s.testAttest},
 			{"wycheproof", s.testWycheproof},
 			{"refs", s.testRefs},

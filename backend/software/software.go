@@ -68,6 +68,7 @@ type Backend struct {
 var (
 	_ backend.Backend  = (*Backend)(nil)
 	_ backend.Importer = (*Backend)(nil)
+	_ backend.Revealer = (*Backend)(nil)
 	_ backend.Sealer   = (*Backend)(nil)
 	_ backend.Resealer = (*Backend)(nil)
 	_ backend.Randomer = (*Backend)(nil)

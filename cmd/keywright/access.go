@@ -174,6 +174,10 @@ func (whoamiCmd) Run(ctx context.Context, a *app) error {
 type backendsCmd struct {
 	List backendsListCmd `cmd:"" help:"List the backends of the node."`
 	Show backendsShowCmd `cmd:"" help:"Show what a backend can do."`
+
+	KEKs      backendsKEKsCmd      `cmd:"" name:"keks" help:"List the keys of a device over the keys of a backend."`
+	RotateKEK backendsRotateKEKCmd `cmd:"" name:"rotate-kek" help:"Make the next key over keys on a device, and have everything of the backend sealed anew."`
+	RetireKEK backendsRetireKEKCmd `cmd:"" name:"retire-kek" help:"Destroy an earlier key over keys on a device, under which nothing is any more."`
 }
 
 type backendsListCmd struct{}

@@ -52,14 +52,21 @@ func (k auditListCmd) Run(ctx context.Context, a *app) error {
 	})
 }
 
-type auditCheckpointCmd struct{ sink }
+type auditCheckpointCmd struct {
+	sink
+	Cosigned bool `help:"The newest one that witnesses have cosigned."`
+}
 
 func (k auditCheckpointCmd) Run(ctx context.Context, a *app) error {
 	c, err := a.client()
 	if err != nil {
 		return err
 	}
-	v, err := c.AuditCheckpoint(ctx)
+	ask := c.AuditCheckpoint
+	if k.Cosigned {
+		ask = c.AuditCosigned
+	}
+	v, err := ask(ctx)
 	if err != nil {
 		return err
 	}
@@ -74,7 +81,10 @@ func (k auditCheckpointCmd) Run(ctx context.Context, a *app) error {
 	return a.show(v, func() error { return a.printf("%s", v.Checkpoint) })
 }
 
-type auditKeyCmd struct{ sink }
+type auditKeyCmd struct {
+	sink
+	PostQuantum bool `help:"The ML-DSA-44 key of the second signature. Every command that takes a verifier key takes either."`
+}
 
 func (k auditKeyCmd) Run(ctx context.Context, a *app) error {
 	c, err := a.client()
@@ -85,13 +95,50 @@ func (k auditKeyCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
+	text := v.VerifierKey
+	if k.PostQuantum {
+		text = v.PostQuantumKey
+	}
 	if k.Out != "" {
-		return k.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, v.VerifierKey); return err })
+		return k.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, text); return err })
 	}
 	key := struct {
 		VerifierKey string `json:"verifier_key"`
-	}{v.VerifierKey}
-	return a.show(key, func() error { return a.printf("%s\n", v.VerifierKey) })
+	}{text}
+	return a.show(key, func() error { return a.printf("%s\n", text) })
+}
+
+// cosigners are the witnesses that a kept checkpoint must show.
+type cosigners struct {
+	WitnessKeyFile []string `placeholder:"FILE" help:"File with the verifier key of a witness. May be repeated. The checkpoint kept from before must bear their cosignatures."`
+	Witnesses      int      `help:"So many of them suffice. Default: all."`
+}
+
+// check gives the cosignatures of a checkpoint, if they are enough.
+func (w cosigners) check(checkpoint []byte) ([]audit.Cosignature, error) {
+	if w.Witnesses < 0 || w.Witnesses > len(w.WitnessKeyFile) {
+		return nil, usage("--witnesses is not more than the number of --witness-key-file")
+	}
+	keys := make([]string, len(w.WitnessKeyFile))
+	for i, path := range w.WitnessKeyFile {
+		key, err := verifierKey{VerifierKeyFile: path}.get()
+		if err != nil {
+			return nil, err
+		}
+		keys[i] = key
+	}
+	found, err := audit.Cosignatures(checkpoint, keys)
+	if err != nil {
+		return nil, &exitError{exitInvalid, err.Error()}
+	}
+	need := w.Witnesses
+	if need == 0 {
+		need = len(keys)
+	}
+	if len(found) < need {
+		return nil, &exitError{exitInvalid, fmt.Sprintf("the checkpoint bears the cosignatures of %d witnesses, not of %d", len(found), need)}
+	}
+	return found, nil
 }
 
 // verifierKey reads the key that verifies checkpoints: the text itself or a file of it. It is public.
@@ -175,6 +222,7 @@ func checkProof(p *wire.Proof, index uint64, key string) (audit.Checkpoint, erro
 type auditConsistencyCmd struct {
 	Checkpoint string `required:"" placeholder:"FILE" help:"The checkpoint that was kept from before."`
 	verifierKey
+	cosigners
 	sink
 }
 
@@ -197,6 +245,9 @@ func (k auditConsistencyCmd) Run(ctx context.Context, a *app) error {
 	kept, err := audit.OpenCheckpoint(b, key)
 	if err != nil {
 		return &exitError{exitInvalid, "the checkpoint kept from before: " + err.Error()}
+	}
+	if _, err := k.check(b); err != nil {
+		return err
 	}
 	c, err := a.client()
 	if err != nil {
@@ -289,6 +340,7 @@ func (c *counter) Write(p []byte) (int, error) {
 type auditVerifyCmd struct {
 	File string `arg:"" placeholder:"FILE" help:"The export; - is standard input."`
 	verifierKey
+	cosigners
 	Checkpoint string `placeholder:"FILE" help:"A checkpoint that was kept from before: the export must go on from it."`
 }
 
@@ -312,6 +364,12 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 		if len(kept) == 0 {
 			return usage("%s is empty", k.Checkpoint)
 		}
+	} else if len(k.WitnessKeyFile) > 0 {
+		return usage("--witness-key-file needs --checkpoint: an export's own checkpoint was made for it and no witness has seen it")
+	}
+	witnessed, err := k.check(kept)
+	if err != nil {
+		return err
 	}
 	s := source{In: k.File}
 	f, size, err := s.open(a)
@@ -331,10 +389,16 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	v := verified{Valid: true, Origin: r.Origin, Size: r.Size, Root: r.Root[:], Kept: r.Kept, First: r.First, Last: r.Last}
+	for _, w := range witnessed {
+		v.Witnesses = append(v.Witnesses, w.Witness)
+	}
 	return a.show(v, func() error {
 		since := ""
 		if r.Kept > 0 {
 			since = fmt.Sprintf(", and goes on from the checkpoint of %d entries", r.Kept)
+		}
+		if len(v.Witnesses) > 0 {
+			since += " that " + printable(strings.Join(v.Witnesses, ", ")) + " cosigned"
 		}
 		return a.printf("%s: %d entries, from %s to %s: the log verifies%s\n", r.Origin, r.Size, when(r.First), when(r.Last), since)
 	})
@@ -342,13 +406,15 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 
 // verified is the JSON output of audit verify.
 type verified struct {
-	Valid  bool      `json:"valid"`
-	Origin string    `json:"origin"`
-	Size   uint64    `json:"size"`
-	Root   []byte    `json:"root_hash"`
-	Kept   uint64    `json:"kept_size,omitempty"`
-	First  time.Time `json:"first"`
-	Last   time.Time `json:"last"`
+	Valid  bool   `json:"valid"`
+	Origin string `json:"origin"`
+	Size   uint64 `json:"size"`
+	Root   []byte `json:"root_hash"`
+	Kept   uint64 `json:"kept_size,omitempty"`
+	// Witnesses have cosigned the kept checkpoint.
+	Witnesses []string  `json:"witnesses,omitempty"`
+	First     time.Time `json:"first"`
+	Last      time.Time `json:"last"`
 }
 
 // untilDone ends a long read of a file when ctx ends.

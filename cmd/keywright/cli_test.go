@@ -290,8 +290,9 @@ func TestExitCodes(t *testing.T) {
 
 func TestPolicyChange(t *testing.T) {
 	hour, none, off := time.Hour, time.Duration(0), false
-	limit := int64(0)
-	before := wire.Policy{Operations: []string{"encrypt"}, Exportable: true, RotationPeriod: "720h", DeletionProtection: true, RequiredContext: []string{"a"}, UsageLimit: 9}
+	limit, many := int64(0), int64(1000)
+	date, later := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	before := wire.Policy{ActivatesAt: &date, ExpiresAt: &date, RotateAfterMessages: 7, RotateAfterBytes: 8, Operations: []string{"encrypt"}, Exportable: true, RotationPeriod: "720h", DeletionProtection: true, RequiredContext: []string{"a"}, UsageLimit: 9}
 	for name, tc := range map[string]struct {
 		cmd  keysPolicyCmd
 		want func(*wire.Policy)
@@ -304,6 +305,12 @@ func TestPolicyChange(t *testing.T) {
 		"unprotected":     {keysPolicyCmd{DeletionProtection: &off}, func(p *wire.Policy) { p.DeletionProtection = false }},
 		"no context":      {keysPolicyCmd{NoRequiredContext: true}, func(p *wire.Policy) { p.RequiredContext = nil }},
 		"unlimited":       {keysPolicyCmd{UsageLimit: &limit}, func(p *wire.Policy) { p.UsageLimit = 0 }},
+		"by messages":     {keysPolicyCmd{RotateAfterMessages: &many}, func(p *wire.Policy) { p.RotateAfterMessages = many }},
+		"by bytes":        {keysPolicyCmd{RotateAfterBytes: &many}, func(p *wire.Policy) { p.RotateAfterBytes = many }},
+		"activation":      {keysPolicyCmd{ActivatesAt: &later}, func(p *wire.Policy) { p.ActivatesAt = &later }},
+		"no activation":   {keysPolicyCmd{NoActivatesAt: true}, func(p *wire.Policy) { p.ActivatesAt = nil }},
+		"expiry":          {keysPolicyCmd{ExpiresAt: &later}, func(p *wire.Policy) { p.ExpiresAt = &later }},
+		"no expiry":       {keysPolicyCmd{NoExpiresAt: true}, func(p *wire.Policy) { p.ExpiresAt = nil }},
 	} {
 		want := before
 		tc.want(&want)

@@ -31,16 +31,20 @@ type config struct {
 	// Store is where everything is kept; a text alone is its URL.
 	Store storeConfig `koanf:"store"`
 	// OwnerKeyFile is where the first start writes the owner's API key. Default DATA/owner.key.
-	OwnerKeyFile string          `koanf:"owner_key_file"`
-	TLS          tlsConfig       `koanf:"tls"`
-	CORS         corsConfig      `koanf:"cors"`
-	Root         rootConfig      `koanf:"root"`
-	Backends     []backendConfig `koanf:"backends"`
-	Log          logConfig       `koanf:"log"`
-	Cache        cacheConfig     `koanf:"cache"`
-	Limits       limitsConfig    `koanf:"limits"`
-	Events       eventsConfig    `koanf:"events"`
-	Webhooks     webhooksConfig  `koanf:"webhooks"`
+	OwnerKeyFile string `koanf:"owner_key_file"`
+	// Node is what this node is called among those on one store.
+	Node     nodeConfig      `koanf:"node"`
+	TLS      tlsConfig       `koanf:"tls"`
+	CORS     corsConfig      `koanf:"cors"`
+	Root     rootConfig      `koanf:"root"`
+	Backends []backendConfig `koanf:"backends"`
+	Log      logConfig       `koanf:"log"`
+	Cache    cacheConfig     `koanf:"cache"`
+	Limits   limitsConfig    `koanf:"limits"`
+	Reseal   resealConfig    `koanf:"reseal"`
+	Events   eventsConfig    `koanf:"events"`
+	Webhooks webhooksConfig  `koanf:"webhooks"`
+	Audit    auditConfig     `koanf:"audit"`
 	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
 	TrustedProxies []string `koanf:"trusted_proxies"`
 
@@ -199,7 +203,9 @@ func (c *config) complete(dev bool) error {
 		c.completeTransport(dev),
 		at("store", c.Store.complete(c.Data)),
 		at("backends", c.completeBackends()),
+		at("node", c.Node.complete()),
 		at("root", c.completeRoot()),
+		at("reseal", c.Reseal.complete()),
 		at("trusted_proxies", c.completeProxies()),
 	)
 }

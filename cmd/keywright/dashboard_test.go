@@ -70,11 +70,22 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	// Families with labels appear with their first value.
-	later := map[string]bool{"keywright_jobs_ended_total": true, "keywright_key_maintenance_total": true, "keywright_http_requests_total": true, "keywright_http_request_seconds": true,
+	later := map[string]bool{"keywright_tls_reloads_total": true, "keywright_tls_certificate_expiry_timestamp_seconds": true, // with TLS
+		"keywright_news_age_seconds": true, "keywright_news_total": true, "keywright_news_lost_total": true, "keywright_lease_held": true, // with several nodes
+		"keywright_jobs_ended_total": true, "keywright_key_maintenance_total": true, "keywright_http_requests_total": true, "keywright_http_request_seconds": true,
 		"keywright_crypto_items_total": true, "keywright_crypto_operation_seconds": true, "keywright_hsm_queue_seconds": true, "keywright_hsm_device_seconds": true}
 	for name := range shown {
 		if !there[name] && !later[name] {
 			t.Errorf("the dashboard asks for %s, which is not served", name)
+		}
+	}
+	rules, err := os.ReadFile("../../deploy/prometheus/rules.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range names(string(rules)) {
+		if !there[name] && !later[name] {
+			t.Errorf("an alert asks for %s, which is not served", name)
 		}
 	}
 }

@@ -28,7 +28,7 @@ func (n *node) openBackend(ctx context.Context, b *backendConfig, registry prome
 	scheme, _, _ := strings.Cut(b.URI, ":")
 	switch strings.ToLower(scheme) + ":" {
 	case schemeSoftware:
-		return software.Open(ctx, software.Options{Name: b.Name, Derive: n.root.Derive,
+		return software.Open(ctx, software.Options{Name: b.Name, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation,
 			Capacity: n.config.Cache.Material, Bytes: n.config.Cache.materialBytes(), Held: &n.held, TTL: n.config.Cache.MaterialTTL, Registerer: registry})
 	case uri.Scheme:
 		return n.openHSM(ctx, b, registry)

@@ -76,7 +76,7 @@ func watchJob(ctx context.Context, a *app, c *client.Client, id string) error {
 		return err
 	}
 	if j.State != "done" || j.Failed > 0 {
-		return &exitError{exitFailure, fmt.Sprintf("the job ended as %s, with %d failures", printable(j.State), j.Failed)}
+		return &exitError{exitFailure, fmt.Sprintf("the job ended as %s; failed: %d", printable(j.State), j.Failed)}
 	}
 	return nil
 }

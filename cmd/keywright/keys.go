@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -21,6 +22,7 @@ type keysCmd struct {
 	Policy         keysPolicyCmd    `cmd:"" help:"Change what a key may do."`
 	Limits         keysLimitsCmd    `cmd:"" help:"Set the minimum versions for encrypting and decrypting."`
 	Rotate         keysRotateCmd    `cmd:"" help:"Make a new version the primary one."`
+	Move           keysMoveCmd      `cmd:"" help:"Move a key, or many, to another backend."`
 	Versions       keysVersionCmd   `cmd:"" help:"List a key's versions."`
 	SetState       keysStateCmd     `cmd:"" help:"Change the state of a version."`
 	Delete         keysDeleteCmd    `cmd:"" help:"Schedule the end of a key."`
@@ -29,6 +31,7 @@ type keysCmd struct {
 	Import         keysImportCmd    `cmd:"" help:"Bring a key of your own; it is wrapped here before it is sent."`
 	Export         keysExportCmd    `cmd:"" help:"Export a key, wrapped to an RSA key that you name."`
 	Attest         keysAttestCmd    `cmd:"" help:"Get evidence of where a key lives."`
+	Reseal         keysResealCmd    `cmd:"" help:"Begin a job that seals anew what is under a root or device key that was replaced."`
 	SetDefault     keysDefaultCmd   `cmd:"" help:"Make a key the default one for its purpose, or no longer."`
 }
 
@@ -40,7 +43,26 @@ type policyFlags struct {
 	DeletionProtection bool          `help:"Refuse deletion while this is set."`
 	RequiredContext    []string      `placeholder:"NAME" help:"Names that the caller's context must hold. Repeatable."`
 	UsageLimit         int64         `placeholder:"N" help:"Operations in all."`
-	RequireAttestation bool          `help:"Refuse the key unless the device gives evidence that it made the key and keeps it. It cannot be changed later."`
+	datedFlags
+	RequireAttestation bool `help:"Refuse the key unless the device gives evidence that it made the key and keeps it. It cannot be changed later."`
+}
+
+// datedFlags are when a key is used, and how much.
+type datedFlags struct {
+	RotateAfterMessages int64     `placeholder:"N" help:"Rotate by itself when a version has protected so many messages."`
+	RotateAfterBytes    int64     `placeholder:"N" help:"Rotate by itself when a version has protected so many bytes."`
+	ActivatesAt         time.Time `placeholder:"TIME" help:"Not to be used before, as in 2026-01-31T08:00:00Z."`
+	ExpiresAt           time.Time `placeholder:"TIME" help:"From then on it protects nothing new."`
+}
+
+func (d datedFlags) apply(p *wire.Policy) {
+	p.RotateAfterMessages, p.RotateAfterBytes = d.RotateAfterMessages, d.RotateAfterBytes
+	if !d.ActivatesAt.IsZero() {
+		p.ActivatesAt = &d.ActivatesAt
+	}
+	if !d.ExpiresAt.IsZero() {
+		p.ExpiresAt = &d.ExpiresAt
+	}
 }
 
 func (p policyFlags) wire() *wire.Policy {
@@ -48,6 +70,7 @@ func (p policyFlags) wire() *wire.Policy {
 	if p.RotationPeriod != 0 {
 		w.RotationPeriod = p.RotationPeriod.String()
 	}
+	p.apply(&w)
 	return &w
 }
 
@@ -102,8 +125,9 @@ func showKey(a *app) func(*wire.Key, error) error {
 				"latest version", number(k.LatestVersion), "minimum to encrypt", number(k.MinEncryptVersion), "minimum to decrypt", number(k.MinDecryptVersion),
 				"labels", labels(k.Labels), "operations", strings.Join(p.Operations, ", "), "exportable", yes(p.Exportable),
 				"rotation period", p.RotationPeriod, "deletion protection", yes(p.DeletionProtection), "required context", strings.Join(p.RequiredContext, ", "),
+				"rotate after messages", number(p.RotateAfterMessages), "rotate after bytes", number(p.RotateAfterBytes),
 				"usage limit", number(p.UsageLimit), "attestation required", yes(p.RequireAttestation), "created", when(k.CreatedAt), "rotated", whenSet(k.RotatedAt), "next rotation", whenSet(k.NextRotationAt),
-				"deletion", whenSet(k.DeletionAt))
+				"activation", whenSet(k.ActivatesAt), "expiry", whenSet(k.ExpiresAt), "deletion", whenSet(k.DeletionAt))
 		})
 	}
 }
@@ -225,11 +249,18 @@ type keysPolicyCmd struct {
 	NoRequiredContext  bool           `help:"No context is required."`
 	UsageLimit         *int64         `placeholder:"N" help:"Operations in all; 0: no limit."`
 	accessFlags
+
+	RotateAfterMessages *int64     `placeholder:"N" help:"Rotate by itself when a version has protected so many messages; 0: no such number."`
+	RotateAfterBytes    *int64     `placeholder:"N" help:"Rotate by itself when a version has protected so many bytes; 0: no such number."`
+	ActivatesAt         *time.Time `placeholder:"TIME" help:"Not to be used before; of a key that has not been active yet."`
+	NoActivatesAt       bool       `help:"A key that has not been active yet waits until it is made so by hand."`
+	ExpiresAt           *time.Time `placeholder:"TIME" help:"From then on it protects nothing new."`
+	NoExpiresAt         bool       `help:"It does not expire."`
 }
 
 // Run reads the policy, changes what the flags say and writes it back: the service replaces a policy as a whole.
 func (k keysPolicyCmd) Run(ctx context.Context, a *app) error {
-	if k.AllowAll && k.Allow != nil || k.NoRequiredContext && k.RequiredContext != nil {
+	if k.AllowAll && k.Allow != nil || k.NoRequiredContext && k.RequiredContext != nil || k.NoActivatesAt && k.ActivatesAt != nil || k.NoExpiresAt && k.ExpiresAt != nil {
 		return usage("two flags contradict each other")
 	}
 	c, err := a.client()
@@ -272,6 +303,18 @@ func (k keysPolicyCmd) apply(p wire.Policy) (_ wire.Policy, changed bool) {
 	if k.UsageLimit != nil {
 		p.UsageLimit, changed = *k.UsageLimit, true
 	}
+	if k.RotateAfterMessages != nil {
+		p.RotateAfterMessages, changed = *k.RotateAfterMessages, true
+	}
+	if k.RotateAfterBytes != nil {
+		p.RotateAfterBytes, changed = *k.RotateAfterBytes, true
+	}
+	if k.ActivatesAt != nil || k.NoActivatesAt {
+		p.ActivatesAt, changed = k.ActivatesAt, true
+	}
+	if k.ExpiresAt != nil || k.NoExpiresAt {
+		p.ExpiresAt, changed = k.ExpiresAt, true
+	}
 	return p, changed
 }
 
@@ -305,9 +348,20 @@ func (k keysVersionCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	return list(a, c.KeyVersions(ctx, k.Key), []string{"VERSION", "STATE", "ORIGIN", "BACKEND", "CUSTODY", "CREATED", "STATE SINCE"}, func(v wire.KeyVersion) []string {
-		return []string{number(v.Version), v.State, v.Origin, v.Backend, custody(v.Custody, v.CustodyCaveat), when(v.CreatedAt), when(v.StateChangedAt)}
+	return list(a, c.KeyVersions(ctx, k.Key), []string{"VERSION", "STATE", "ORIGIN", "BACKEND", "CUSTODY", "MESSAGES", "CREATED", "STATE SINCE"}, func(v wire.KeyVersion) []string {
+		return []string{number(v.Version), v.State, v.Origin, v.Backend, custody(v.Custody, v.CustodyCaveat), messages(v), when(v.CreatedAt), when(v.StateChangedAt)}
 	})
+}
+
+// messages says how much of what its algorithm bears a version has protected.
+func messages(v wire.KeyVersion) string {
+	switch {
+	case v.MessageLimit == 0:
+		return number(v.Messages)
+	case v.Messages == 0:
+		return "0%"
+	}
+	return fmt.Sprintf("%d (%.2g%%)", v.Messages, 100*float64(v.Messages)/float64(v.MessageLimit))
 }
 
 type keysStateCmd struct {

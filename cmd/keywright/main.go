@@ -45,9 +45,13 @@ type commands struct {
 	Tenants   tenantsCmd   `cmd:"" help:"Create, list, suspend and resume tenants." group:"Service"`
 	Attest    attestCmd    `cmd:"" help:"Verify evidence of where a key lives." group:"Service"`
 	Audit     auditCmd     `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
+	Backup    backupCmd    `cmd:"" help:"Make a backup of everything, and verify one." group:"Service"`
+	Restore   restoreCmd   `cmd:"" help:"Fill an empty store from a backup." group:"Service"`
+	Store     storeCmd     `cmd:"" help:"Move a store to another place." group:"Service"`
 	Backends  backendsCmd  `cmd:"" help:"What the backends can do." group:"Service"`
 	Events    eventsCmd    `cmd:"" help:"Show what changes, as it happens." group:"Service"`
 	Jobs      jobsCmd      `cmd:"" help:"Work that outlives the request that asked for it." group:"Service"`
+	Nodes     nodesCmd     `cmd:"" help:"The services that run on one store." group:"Service"`
 	Settings  settingsCmd  `cmd:"" help:"What the tenant has settled for itself." group:"Service"`
 	Root      rootCmd      `cmd:"" help:"The ways to open the root secret." group:"Service"`
 	Health    healthCmd    `cmd:"" help:"Whether the service is up; exit code 6 when it is not, or locked." group:"Service"`

@@ -23,12 +23,15 @@ import (
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/backup"
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/pqc"
+	"github.com/keywright/keywright/rekey"
 	"github.com/keywright/keywright/root"
 )
 
@@ -42,19 +45,29 @@ type node struct {
 	registry *prometheus.Registry
 	notify   notifier
 
-	store  store
-	audit  *audit.Log
-	root   *root.Keeper
-	auth   *auth.Service
-	jobs   *jobs.Service
-	keys   *keys.Service
-	signer atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
-	server *api.Server
+	store    store
+	audit    *audit.Log
+	root     *root.Keeper
+	auth     *auth.Service
+	jobs     *jobs.Service
+	rekey    *rekey.Service
+	rootNews chan struct{} // holds one: the root may have been replaced
+	keys     *keys.Service
+	signer   atomic.Pointer[keys.Service] // keys, once open: the audit log asks for it from its own goroutine
+	server   *api.Server
 
-	changes    *events.Feed
-	streams    *events.Streams
-	webhooks   *events.Webhooks
-	deliveries *cluster.Leases // of webhooks
+	self       *cluster.Node // without what changes
+	shared     bool          // there can be other nodes on the store
+	feed       *cluster.Feed // nil unless shared
+	leases     *cluster.Leases
+	presence   *cluster.Presence
+	backends   []backend.Backend
+	listening  atomic.Pointer[string] // where the API is served
+	newsPruned time.Time              // of housekeep alone
+
+	changes  *events.Feed
+	streams  *events.Streams
+	webhooks *events.Webhooks
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -64,7 +77,7 @@ type node struct {
 
 // openNode opens every part. What was opened is closed again when a later part fails.
 func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *node, err error) {
-	n = &node{config: c, log: log}
+	n = &node{config: c, log: log, rootNews: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -77,21 +90,24 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	if err := n.openStore(ctx, registry); err != nil {
 		return n, err
 	}
-	n.root = root.New(n.store, n.audit, root.Options{Logger: log})
+	n.root = root.New(n.store, n.audit, root.Options{Logger: log, Carry: carried()})
 	n.onClose(func() error { n.root.Close(); return nil })
-	backends, err := n.openBackends(ctx, registry)
-	if err != nil {
+	if n.backends, err = n.openBackends(ctx, registry); err != nil {
 		return n, err
 	}
-	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, Idempotency: n.store})
+	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation, Idempotency: n.store, Fresh: n.fresh})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
-	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: backends,
-		Registerer: registry, Logger: log, Regranted: n.auth.Regranted, RecordCache: c.Cache.Records})
+	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: n.backends,
+		Registerer: registry, Logger: log, Regranted: n.auth.Regranted, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
 	if err != nil {
 		return n, err
 	}
 	n.onClose(n.keys.Close)
+	n.follow()
 	n.signer.Store(n.keys)
+	if err := n.openRekey(n.backends); err != nil {
+		return n, err
+	}
 	if err := n.openJobs(registry); err != nil {
 		return n, err
 	}
@@ -101,22 +117,23 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	if err := n.openEvents(registry); err != nil {
 		return n, err
 	}
-	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
-		Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
+		Backups: n.backups(), Nodes: n.nodes, Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
 	if err != nil {
 		return n, err
 	}
-	if err := openRoot(ctx, n.root, c.Root, dev, log); err != nil {
-		return n, err
-	}
-	if n.root.Locked() {
+	// Of nodes that start at once one makes the root, and the others open it.
+	err = n.once(ctx, startLease, func(ctx context.Context) error {
+		if err := openRoot(ctx, n.root, c.Root, dev, log); err != nil || n.root.Locked() {
+			return err
+		}
+		return n.bootstrap(ctx)
+	})
+	if err == nil && n.root.Locked() {
 		stop := n.root.AutoUnlock(starter)
 		n.onClose(func() error { stop(); return nil })
 	}
-	if !n.root.Locked() {
-		return n, n.bootstrap(ctx)
-	}
-	return n, nil
+	return n, err
 }
 
 func (n *node) onClose(f func() error) { n.stopped = append(n.stopped, f) }
@@ -158,12 +175,25 @@ func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) er
 		return fmt.Errorf("opening the store: %w", err)
 	}
 	n.onClose(n.store.Close)
-	n.audit, err = audit.Open(ctx, n.store, audit.Options{
-		Origin:     "keywright/" + n.store.Deployment().String(),
-		Signer:     n.checkpointSigner,
-		Registerer: registry,
-		Logger:     n.log,
-	})
+	if err := n.openCluster(registry); err != nil {
+		return fmt.Errorf("joining the nodes on the store: %w", err)
+	}
+	witnesses, err := n.config.Audit.witnesses()
+	if err != nil {
+		return err
+	}
+	o := audit.Options{
+		Origin:      "keywright/" + n.store.Deployment().String(),
+		Signer:      n.checkpointSigner,
+		PostQuantum: n.postQuantumSigner,
+		Witnesses:   witnesses,
+		Registerer:  registry,
+		Logger:      n.log,
+	}
+	if n.shared {
+		o.Alone = func(ctx context.Context, work func(context.Context)) { n.hold(ctx, "checkpoints", work) }
+	}
+	n.audit, err = audit.Open(ctx, n.store, o)
 	if err != nil {
 		return fmt.Errorf("opening the audit log: %w", err)
 	}
@@ -180,6 +210,12 @@ func (n *node) checkpointSigner(ctx context.Context) (audit.CheckpointSigner, er
 	return service.InternalSigner(ctx, "audit-checkpoints")
 }
 
+// backups makes backups of what this node works on.
+func (n *node) backups() *backup.Service {
+	return backup.New(backup.Options{Source: n.store, Audit: n.audit, DeriveAt: n.root.DeriveAt, Release: programVersion(),
+		Signer: func(ctx context.Context) (backup.Signer, error) { return n.keys.InternalSigner(ctx, "backups") }})
+}
+
 // lastCheckpoint signs what the log has become, while there is still a key to sign with.
 func (n *node) lastCheckpoint(ctx context.Context) error {
 	if n.root.Locked() {
@@ -193,10 +229,12 @@ func (n *node) lastCheckpoint(ctx context.Context) error {
 	return err
 }
 
-// tenant is the first tenant of a deployment: a name-based UUID (RFC 9562 section 5.5) of the deployment's own.
-func (n *node) tenant() uuid.UUID {
-	return uuid.NewSHA1(n.store.Deployment(), []byte("tenant: default"))
+// firstTenant is the first tenant of a deployment: a name-based UUID (RFC 9562 section 5.5) of the deployment's own.
+func firstTenant(deployment uuid.UUID) uuid.UUID {
+	return uuid.NewSHA1(deployment, []byte("tenant: default"))
 }
+
+func (n *node) tenant() uuid.UUID { return firstTenant(n.store.Deployment()) }
 
 // bootstrap makes the owner's API key at the first start. The key is on disk before it is valid.
 func (n *node) bootstrap(ctx context.Context) error {
@@ -265,12 +303,18 @@ func (n *node) serve(ctx context.Context) error {
 		n.tasks.Go(func() { failed <- api.ServeListener(side, m, false) })
 		n.log.Info("metrics are served", "address", m.Addr().String())
 	}
+	address := shownAddress(listeners[0])
+	n.listening.Store(&address)
+	if n.shared {
+		n.tasks.Go(func() { n.presence.Run(ctx) })
+	}
 	n.tasks.Go(func() { n.maintain(ctx) })
-	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.deliveries) })
+	n.tasks.Go(func() { n.followRoot(ctx) })
+	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.leases) })
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")
-	if err := replaceFile(addressFile, []byte(shownAddress(listeners[0])+"\n")); err != nil {
+	if err := replaceFile(addressFile, []byte(address+"\n")); err != nil {
 		return errors.Join(fmt.Errorf("writing the address: %w", err), main.Close())
 	}
 	debug.FreeOSMemory() // what only the start has needed
@@ -324,29 +368,4 @@ func (n *node) listenMetrics(ctx context.Context, api net.Addr) (net.Listener, e
 		return nil, errors.Join(fmt.Errorf("writing the metrics' address: %w", err), l.Close())
 	}
 	return l, nil
-}
-
-// maintain does what comes due with time: scheduled deletions, rotations, old idempotency records. While the service is
-// locked it waits; when the root opens it makes the owner's key if there is none.
-func (n *node) maintain(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-n.root.Opened():
-	}
-	if err := n.bootstrap(ctx); err != nil {
-		n.log.Error("bootstrap failed", "error", err)
-	}
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	for {
-		if err := n.keys.Maintain(ctx); err != nil && ctx.Err() == nil {
-			n.log.Error("maintenance failed", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-	}
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/events"
 )
 
@@ -63,6 +62,5 @@ func (n *node) openEvents(registry prometheus.Registerer) error {
 	if err != nil {
 		return fmt.Errorf("opening the webhooks: %w", err)
 	}
-	n.deliveries, err = cluster.NewLeases(cluster.LeasesOptions{Store: n.store, Holder: uuid.New(), Logger: n.log})
-	return err
+	return nil
 }

@@ -14,10 +14,12 @@ import (
 	"github.com/keywright/keywright/root"
 )
 
-type healthCmd struct{}
+type healthCmd struct {
+	Live bool `help:"Ask only whether it answers: locked, or cut off from its database, it does."`
+}
 
 // Run asks how the service is, and then whether it would work: a process that answers may still be unable to.
-func (healthCmd) Run(ctx context.Context, a *app) error {
+func (k healthCmd) Run(ctx context.Context, a *app) error {
 	c, err := a.client()
 	if err != nil {
 		return err
@@ -27,7 +29,7 @@ func (healthCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	var reason error
-	if h.Status == "ok" {
+	if h.Status == "ok" && !k.Live {
 		if _, reason = c.Ready(ctx); reason != nil {
 			h.Status = "unavailable"
 		}
@@ -39,7 +41,7 @@ func (healthCmd) Run(ctx context.Context, a *app) error {
 	case reason != nil:
 		_, message := a.explain(reason)
 		return &exitError{exitUnavailable, message}
-	case h.Status != "ok":
+	case h.Status != "ok" && !k.Live:
 		return &exitError{code: exitUnavailable}
 	}
 	return nil
@@ -131,6 +133,9 @@ type rootCmd struct {
 	Slots      rootSlotsCmd   `cmd:"" help:"List the ways to open the root."`
 	Add        rootAddCmd     `cmd:"" help:"Add a way to open the root."`
 	Remove     rootRemoveCmd  `cmd:"" help:"Remove a way to open the root; the last one stays."`
+	Show       rootShowCmd    `cmd:"" help:"Show the generation of the root, and what hangs on earlier ones."`
+	Rotate     rootRotateCmd  `cmd:"" help:"Replace the root, with all ways to open it, and have everything sealed anew. Slots on devices of the node are made anew by themselves; the others are given anew or dropped."`
+	Retire     rootRetireCmd  `cmd:"" help:"Give up the earlier roots now; that happens by itself when nothing is under them any more."`
 	NewKeyFile rootKeyFileCmd `cmd:"" help:"Make a key file, for the first start or for \"root add key-file\"."`
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/backup"
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/idempotency"
@@ -28,6 +29,7 @@ type store interface {
 	idempotency.Store
 	jobs.Store
 	cluster.Store
+	backup.Source
 	events.Store
 	Deployment() uuid.UUID
 	Ping(ctx context.Context) error
@@ -61,11 +63,11 @@ func (s *storeConfig) complete(data string) error {
 	return nil
 }
 
-// openStore opens the store for this node alone: a second node on the same store is refused.
+// openStore opens the store. Any number of nodes may have a PostgreSQL store open, and one a file.
 func openStore(ctx context.Context, c storeConfig) (store, error) {
 	if postgres.IsURI(c.URL) {
 		s, err := postgres.Open(ctx, c.URL, postgres.Options{PasswordFile: c.PasswordFile, Schema: c.Schema,
-			Connections: c.Connections, StatementTimeout: c.StatementTimeout, Exclusive: true})
+			Connections: c.Connections, StatementTimeout: c.StatementTimeout})
 		if err != nil {
 			return nil, err
 		}

@@ -168,10 +168,23 @@ func (s *Store) SaveCheckpoint(ctx context.Context, size uint64, note []byte) er
 	return s.write(ctx, "keeping the checkpoint", sqlSaveCheckpoint, int64(size), note)
 }
 
+// SaveCosigned keeps a cosigned checkpoint. One for a smaller tree than that of the newest is dropped.
+func (s *Store) SaveCosigned(ctx context.Context, size uint64, note []byte) error {
+	if size > math.MaxInt64 {
+		return fault.New(fault.Internal, "the checkpoint is of no tree that can be")
+	}
+	return s.write(ctx, "keeping the cosigned checkpoint", sqlSaveCosigned, int64(size), note)
+}
+
 // Checkpoint gives the newest checkpoint, nil when there is none.
-func (s *Store) Checkpoint(ctx context.Context) ([]byte, error) {
+func (s *Store) Checkpoint(ctx context.Context) ([]byte, error) { return s.note(ctx, sqlCheckpoint) }
+
+// Cosigned gives the newest cosigned checkpoint, nil when there is none.
+func (s *Store) Cosigned(ctx context.Context) ([]byte, error) { return s.note(ctx, sqlCosigned) }
+
+func (s *Store) note(ctx context.Context, query string) ([]byte, error) {
 	var note []byte
-	err := s.row(ctx, "reading the checkpoint", sqlCheckpoint, []any{&note})
+	err := s.row(ctx, "reading the checkpoint", query, []any{&note})
 	if none(err) {
 		return nil, nil
 	}
@@ -192,5 +205,8 @@ const (
 		LEFT JOIN audit_nodes n ON n.level = a.level AND n.idx = a.idx ORDER BY a.place`
 	sqlSaveCheckpoint = `INSERT INTO audit_checkpoint (id, size, note) VALUES (1, $1, $2)
 		ON CONFLICT (id) DO UPDATE SET size = excluded.size, note = excluded.note WHERE excluded.size >= audit_checkpoint.size`
-	sqlCheckpoint = "SELECT note FROM audit_checkpoint WHERE id = 1"
+	sqlCheckpoint   = "SELECT note FROM audit_checkpoint WHERE id = 1"
+	sqlSaveCosigned = `INSERT INTO audit_cosigned (id, size, note) VALUES (1, $1, $2)
+		ON CONFLICT (id) DO UPDATE SET size = excluded.size, note = excluded.note WHERE excluded.size >= audit_cosigned.size`
+	sqlCosigned = "SELECT note FROM audit_cosigned WHERE id = 1"
 )

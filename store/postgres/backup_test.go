@@ -141,14 +141,6 @@ func testSource(t *testing.T, server *rig.Server) {
 	o := options(server)
 	s := open(t, server.URI, o)
 	storetest.Fill(t, s, 5)
-	exclusive := o
-	exclusive.Exclusive = true
-	holder := open(t, server.URI, exclusive)
-	_, err := postgres.OpenSource(t.Context(), server.URI, o)
-	wantFault(t, "a store that somebody has for himself", err, fault.StoreUnavailable)
-	if err := holder.Close(); err != nil {
-		t.Fatal(err)
-	}
 	want := storetest.Digests(t, s)
 	snap, err := postgres.OpenSource(t.Context(), server.URI, o)
 	if err != nil {

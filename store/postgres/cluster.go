@@ -92,9 +92,17 @@ func (s *Store) Listen(ctx context.Context, wake func()) error {
 	defer s.leave()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(s.closing, cancel)()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-s.ending:
+			cancel()
+		case <-ended:
+		}
+	}()
 	err := s.listen(ctx, wake)
-	if s.closing.Err() != nil {
+	if s.closed.Load() {
 		return errors.Join(errClosed(), err)
 	}
 	return translate(ctx, "listening for notifications", err)

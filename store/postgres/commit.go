@@ -153,7 +153,7 @@ func (t *transaction) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.alone = known != nil && known.Size == t.before.Size || known == nil && s.opts.Exclusive
+	s.alone = known != nil && known.Size == t.before.Size
 	return t.append(ctx, true)
 }
 
@@ -398,8 +398,7 @@ func (s *Store) resolve(ctx context.Context, t *transaction, cause error) (done 
 	}
 }
 
-// committed compares what is stored where the batch belongs with the batch, on a connection of its own: it changes nothing, so it
-// needs no exclusivity, which another node may have by now.
+// committed compares what is stored where the batch belongs with the batch, on a connection of its own: it changes nothing.
 func (s *Store) committed(ctx context.Context, t *transaction) (bool, error) {
 	conn, err := s.connect(ctx)
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/softhsm-test/rig"
-	"github.com/keywright/keywright/store/postgres"
 	"github.com/keywright/keywright/store/storetest"
 )
 
@@ -72,32 +71,6 @@ func testManyFail(t *testing.T, server *rig.Server) {
 		_, err := s.KeyByName(t.Context(), tenant, fmt.Sprintf("gone%d", i))
 		wantFault(t, "a key of a failed item", err, fault.KeyNotFound)
 	}
-}
-
-// testExclusive: one node at a time, handed over when it closes or loses its connection, and never two that write.
-func testExclusive(t *testing.T, server *rig.Server) {
-	o := options(server)
-	o.Exclusive = true
-	first := open(t, server.URI, o)
-	mustCommit(t, first)
-	_, err := postgres.Open(t.Context(), server.URI, o)
-	wantAgain(t, "a second node", err)
-	elsewhere := options(server)
-	elsewhere.Exclusive = true
-	open(t, server.URI, elsewhere) // another schema is another store
-
-	db := admin(t, server, o.Schema)
-	cut(t, db)
-	mustCommit(t, first) // it comes back by itself
-	cut(t, db)
-	second := open(t, server.URI, o)
-	wantAgain(t, "one that was overtaken", commit(t, first))
-	mustCommit(t, second)
-	if err := second.Close(); err != nil {
-		t.Fatal(err)
-	}
-	mustCommit(t, first)
-	wantSize(t, first, 4)
 }
 
 // testHeld: while somebody holds the head, a commit ends with the statement's time or with its context, and leaves nothing behind.

@@ -45,7 +45,6 @@ func NewLoader(ctx context.Context, uri string, o Options, schema int64) (*Loade
 		return nil, unavailable(fmt.Sprintf("this release knows schemas up to %d, not %d: it needs a newer release", newest, schema), nil)
 	}
 	o = o.withDefaults()
-	o.Exclusive = false
 	l := &Loader{uri: uri, target: &Store{opts: o}}
 	if l.target.config, err = parse(uri, o); err != nil {
 		return nil, err

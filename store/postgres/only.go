@@ -8,15 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 )
 
-// Everything that PostgreSQL has and CockroachDB or YugabyteDB lack stands in this file: advisory locks, notifications, other
-// sessions' processes, and settings of the server's own durability.
+// Everything that PostgreSQL has and CockroachDB or YugabyteDB lack stands in this file: advisory locks, notifications,
+// and settings of the server's own durability.
 
 // lockClass is the first half of this program's advisory locks: "kwst", as in the files of the embedded store.
 const lockClass = 0x6b777374
@@ -26,42 +25,6 @@ func (s *Store) lockKey(purpose string) int32 {
 	sum := sha256.Sum256([]byte(s.opts.Schema + "\x00" + purpose))
 	return int32(binary.BigEndian.Uint32(sum[:4]))
 }
-
-// claim takes the lock of an exclusive store, for as long as the connection lives.
-func (s *Store) claim(ctx context.Context, conn *pgx.Conn) error {
-	key := s.lockKey("node")
-	// The server ends a session whose client machine has vanished, so that another node can take over.
-	if _, err := conn.Exec(ctx, sqlKeepalives); err != nil {
-		return err
-	}
-	for begun := time.Now(); ; {
-		var mine bool
-		if err := conn.QueryRow(ctx, sqlTryLock, int32(lockClass), key).Scan(&mine); err != nil {
-			return err
-		}
-		if mine {
-			s.writing = conn.PgConn().PID()
-			return nil
-		}
-		if s.writing != 0 {
-			// Perhaps it is held by this store's own last session, of which the server does not know yet that it is dead.
-			if _, err := conn.Exec(ctx, sqlEndSession, int32(lockClass), key, int64(s.writing)); err != nil {
-				return err
-			}
-		}
-		if time.Since(begun) > claimFor {
-			return unavailable("another node uses the store: one node at a time has it for now", nil)
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-			return ended(ctx)
-		}
-	}
-}
-
-// claimFor is how long claim waits for a session that is just ending.
-const claimFor = time.Second
 
 // claimLoading keeps other loaders, and whoever migrates, out of the schema for as long as the connection lives.
 func (s *Store) claimLoading(ctx context.Context, conn *pgx.Conn) error {
@@ -151,13 +114,8 @@ func (s *Store) listen(ctx context.Context, wake func()) error {
 }
 
 const (
-	sqlNotify     = "SELECT pg_notify($1, '')"
-	sqlKeepalives = "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '2', false), set_config('tcp_keepalives_count', '3', false)"
-	sqlTryLock    = "SELECT pg_try_advisory_lock($1, $2)"
-	sqlLock       = "SELECT pg_advisory_lock($1, $2)"
-	sqlUnlock     = "SELECT pg_advisory_unlock($1, $2)"
-	// A process id alone would not do: it may be another session's by now. The one that holds the lock is no other's.
-	sqlEndSession = `SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-		WHERE l.locktype = 'advisory' AND l.granted AND d.datname = current_database()
-		AND l.classid = $1::int::oid AND l.objid = ($2::int::bigint & 4294967295)::oid AND l.objsubid = 2 AND l.pid = $3::bigint::int`
+	sqlNotify  = "SELECT pg_notify($1, '')"
+	sqlTryLock = "SELECT pg_try_advisory_lock($1, $2)"
+	sqlLock    = "SELECT pg_advisory_lock($1, $2)"
+	sqlUnlock  = "SELECT pg_advisory_unlock($1, $2)"
 )

@@ -59,10 +59,6 @@ type Options struct {
 	StatementTimeout time.Duration
 	// ConnectTimeout bounds the making of a connection. Default 5 s.
 	ConnectTimeout time.Duration
-	// Exclusive keeps every other exclusive Store out of the schema as long as this one is open: it is refused with
-	// StoreUnavailable. A connection that was lost takes the exclusivity with it until there is another; nothing is written
-	// in between. Stores that do not ask for it are not kept out.
-	Exclusive bool
 }
 
 func (o Options) withDefaults() Options {
@@ -92,15 +88,14 @@ type Store struct {
 
 	notifies bool // the database has notifications; fixed by Open
 
-	mu      sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
-	closing context.Context
-	close   context.CancelFunc // ends closing: Close does, before it waits
+	mu     sync.RWMutex // read-held by every call that uses a connection, so that Close can wait for them
+	closed atomic.Bool
+	ending chan struct{} // closed by the first Close, before it waits; nil in a store that only looks
 
-	turn    chan struct{} // a lock with a context: whoever has its one place may use what follows
-	w       *writer       // nil when there is none or the last failure left it unusable: made anew at the next turn
-	known   *audit.Head   // the head that the last Commit left behind; nil: not known
-	alone   bool          // nobody else has moved the head lately: Commit may guess that it is the known one
-	writing uint32        // backend process of the last writer: what may still hold the exclusivity, see claim
+	turn  chan struct{} // a lock with a context: whoever has its one place may use what follows
+	w     *writer       // nil when there is none or the last failure left it unusable: made anew at the next turn
+	known *audit.Head   // the head that the last Commit left behind; nil: not known
+	alone bool          // nobody else has moved the head lately: Commit may guess that it is the known one
 
 	failing atomic.Bool // the last Commit failed for a reason of the store
 }
@@ -112,8 +107,7 @@ func Open(ctx context.Context, uri string, o Options) (*Store, error) {
 	if err := ended(ctx); err != nil {
 		return nil, err
 	}
-	s := &Store{opts: o.withDefaults(), turn: make(chan struct{}, 1)}
-	s.closing, s.close = context.WithCancel(context.WithoutCancel(ctx))
+	s := &Store{opts: o.withDefaults(), turn: make(chan struct{}, 1), ending: make(chan struct{})}
 	var err error
 	if s.config, err = parse(uri, s.opts); err != nil {
 		return nil, err
@@ -141,7 +135,10 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // Close waits for the calls under way and closes the connections. A second call does nothing.
 func (s *Store) Close() error {
-	s.close()
+	if s.closed.Swap(true) {
+		return nil
+	}
+	close(s.ending)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.closeAll()
@@ -150,7 +147,7 @@ func (s *Store) Close() error {
 // closeAll releases whatever is open. Nobody else uses the store any more.
 func (s *Store) closeAll() error {
 	if s.read != nil {
-		s.read.Close() // once more does nothing
+		s.read.Close()
 	}
 	s.drop()
 	return nil
@@ -162,7 +159,7 @@ func (s *Store) enter(ctx context.Context) error {
 		return err
 	}
 	s.mu.RLock()
-	if s.closing.Err() != nil {
+	if s.closed.Load() {
 		s.mu.RUnlock()
 		return errClosed()
 	}

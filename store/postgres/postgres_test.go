@@ -46,7 +46,6 @@ func TestStore(t *testing.T) {
 		{"URI", testURI},
 		{"TLS", testTLS},
 		{"Password", testPassword},
-		{"Exclusive", testExclusive},
 		{"Held", testHeld},
 		{"ReadOnly", testReadOnly},
 		{"CutConnections", testCutConnections},

@@ -67,9 +67,6 @@ func (s *Store) lockSource(ctx context.Context, conn *pgx.Conn) error {
 	if !there {
 		return unavailable("there is no store in this schema", nil)
 	}
-	if err := s.claim(ctx, conn); err != nil {
-		return err
-	}
 	for _, query := range []string{sqlUnbounded, "BEGIN", sqlHoldHead} {
 		if _, err := conn.Exec(ctx, query); err != nil {
 			return err

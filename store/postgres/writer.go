@@ -89,12 +89,6 @@ func (s *Store) writer(ctx context.Context) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.opts.Exclusive {
-		if err := s.claim(ctx, conn); err != nil {
-			s.hangUp(conn)
-			return nil, err
-		}
-	}
 	s.w = &writer{conn: conn, born: time.Now(), used: time.Now()}
 	return s.w, nil
 }

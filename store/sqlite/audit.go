@@ -264,25 +264,39 @@ func subtree(leaves []audit.Stored) [32]byte {
 
 // SaveCheckpoint keeps a signed checkpoint. One for a smaller tree than that of the newest is dropped.
 func (s *Store) SaveCheckpoint(ctx context.Context, size uint64, note []byte) error {
+	return s.saveNote(ctx, sqlSaveCheckpoint, size, note)
+}
+
+// SaveCosigned keeps a cosigned checkpoint. One for a smaller tree than that of the newest is dropped.
+func (s *Store) SaveCosigned(ctx context.Context, size uint64, note []byte) error {
+	return s.saveNote(ctx, sqlSaveCosigned, size, note)
+}
+
+func (s *Store) saveNote(ctx context.Context, query string, size uint64, note []byte) error {
 	if size > math.MaxInt64 {
 		return fault.New(fault.Internal, "the checkpoint is of no tree that can be")
 	}
 	return s.write(ctx, func(w *writer) error {
 		return w.transaction(ctx, func() error {
-			_, err := w.exec(sqlSaveCheckpoint, int64(size), note)
+			_, err := w.exec(query, int64(size), note)
 			return err
 		})
 	})
 }
 
 // Checkpoint gives the newest checkpoint, nil when there is none.
-func (s *Store) Checkpoint(ctx context.Context) ([]byte, error) {
+func (s *Store) Checkpoint(ctx context.Context) ([]byte, error) { return s.note(ctx, sqlCheckpoint) }
+
+// Cosigned gives the newest cosigned checkpoint, nil when there is none.
+func (s *Store) Cosigned(ctx context.Context) ([]byte, error) { return s.note(ctx, sqlCosigned) }
+
+func (s *Store) note(ctx context.Context, query string) ([]byte, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer s.leave()
 	var note []byte
-	err := s.read.QueryRowContext(ctx, sqlCheckpoint).Scan(&note)
+	err := s.read.QueryRowContext(ctx, query).Scan(&note)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -304,5 +318,8 @@ const (
 	sqlLogSize        = "SELECT COALESCE(MAX(idx) + 1, 0) FROM audit_entries"
 	sqlSaveCheckpoint = `INSERT INTO audit_checkpoint (id, size, note) VALUES (1, ?, ?)
 		ON CONFLICT (id) DO UPDATE SET size = excluded.size, note = excluded.note WHERE excluded.size >= audit_checkpoint.size`
-	sqlCheckpoint = "SELECT note FROM audit_checkpoint WHERE id = 1"
+	sqlCheckpoint   = "SELECT note FROM audit_checkpoint WHERE id = 1"
+	sqlSaveCosigned = `INSERT INTO audit_cosigned (id, size, note) VALUES (1, ?, ?)
+		ON CONFLICT (id) DO UPDATE SET size = excluded.size, note = excluded.note WHERE excluded.size >= audit_cosigned.size`
+	sqlCosigned = "SELECT note FROM audit_cosigned WHERE id = 1"
 )

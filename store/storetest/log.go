@@ -265,19 +265,31 @@ func testSearchBounded(t *testing.T, e *env) {
 }
 
 func testCheckpoint(t *testing.T, e *env) {
+	keepsNewest(t, e, func(size uint64, note []byte) error { return e.SaveCheckpoint(t.Context(), size, note) },
+		func() ([]byte, error) { return e.Checkpoint(t.Context()) })
+	keepsNewest(t, e, func(size uint64, note []byte) error { return e.SaveCosigned(t.Context(), size, note) },
+		func() ([]byte, error) { return e.Cosigned(t.Context()) })
+	if note, err := e.Checkpoint(t.Context()); err != nil || string(note) != "seven again" {
+		t.Errorf("the cosigned checkpoint has taken the place of the newest: %q, %v", note, err)
+	}
+}
+
+func keepsNewest(t *testing.T, e *env, keep func(uint64, []byte) error, newest func() ([]byte, error)) {
+	t.Helper()
 	save := func(size uint64, note string) {
 		t.Helper()
-		if err := e.SaveCheckpoint(t.Context(), size, []byte(note)); err != nil {
+		if err := keep(size, []byte(note)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	want := func(note string) {
 		t.Helper()
-		got, err := e.Checkpoint(t.Context())
+		got, err := newest()
 		if err != nil || string(got) != note {
 			t.Errorf("checkpoint %q, %v, want %q", got, err, note)
 		}
 	}
+	want("")
 	save(5, "five")
 	want("five")
 	save(7, "seven")

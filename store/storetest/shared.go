@@ -26,6 +26,8 @@ func RunShared(t *testing.T, shared Shared) {
 	}{
 		{"Append", testSharedAppend},
 		{"Changes", testSharedChanges},
+		{"Uses", testSharedUses},
+		{"Services", testSharedServices},
 		{"Logs", testSharedLogs},
 		{"News", testSharedNews},
 		{"Leases", testSharedLeases},

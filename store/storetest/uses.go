@@ -177,3 +177,39 @@ func testReserve(t *testing.T, e *env) {
 	e.must(t, e.ReserveUses(keys.Reservation{Key: free.ID, Version: 1, Messages: math.MaxInt64, Bytes: 7, At: now()}))
 	wantFault(t, "beyond all numbers", e.do(t, e.ReserveUses(keys.Reservation{Key: free.ID, Version: 1, Messages: 1, At: now()})), fault.UsageLimit)
 }
+
+// testSharedUses: what a version may protect is exact over both nodes, and its key is due once, for both.
+func testSharedUses(t *testing.T, nodes [2]*env, _ func(t *testing.T) Store) {
+	tenant := uuid.New()
+	k := nodes[0].insert(t, tenant, "k", func(k *keys.Key) { k.Policy.RotateAfterMessages = 40 })
+	const most = 50
+	var counted atomic.Int64
+	var group sync.WaitGroup
+	for n, e := range nodes {
+		group.Go(func() {
+			for i := range 30 {
+				r := keys.Reservation{Key: k.ID, Version: 1, Messages: int64(1 + (i+n)%3), Bytes: 10, MaxMessages: most, At: now()}
+				item := Item(e.ReserveUses(r))
+				if err := e.Commit(t.Context(), []*audit.Item{item}, Extend); err != nil {
+					t.Error(err)
+					return
+				}
+				if item.Err == nil {
+					counted.Add(r.Messages)
+				} else {
+					wantFault(t, "at the limit", item.Err, fault.UsageLimit)
+				}
+			}
+		})
+	}
+	group.Wait()
+	wantSame(t, "counted", counted.Load(), int64(most))
+	for _, e := range nodes {
+		v, err := e.Version(t.Context(), k.ID, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantSame(t, "messages", v.Messages, int64(most))
+		wantSame(t, "due", e.dueNames(t, now().Add(time.Second)), "k")
+	}
+}

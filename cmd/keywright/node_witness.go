@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/audit/witness"
+	"github.com/keywright/keywright/fault"
+)
+
+// auditConfig is what becomes of the audit log.
+type auditConfig struct {
+	Witnesses []witnessConfig `koanf:"witnesses"`
+}
+
+// witnessConfig is somebody outside who watches that the log only grows (C2SP tlog-witness).
+type witnessConfig struct {
+	Key string `koanf:"key"` // its verifier key in note form
+	URL string `koanf:"url"` // its submission prefix
+}
+
+// witnesses makes the clients of the configured witnesses.
+func (c *auditConfig) witnesses() ([]audit.Witness, error) {
+	var all []audit.Witness
+	for i, w := range c.Witnesses {
+		one, err := witness.New(w.Key, w.URL, nil)
+		if err != nil {
+			return nil, at(fmt.Sprintf("audit.witnesses[%d]", i), err)
+		}
+		all = append(all, one)
+	}
+	if err := audit.CheckWitnesses(all); err != nil {
+		return nil, at("audit.witnesses", err)
+	}
+	return all, nil
+}
+
+// postQuantumSigner is asked beside checkpointSigner.
+func (n *node) postQuantumSigner(ctx context.Context) (audit.PostQuantumSigner, error) {
+	service := n.signer.Load()
+	if service == nil || n.root.Locked() {
+		return nil, fault.New(fault.Locked, "the service is locked: its root is not open yet")
+	}
+	return service.InternalPostQuantumSigner(ctx, "audit-checkpoints-ml-dsa-44")
+}

@@ -410,6 +410,31 @@ func TestExport(t *testing.T) {
 	}
 }
 
+func TestBackup(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost || r.URL.Path != "/api/v1/backup" || r.ContentLength != 0 {
+			t.Error(r.Method, r.URL.Path, r.ContentLength)
+		}
+		io.WriteString(w, "bytes")
+		w.(http.Flusher).Flush()
+		if r.Header.Get("User-Agent") == "cut" {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	var out strings.Builder
+	if err := c.Backup(t.Context(), &out); err != nil || out.String() != "bytes" {
+		t.Fatal(out.String(), err)
+	}
+	c.userAgent = "cut"
+	if err := c.Backup(t.Context(), io.Discard); !errors.Is(err, ErrConnection) {
+		t.Errorf("a connection that breaks: %v", err)
+	}
+	c = serve(t, refuse(http.StatusConflict, "ERR_CONFLICT", ""))
+	if err := c.Backup(t.Context(), io.Discard); !HasCode(err, "ERR_CONFLICT") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func refuse(status int, code, after string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")

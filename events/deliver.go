@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"sync"
@@ -189,7 +190,11 @@ func (s *Webhooks) call(ctx context.Context, url string, secrets []secret.Bytes,
 	if err != nil {
 		return answer{why: why(err)}
 	}
-	defer drain(resp.Body)
+	defer func() {
+		// A little is read, so that the connection can be used again. A body that breaks off or does not close changes nothing: the status is there.
+		_, _ = io.CopyN(io.Discard, resp.Body, answerSize)
+		_ = resp.Body.Close()
+	}()
 	a.status = resp.StatusCode
 	switch {
 	case a.status >= 200 && a.status <= 299:

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -118,7 +117,7 @@ func (r *reach) checkURL(text string) error {
 	}
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Host == "" || u.Opaque != "":
+	case err != nil || u.Hostname() == "" || u.Opaque != "":
 		return bad("must be https://HOST[:PORT]/PATH")
 	case u.Scheme != "https" && (u.Scheme != "http" || !r.plain):
 		return bad("must begin with https://")
@@ -174,13 +173,6 @@ func (r *reach) client() *http.Client {
 			IdleConnTimeout:        time.Minute,
 		},
 	}
-}
-
-// drain reads what is worth reading of an answer.
-func drain(body io.ReadCloser) {
-	// A body that breaks off or does not close changes nothing: the status has been read.
-	_, _ = io.CopyN(io.Discard, body, answerSize)
-	_ = body.Close()
 }
 
 // Reasons of failed calls, as they are shown: nothing of what the receiver said.

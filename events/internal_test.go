@@ -3,11 +3,14 @@ package events
 import (
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,15 +19,42 @@ import (
 	"github.com/keywright/keywright/secret"
 )
 
-// TestSignVector: the published vector of Standard Webhooks.
-func TestSignVector(t *testing.T) {
-	key, err := base64.StdEncoding.DecodeString("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+// TestSignVectors: the published vector of Standard Webhooks, and ours, which a separate implementation has made.
+func TestSignVectors(t *testing.T) {
+	type vector struct {
+		Name      string
+		Secrets   []string
+		ID        string
+		Timestamp int64
+		Body      string
+		Signature string
+	}
+	var file struct {
+		Standard vector
+		Vectors  []vector
+	}
+	text, err := os.ReadFile("../docs/formats/vectors/webhook.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := Sign([]secret.Bytes{key}, "msg_p5jXN8AQM9LWM0D4loKWxJek", time.Unix(1614265330, 0), []byte(`{"test": 2432232314}`))
-	if got != "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=" {
-		t.Error(got)
+	if err := json.Unmarshal(text, &file); err != nil {
+		t.Fatal(err)
+	}
+	if len(file.Vectors) < 3 || file.Standard.Signature != "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=" {
+		t.Fatalf("%+v", file)
+	}
+	for _, v := range append(file.Vectors, file.Standard) {
+		var secrets []secret.Bytes
+		for _, s := range v.Secrets {
+			raw, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(s, secretPrefix))
+			if err != nil {
+				t.Fatal(err)
+			}
+			secrets = append(secrets, raw)
+		}
+		if got := Sign(secrets, v.ID, time.Unix(v.Timestamp, 0), []byte(v.Body)); got != v.Signature {
+			t.Errorf("%s: %s, want %s", v.Name, got, v.Signature)
+		}
 	}
 }
 
@@ -128,7 +158,7 @@ func FuzzCheckURL(f *testing.F) {
 		}
 		// What is accepted can be asked for, and stays what it is.
 		req, err := http.NewRequestWithContext(context.Background(), http.MethodPost, s, nil)
-		if err != nil || req.URL.Scheme != "https" || req.URL.Host == "" || req.URL.User != nil {
+		if err != nil || req.URL.Scheme != "https" || req.URL.Hostname() == "" || req.URL.User != nil {
 			t.Errorf("%q is accepted: %v", s, err)
 		}
 	})

@@ -140,7 +140,11 @@ func TestRetry(t *testing.T) {
 		}
 	})
 	reg := prometheus.NewRegistry()
-	w := e.webhooks(t, func(o *events.Options) { o.FirstWait = 40 * time.Millisecond; o.MaxWait = time.Second; o.Registerer = reg })
+	w := e.webhooks(t, func(o *events.Options) {
+		o.FirstWait = 40 * time.Millisecond
+		o.MaxWait = time.Second
+		o.Registerer = reg
+	})
 	h, secret := e.add(t, w, r.URL)
 	e.change(t, e.tenant, "one")
 	e.change(t, e.tenant, "two")

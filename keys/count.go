@@ -17,7 +17,6 @@ func (b *batch) count(q *request, items int, size func() int64) error {
 	}
 	v, l := b.primary, &b.record.limits
 	if err := v.tally.take(&q.uses, amount{int64(items), size()}, l, q.exact); err != nil {
-		b.s.cache.drop(v.KeyID, false)
 		return err
 	}
 	if q.uses.asks() {

@@ -102,7 +102,11 @@ func (s *Service) maintainKey(ctx context.Context, k *Key) error {
 		}
 		return s.counted(ActDestroy, k, s.destroy(ctx, k))
 	}
-	for next := k.Policy.nextByDate(k.State, s.now()); next != k.State; next = k.Policy.nextByDate(k.State, s.now()) {
+	for range 2 { // both dates may have passed
+		next := k.Policy.nextByDate(k.State, s.now())
+		if next == k.State {
+			break
+		}
 		if err := s.counted(dateAct(next), k, s.followDate(ctx, k, next)); err != nil {
 			return err
 		}

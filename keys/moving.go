@@ -18,6 +18,8 @@ import (
 const (
 	moveTime = 45 * time.Second // for one version, once it is begun
 	movePage = 100              // keys
+	// creatingFor is how long a version that is being made is waited for. One that takes longer was left behind.
+	creatingFor = time.Minute
 )
 
 // moveCursor is where a move goes on. What lies before it is moved, or noted as failed.
@@ -110,6 +112,9 @@ func (m *mover) settled(ctx context.Context, resource string, err error) error {
 	switch {
 	case err == nil:
 		m.run.Add(1)
+		if c := m.run.Counts(); c.Total > 0 && c.Done+c.Failed > c.Total {
+			m.run.Progress(c.Done, c.Done+c.Failed) // versions were made meanwhile
+		}
 		return nil
 	case ctx.Err() != nil:
 		return expired(ctx)
@@ -148,23 +153,40 @@ func (m *mover) key(ctx context.Context, id uuid.UUID) error {
 		}
 		return m.settled(ctx, resource, err)
 	}
-	return m.s.eachVersion(ctx, id, from, func(v *Version) error {
-		if ctx.Err() != nil {
-			return expired(ctx)
-		}
-		if !carried(v) {
-			return nil
-		}
-		var err error
-		if !to.holds(v) {
-			err = m.version(ctx, id, v.Version)
-		}
-		if err := m.settled(ctx, fmt.Sprintf("%s/%d", resource, v.Version), err); err != nil {
+	// Versions that are made meanwhile are made where the key was, until its primary version has moved.
+	for {
+		err := m.s.eachVersion(ctx, id, from, func(v *Version) error {
+			from = v.Version + 1
+			return m.one(ctx, to, v, resource)
+		})
+		if err != nil {
 			return err
 		}
-		m.cursor.Key, m.cursor.Version = id, v.Version+1
-		return m.mark()
-	})
+		if k, err = m.s.store.KeyByID(ctx, m.by.Principal.Tenant, id); err != nil || k.LatestVersion < from {
+			return err
+		}
+	}
+}
+
+// one moves a version, if it has anything to move, and notes that it is settled.
+func (m *mover) one(ctx context.Context, to placement, v *Version, resource string) error {
+	switch {
+	case ctx.Err() != nil:
+		return expired(ctx)
+	case v.State == StateCreating && m.s.now().Sub(v.StateAt) < creatingFor:
+		return fault.New(fault.Conflict, "a version of the key is being made").RetryAfter(waitForChange)
+	case !carried(v):
+		return nil
+	}
+	var err error
+	if !to.holds(v) {
+		err = m.version(ctx, v.KeyID, v.Version)
+	}
+	if err := m.settled(ctx, fmt.Sprintf("%s/%d", resource, v.Version), err); err != nil {
+		return err
+	}
+	m.cursor.Key, m.cursor.Version = v.KeyID, v.Version+1
+	return m.mark()
 }
 
 // may decides about a key of a filter. About one that was named it was decided when the job was made.

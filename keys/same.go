@@ -96,7 +96,7 @@ func agree(ctx context.Context, one, two backend.Key, message []byte, old *backe
 		if err != nil {
 			return false, err
 		}
-		return verify.Signature(public, alg, input, opts, true, signature)
+		return verify.Signature(public, alg, input, opts, info.Family == backend.FamilyECDSA, signature)
 	case backend.Decrypter:
 		ciphertext, err := verify.EncryptOAEP(public, crypto.SHA256, nil, message)
 		if err != nil {

@@ -31,8 +31,8 @@ type nodesOn struct {
 	key    string // the owner's
 }
 
-// startNodes starts n nodes at the same moment on an empty store: one of them makes the root and the owner's key.
-func startNodes(t *testing.T, server *rig.Server, n int) *nodesOn {
+// startNodes starts n nodes at the same moment on an empty store: one of them makes the root and the owner's key. more is for the configuration.
+func startNodes(t *testing.T, server *rig.Server, n int, more ...string) *nodesOn {
 	t.Helper()
 	c := &nodesOn{t: t, server: server, dir: t.TempDir(), all: make([]*service, n)}
 	if out, err := exec.Command(binary, "root", "new-key-file", filepath.Join(c.dir, "root.key")).CombinedOutput(); err != nil {
@@ -43,7 +43,7 @@ func startNodes(t *testing.T, server *rig.Server, n int) *nodesOn {
 			t.Fatal(err)
 		}
 		text := fmt.Sprintf("node: {name: node-%d}\nstore: {url: %q, password_file: %q}\nroot: {key_file: %q}\n",
-			i, server.URI, server.PasswordFile, filepath.Join(c.dir, "root.key"))
+			i, server.URI, server.PasswordFile, filepath.Join(c.dir, "root.key")) + strings.Join(more, "")
 		if err := os.WriteFile(c.data(i)+".yaml", []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -41,6 +41,7 @@ func (k rootSecret) open(ctx context.Context, a *app, h *backup.Header) (secret.
 		return nil, usage("give one of --passphrase-file, --root-key-file, --shares-file and --root-slot")
 	}
 	log := slog.New(slog.NewTextHandler(a.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	harden(log) // this process is about to hold the root
 	store := headerSlots{generation: h.Generation}
 	for _, s := range h.Slots {
 		store.slots = append(store.slots, &root.Slot{ID: s.ID, Kind: root.Kind(s.Kind), Label: s.Label, Params: s.Params, Sealed: s.Sealed,

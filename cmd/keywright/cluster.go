@@ -69,6 +69,7 @@ func (n *node) openCluster(registry prometheus.Registerer) error {
 			n.auth.Heard(news)
 			n.keys.Heard(news)
 			n.heardJob(news)
+			n.changes.Wake()
 			if news.Kind == cluster.KindRoot {
 				n.rootChanged()
 			}

@@ -103,6 +103,9 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.onClose(n.keys.Close)
+	if err := n.openEvents(registry); err != nil {
+		return n, err
+	}
 	n.follow()
 	n.signer.Store(n.keys)
 	if err := n.openRekey(n.backends); err != nil {
@@ -114,9 +117,6 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.onClose(func() error { return within(n.lastCheckpoint) })
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
-	if err := n.openEvents(registry); err != nil {
-		return n, err
-	}
 	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
 		Backups: n.backups(), Nodes: n.nodes, Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/rekey"
 	"github.com/keywright/keywright/tpm"
 )
@@ -29,7 +30,7 @@ func (c *resealConfig) complete() error {
 }
 
 // carried are the labels whose keys outlive their root; docs/formats/root-slots.md says why.
-func carried() []string { return []string{auth.LabelPepper, tpm.Label} }
+func carried() []string { return []string{auth.LabelPepper, tpm.Label, events.LabelSecrets} }
 
 func (n *node) openRekey(backends []backend.Backend) error {
 	c := n.config.Reseal

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -78,7 +79,7 @@ func (a *arrangement) node(i int) *process {
 	text := readAll(a.t, "compose/keywright.yaml")
 	for _, r := range [][2]string{
 		{"/var/lib/keywright", data}, {"/run/keywright", run}, {"postgres://keywright@postgres/keywright?sslmode=verify-full&sslrootcert=/run/secrets/ca.pem", a.db.TCP},
-		{"/run/secrets/db-password", a.db.PasswordFile}, {"/run/secrets", a.dir + "/secrets"}, {"0.0.0.0:8200", "127.0.0.1:0"}, {"0.0.0.0:8201", "127.0.0.1:0"},
+		{"/run/secrets/db-password", a.db.PasswordFile}, {"/run/secrets", a.dir + "/secrets"}, {"0.0.0.0:8200", "127.0.0.1:0"}, {"172.30.200.10", "127.0.0.1"}, {"0.0.0.0:8201", "127.0.0.1:0"},
 	} {
 		if !strings.Contains(text, r[0]) {
 			a.t.Fatalf("the configuration does not say %s", r[0])
@@ -182,6 +183,30 @@ func (a *arrangement) post(ctx context.Context, path, body string) (string, erro
 	return string(b), err
 }
 
+// knowsClients: a key that is limited to one address works from there, through the balancer, and from nowhere else.
+func (a *arrangement) knowsClients() {
+	a.t.Helper()
+	text, err := a.post(a.t.Context(), "/api-keys", `{"name":"here","scopes":["encryption:write"],"allowed_cidrs":["127.0.0.5/32"]}`)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	var made struct{ Data struct{ Key string } }
+	if err := json.Unmarshal([]byte(text), &made); err != nil || made.Data.Key == "" {
+		a.t.Fatalf("%v in an answer of %d bytes", err, len(text))
+	}
+	owner, direct := a.key, a.http.Transport
+	defer func() { a.key, a.http.Transport = owner, direct }()
+	a.key = made.Data.Key
+	for at, ok := range map[string]bool{"127.0.0.5": true, "127.0.0.6": false} {
+		from := direct.(*http.Transport).Clone()
+		from.DialContext = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(at)}}).DialContext
+		a.http.Transport = from
+		if _, err := a.post(a.t.Context(), "/keys/k/encrypt", `{"plaintext":"aGVsbG8="}`); (err == nil) != ok {
+			a.t.Errorf("from %s: %v", at, err)
+		}
+	}
+}
+
 // TestComposeArrangement: PostgreSQL, two nodes and the balancer serve; a node that dies costs what it had under way, and nothing after some
 // seconds; and it takes part again when it is back.
 func TestComposeArrangement(t *testing.T) {
@@ -205,6 +230,7 @@ func TestComposeArrangement(t *testing.T) {
 		_, err := a.post(t.Context(), "/keys", `{"name":"k","algorithm":"AES-256-GCM"}`)
 		return err
 	})
+	a.knowsClients()
 	encrypt := func() error { _, err := a.post(t.Context(), "/keys/k/encrypt", `{"plaintext":"aGVsbG8="}`); return err }
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -260,7 +286,7 @@ func (a *arrangement) restart(i int) {
 	a.t.Helper()
 	address := a.address(i)
 	path := fmt.Sprintf("%s/node%d.yaml", a.dir, i+1)
-	text := strings.Replace(readAll(a.t, path), "  - 127.0.0.1:0\n", "  - "+address+"\n", 1)
+	text := strings.Replace(readAll(a.t, path), "- address: 127.0.0.1:0\n", "- address: "+address+"\n", 1)
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		a.t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -27,6 +28,9 @@ type listenConfig struct {
 	Mode string `koanf:"mode"`
 	// Group gets a Unix socket, by name or number. Default: the group of the process.
 	Group string `koanf:"group"`
+	// ProxyProtocol is for a balancer that passes TLS through: connections from trusted_proxies begin with a header of the PROXY protocol, version 2,
+	// that says whose they are. Default false.
+	ProxyProtocol bool `koanf:"proxy_protocol"`
 }
 
 // tlsConfig names a PEM certificate chain and its key, both or neither, and what is asked of clients. The files are read again when they change.
@@ -115,6 +119,9 @@ func (c *config) completeTransport(dev bool) error {
 			return at(fmt.Sprintf("listen[%d]", i), errors.New("the address is there twice"))
 		}
 		seen[e.Address] = true
+		if _, unix := e.Unix(); c.Listen[i].ProxyProtocol && (unix || len(c.TrustedProxies) == 0) {
+			return at(fmt.Sprintf("listen[%d].proxy_protocol", i), errors.New("it is for TCP, and needs trusted_proxies: whom to believe"))
+		}
 		if !dev && c.TLS.CertFile == "" && !e.Loopback() {
 			return at(fmt.Sprintf("listen[%d]", i), fmt.Errorf("refusing plain HTTP on %s: it is not loopback; configure tls.cert_file and tls.key_file", e.Address))
 		}
@@ -179,6 +186,9 @@ func (n *node) transportOptions() (o api.ServeOptions, watch func(context.Contex
 	}, nil
 }
 
+// proxyHeaderTime is how long a proxy may take to say whose connection it is, where no header_time is configured.
+const proxyHeaderTime = 5 * time.Second
+
 // listen opens all listeners, those on TCP first, or none.
 func (n *node) listen(ctx context.Context) (out []net.Listener, err error) {
 	defer func() {
@@ -200,9 +210,12 @@ func (n *node) listen(ctx context.Context) (out []net.Listener, err error) {
 		}
 		if l.Addr().Network() == "unix" {
 			sockets = append(sockets, l)
-		} else {
-			out = append(out, l)
+			continue
 		}
+		if n.config.Listen[i].ProxyProtocol {
+			l = transport.Proxied(l, n.config.proxies, cmp.Or(n.config.Limits.HeaderTime, proxyHeaderTime))
+		}
+		out = append(out, l)
 	}
 	return append(out, sockets...), nil
 }

@@ -62,10 +62,6 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "key.version_moved"
 	case "key.reseal":
 		return "key.resealed"
-	case "key.activate":
-		return "key.activated"
-	case "key.expire":
-		return "key.expired"
 	case "tenant.create":
 		return "tenant.created"
 	case "tenant.update":
@@ -123,7 +119,7 @@ const TypePing = "webhook.ping"
 func Types() []string {
 	return []string{
 		"key.created", "key.imported", "key.rotated", "key.updated", "key.state_changed", "key.deletion_scheduled",
-		"key.deletion_cancelled", "key.destroyed", "key.version_abandoned", "key.activated", "key.expired", "key.moved", "key.version_moved", "key.resealed", "key.changed",
+		"key.deletion_cancelled", "key.destroyed", "key.version_abandoned", "key.moved", "key.version_moved", "key.resealed", "key.changed",
 		"api_key.created", "api_key.rotated", "api_key.revoked", "api_key.changed",
 		"settings.changed", "tenant.created", "tenant.updated", "tenant.suspended", "tenant.resumed", "tenant.changed", "policy.changed",
 		"job.begun", "job.ended", "job.cancelled", "job.changed",

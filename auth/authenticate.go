@@ -45,8 +45,11 @@ func (s *Service) identify(ctx context.Context, presented string) (*Principal, e
 		if e.expired(now) {
 			return nil, errUnauthenticated
 		}
-		if s.fresh != nil {
+		if s.fresh != nil && s.cache.generation.Load() == generation {
 			return e.principal, nil
+		}
+		if s.fresh != nil {
+			return s.confirm(ctx, t, &m) // what made the node know of changes may have dropped the entry before
 		}
 		age := now.Sub(e.confirmed)
 		switch {

@@ -236,9 +236,10 @@ func (s *Service) defaultOf(ctx context.Context, tenant uuid.UUID, p backend.Pur
 	c, k := s.defaults, defaultKey{tenant, p}
 	c.mu.RLock()
 	e, ok := c.keys[k]
+	ok = ok && s.fresh() // under the lock: what makes the node know of a change has emptied the cache before
 	epoch := c.epoch
 	c.mu.RUnlock()
-	if ok && (c.maxAge == 0 || c.now().Sub(e.loaded) <= c.maxAge) && s.fresh() {
+	if ok && (c.maxAge == 0 || c.now().Sub(e.loaded) <= c.maxAge) {
 		return e.id, nil
 	}
 	id, err := s.store.DefaultKey(ctx, tenant, p)

@@ -104,6 +104,9 @@ type Store interface {
 	// RevokeAPIKey sets RevokedAt once; a second revocation changes nothing and is no error.
 	RevokeAPIKey(tenant, id uuid.UUID, at time.Time) audit.Change
 
+	// GrantsOf lists what is granted to a principal of the tenant, by id, up to MaxGrants.
+	GrantsOf(ctx context.Context, tenant uuid.UUID, principal string) ([]*Grant, error)
+
 	// Tenant finds a tenant, or fault.TenantNotFound.
 	Tenant(ctx context.Context, id uuid.UUID) (*Tenant, error)
 	// Tenants lists the tenants by id, after the cursor (zero: from the start).

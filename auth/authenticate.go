@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/fault"
 )
 
@@ -45,8 +47,11 @@ func (s *Service) identify(ctx context.Context, presented string) (*Principal, e
 		if e.expired(now) {
 			return nil, errUnauthenticated
 		}
-		if s.fresh != nil {
+		if s.fresh != nil && s.cache.generation.Load() == generation {
 			return e.principal, nil
+		}
+		if s.fresh != nil {
+			return s.confirm(ctx, t, &m) // what made the node know of changes may have dropped the entry before
 		}
 		age := now.Sub(e.confirmed)
 		switch {
@@ -161,6 +166,19 @@ func (s *Service) principal(ctx context.Context, k *APIKey) (*Principal, error) 
 		Suspended: t.Status != TenantActive, ExpiresAt: k.ExpiresAt, Maker: k.maker(), rights: rights(scopes)}
 	if !k.Restrictions.none() {
 		p.Restrictions = &k.Restrictions
+	}
+	granted, err := s.store.GrantsOf(ctx, k.Tenant, p.ID)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
+	case err != nil:
+		return nil, fmt.Errorf("reading grants: %w", err)
+	}
+	if len(granted) > 0 {
+		p.Grants = make(map[uuid.UUID][]Grant, len(granted))
+		for _, g := range granted {
+			p.Grants[g.Key] = append(p.Grants[g.Key], *g)
+		}
 	}
 	return p, nil
 }

@@ -148,9 +148,13 @@ func expired(ctx context.Context) error {
 
 func keyNotFound() error { return fault.New(fault.KeyNotFound, "no such key in this tenant") }
 
+// believed reports whether a record from the cache may be used. The order matters: what made the node know of changes since the record was looked
+// up has dropped the record before.
+func (s *Service) believed(r *record) bool { return s.fresh() && !r.dropped.Load() }
+
 // recordByID finds a key of the tenant. A key of another tenant, and an internal one unless asked for, does not exist.
 func (s *Service) recordByID(ctx context.Context, tenant, id uuid.UUID) (*record, error) {
-	if r, ok := s.cache.byID(id); ok && s.fresh() {
+	if r, ok := s.cache.byID(id); ok && s.believed(r) {
 		s.metrics.cacheHits.Inc()
 		if r.key.Tenant != tenant {
 			return nil, keyNotFound()
@@ -164,7 +168,7 @@ func (s *Service) recordByID(ctx context.Context, tenant, id uuid.UUID) (*record
 }
 
 func (s *Service) recordByName(ctx context.Context, tenant uuid.UUID, name string) (*record, error) {
-	if r, ok := s.cache.byName(tenant, name); ok && s.fresh() {
+	if r, ok := s.cache.byName(tenant, name); ok && s.believed(r) {
 		s.metrics.cacheHits.Inc()
 		return r, nil
 	}

@@ -3,6 +3,8 @@ package api
 // meaningInAccess says what a field of a type of api/wire/access.go is, given as Type.field.
 func meaningInAccess(field string) string {
 	switch field {
+	case "Tenant.plan", "CreateTenant.plan", "UpdateTenant.plan", "CreatedTenant.plan":
+		return "the plan of rates, as the configuration names it; the default one when absent or empty"
 	case "Quotas.keys", "UpdateQuotas.keys":
 		return "keys that are not destroyed; 0: as many as it likes"
 	case "Quotas.api_keys", "UpdateQuotas.api_keys":

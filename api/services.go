@@ -15,6 +15,7 @@ import (
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/secret"
 )
@@ -106,6 +107,11 @@ type Jobs interface {
 	List(ctx context.Context, c jobs.Caller, r jobs.ListRequest) (page []*jobs.Job, next string, err error)
 	Get(ctx context.Context, c jobs.Caller, id uuid.UUID) (*jobs.Job, error)
 	Cancel(ctx context.Context, c jobs.Caller, id uuid.UUID) (*jobs.Job, error)
+}
+
+// Limiter decides whether a caller has asked too often. *ratelimit.Limiter is the implementation.
+type Limiter interface {
+	Take(ctx context.Context, demands ...ratelimit.Demand) (ratelimit.Decision, error)
 }
 
 // Denials counts requests without a valid credential. *audit.Denials is the implementation.

@@ -34,6 +34,7 @@ type Principal struct {
 	Scopes []Scope // all of them, those of the role included
 
 	TenantName   string
+	Plan         string        // of the tenant's rates
 	Suspended    bool          // the tenant is
 	ExpiresAt    time.Time     // zero: never
 	Restrictions *Restrictions // nil: none
@@ -113,7 +114,7 @@ type Store interface {
 	Tenants(ctx context.Context, after uuid.UUID, limit int) ([]*Tenant, error)
 	// InsertTenant adds a tenant. fault.Conflict when the id exists, fault.NameTaken.
 	InsertTenant(t *Tenant) audit.Change
-	// UpdateTenant replaces name, status and quotas if the stored revision is t.Revision, and adds one to it; else fault.Conflict. Also
+	// UpdateTenant replaces name, status, quotas and plan if the stored revision is t.Revision, and adds one to it; else fault.Conflict. Also
 	// fault.NameTaken.
 	UpdateTenant(t *Tenant) audit.Change
 }

@@ -162,7 +162,7 @@ func (s *Service) principal(ctx context.Context, k *APIKey) (*Principal, error) 
 		return nil, fmt.Errorf("reading a tenant: %w", err)
 	}
 	scopes := k.Effective()
-	p := &Principal{ID: k.PrincipalID(), Kind: KindAPIKey, Tenant: k.Tenant, Name: k.Name, Role: k.Role, Scopes: scopes, TenantName: t.Name,
+	p := &Principal{ID: k.PrincipalID(), Kind: KindAPIKey, Tenant: k.Tenant, Name: k.Name, Role: k.Role, Scopes: scopes, TenantName: t.Name, Plan: t.Plan,
 		Suspended: t.Status != TenantActive, ExpiresAt: k.ExpiresAt, Maker: k.maker(), rights: rights(scopes)}
 	if !k.Restrictions.none() {
 		p.Restrictions = &k.Restrictions

@@ -14,6 +14,7 @@ type Tenant struct {
 	Name      string    `json:"name"`
 	Status    string    `json:"status"` // active or suspended
 	Quotas    Quotas    `json:"quotas"`
+	Plan      string    `json:"plan,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
@@ -22,6 +23,7 @@ type Tenant struct {
 type CreateTenant struct {
 	Name   string  `json:"name"`
 	Quotas *Quotas `json:"quotas,omitempty"`
+	Plan   string  `json:"plan,omitempty"`
 }
 
 // CreatedTenant is its answer: OwnerKey is the tenant's first API key, shown this once.
@@ -34,6 +36,7 @@ type CreatedTenant struct {
 type UpdateTenant struct {
 	Name   *string       `json:"name,omitempty"`
 	Quotas *UpdateQuotas `json:"quotas,omitempty"`
+	Plan   *string       `json:"plan,omitempty"`
 }
 
 // UpdateQuotas changes the quotas that it names; 0 takes one away.

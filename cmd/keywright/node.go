@@ -22,6 +22,7 @@ import (
 
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/audit"
+	auditsink "github.com/keywright/keywright/audit/sink"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/backup"
@@ -68,6 +69,7 @@ type node struct {
 	changes  *events.Feed
 	streams  *events.Streams
 	webhooks *events.Webhooks
+	sinks    []*auditsink.Sink
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -104,6 +106,9 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}
 	n.onClose(n.keys.Close)
 	if err := n.openEvents(registry); err != nil {
+		return n, err
+	}
+	if err := n.openSinks(registry); err != nil {
 		return n, err
 	}
 	n.follow()
@@ -317,6 +322,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.tasks.Go(func() { n.maintain(ctx) })
 	n.tasks.Go(func() { n.followRoot(ctx) })
 	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.leases) })
+	n.handOn(ctx)
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")

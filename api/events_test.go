@@ -75,7 +75,7 @@ func newEventRig(t *testing.T, o ServeOptions, so events.StreamOptions, limits L
 	if r.streams, err = events.NewStreams(feed, so); err != nil {
 		t.Fatal(err)
 	}
-	r.Server, err = New(Options{Keys: &fakeKeys{}, Auth: r.auth, Root: &fakeRoot{}, Audit: r.log, Jobs: &fakeJobs{}, Events: r.streams, Limits: limits})
+	r.Server, err = New(Options{Keys: &fakeKeys{}, Auth: r.auth, Root: &fakeRoot{}, Audit: r.log, Jobs: &fakeJobs{}, Rekey: &fakeRekey{}, Events: r.streams, Limits: limits})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -204,7 +204,7 @@ func (f *fleet) database(ctx context.Context) error {
 }
 
 // account exports the log, verifies it offline, and looks for what was acknowledged: each once.
-func (f *fleet) account(ctx context.Context, what string, l *ledger) (err error) {
+func (f *fleet) account(ctx context.Context, what string, l *ledger) error {
 	p := f.nodes[0]
 	file, key := filepath.Join(f.dir, "log"), filepath.Join(f.dir, "vkey")
 	for _, args := range [][]string{{"audit", "verifier-key", "--out", key}, {"audit", "export", "--out", file}, {"audit", "verify", file, "--verifier-key-file", key}} {
@@ -225,7 +225,7 @@ func (f *fleet) account(ctx context.Context, what string, l *ledger) (err error)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.Close()) }()
+	defer r.Close() //nolint:errcheck // it was only read
 	times := map[string]int{}
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {

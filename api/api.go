@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -35,6 +36,12 @@ type Options struct {
 	Webhooks Webhooks
 	// Backups makes backups. Default: the route answers fault.Unavailable.
 	Backups Backups
+
+	// Limiter holds callers to the rates of Plans and to those of their credentials. Default: nobody is held to any.
+	Limiter Limiter
+	Plans   ratelimit.Plans
+	// Limited counts requests over a rate. Default: they are not counted.
+	Limited Denials
 
 	// Denials counts requests without a valid credential. Default: they are not counted.
 	Denials Denials
@@ -93,6 +100,9 @@ type Server struct {
 	rekey    Rekey
 	nodes    NodesFunc
 	denials  Denials
+	limiter  Limiter
+	plans    ratelimit.Plans
+	limited  Denials
 	events   Events
 	webhooks Webhooks
 	backups  Backups
@@ -133,6 +143,9 @@ func New(o Options) (*Server, error) {
 	if o.Denials == nil {
 		o.Denials = uncounted{}
 	}
+	if o.Limited == nil {
+		o.Limited = uncounted{}
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -142,7 +155,7 @@ func New(o Options) (*Server, error) {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
-	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, rekey: o.Rekey, nodes: o.Nodes, denials: o.Denials, ready: o.Ready, log: o.Log,
+	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, rekey: o.Rekey, nodes: o.Nodes, denials: o.Denials, limiter: o.Limiter, plans: o.Plans, limited: o.Limited, ready: o.Ready, log: o.Log,
 		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, backups: o.Backups, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }

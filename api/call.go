@@ -127,7 +127,11 @@ func (c *call) takeID() {
 
 // caller is what the services are told about who asks.
 func (c *call) caller() keys.Caller {
-	return keys.Caller{Principal: c.principal, RequestID: c.id}
+	k := keys.Caller{Principal: c.principal, RequestID: c.id}
+	if len(c.gin.Request.Header["X-Approval"]) > 0 {
+		k.Approval = c.presentedApproval()
+	}
+	return k
 }
 
 // creator is caller, with the idempotency token if one was sent.

@@ -162,12 +162,17 @@ func turned(b []byte) []byte {
 
 type fakeAuth struct {
 	Auth
-	scopes []auth.Scope
-	from   netip.Addr
+	scopes       []auth.Scope
+	from         netip.Addr
+	restrictions *auth.Restrictions
+	session      bool // whose credential is one
 }
 
 func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error) {
-	p := &auth.Principal{ID: "api-key:1", Tenant: tenant, Name: "tester", Scopes: a.scopes}
+	p := &auth.Principal{ID: "api-key:1", Tenant: tenant, Name: "tester", Scopes: a.scopes, Restrictions: a.restrictions}
+	if a.session {
+		p.Kind, p.Role = auth.KindSession, auth.RoleAdmin
+	}
 	switch presented {
 	case "good":
 	case "weak":

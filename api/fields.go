@@ -657,6 +657,9 @@ func choices(in reflect.Type, name string) []string {
 		if in == reflect.TypeFor[wire.Job]() {
 			return []string{"queued", "running", "done", "failed", "cancelled"}
 		}
+		if in == reflect.TypeFor[wire.Approval]() {
+			return []string{"pending", "approved", "rejected", "expired", "used"}
+		}
 		if in != reflect.TypeFor[wire.Backend]() {
 			var out []string
 			for _, s := range []keys.State{keys.StatePreActive, keys.StatePendingImport, keys.StateActive, keys.StateDeactivated,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
@@ -53,12 +54,15 @@ func (s *Server) wireKey(k *keys.Key) wire.Key {
 }
 
 func wirePolicy(p keys.Policy) wire.Policy {
-	w := wire.Policy{Exportable: p.Exportable, DeletionProtection: p.DeletionProtection,
+	w := wire.Policy{GrantsOnly: p.GrantsOnly, Exportable: p.Exportable, DeletionProtection: p.DeletionProtection,
 		RequiredContext: p.RequiredContext, UsageLimit: p.UsageLimit, RequireAttestation: p.RequireAttestation,
 		RotateAfterMessages: p.RotateAfterMessages, RotateAfterBytes: p.RotateAfterBytes,
 		ActivatesAt: optional(p.ActivatesAt), ExpiresAt: optional(p.ExpiresAt)}
 	for _, o := range p.Operations {
 		w.Operations = append(w.Operations, string(o))
+	}
+	if q := p.Quorum; q != nil {
+		w.Quorum = &wire.Quorum{Operations: q.Operations, Approvals: q.Approvals, Approvers: q.Approvers, Role: string(q.Role)}
 	}
 	if p.RotationPeriod > 0 {
 		w.RotationPeriod = p.RotationPeriod.String()
@@ -70,7 +74,7 @@ func policy(w *wire.Policy) (keys.Policy, error) {
 	if w == nil {
 		return keys.Policy{}, nil
 	}
-	p := keys.Policy{Exportable: w.Exportable, DeletionProtection: w.DeletionProtection,
+	p := keys.Policy{GrantsOnly: w.GrantsOnly, Exportable: w.Exportable, DeletionProtection: w.DeletionProtection,
 		RequiredContext: w.RequiredContext, UsageLimit: w.UsageLimit, RequireAttestation: w.RequireAttestation,
 		RotateAfterMessages: w.RotateAfterMessages, RotateAfterBytes: w.RotateAfterBytes}
 	for _, date := range []struct {
@@ -88,6 +92,9 @@ func policy(w *wire.Policy) (keys.Policy, error) {
 	}
 	for _, o := range w.Operations {
 		p.Operations = append(p.Operations, backend.Operation(o))
+	}
+	if q := w.Quorum; q != nil {
+		p.Quorum = &auth.Quorum{Operations: q.Operations, Approvals: q.Approvals, Approvers: q.Approvers, Role: auth.Role(q.Role)}
 	}
 	if w.RotationPeriod != "" {
 		d, err := time.ParseDuration(w.RotationPeriod)

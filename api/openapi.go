@@ -124,6 +124,7 @@ func tags() [][2]string {
 		{"api-keys", "The credentials of the tenant."},
 		{"tenants", "The owners of keys, API keys and audit entries. Nothing crosses tenants: what is another's is not found."},
 		{"events", "What has changed, as a stream and as signed calls to receivers (Standard Webhooks)."},
+		{"policies", "Who may do what with a key: grants, approvals, and what would be decided."},
 		{"settings", "What a tenant has settled for itself."},
 		{"jobs", "Work that outlives the request that asked for it."},
 		{"audit", "The append-only log, with its checkpoints and proofs (RFC 6962, C2SP tlog-checkpoint)."},

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -78,7 +79,7 @@ func TestRotateRootOverREST(t *testing.T) {
 	sealed := call1[wire.Ciphertext](s, "POST", "/keys/before/encrypt", `{"plaintext":"c2VjcmV0"}`)
 	call1[wire.Key](s, "POST", "/keys/before/rotate", nil)
 	repeated := func() *httptest.ResponseRecorder {
-		req := httptest.NewRequest("POST", prefix+"/api-keys", strings.NewReader(`{"name":"ci","scopes":["keys:read"]}`))
+		req := httptest.NewRequest(http.MethodPost, prefix+"/api-keys", strings.NewReader(`{"name":"ci","scopes":["keys:read"]}`))
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("X-API-Key", s.owner)
 		req.Header.Set("Idempotency-Key", "token-1")

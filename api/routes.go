@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -167,7 +168,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := append(append(append(s.rows(), s.eventRows()...), s.backupRows()...), s.qpherRows()...)
+	rows := slices.Concat(s.rows(), s.accessRows(), s.eventRows(), s.backupRows(), s.qpherRows())
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}

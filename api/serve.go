@@ -116,9 +116,12 @@ func (c *call) authenticate(ctx context.Context) error {
 		}
 		return err
 	}
-	// Here is the place of a rate limit (429): behind 401 and before 403, which is the order that Qpher's clients know.
+	if err := c.limit(ctx); err != nil {
+		return err
+	}
 	r := c.route
-	d = auth.Decide(&auth.Request{Principal: c.principal, Now: c.start, Any: r.oneOf(), All: auth.SetOf(r.And), Session: r.Session})
+	d = auth.Decide(&auth.Request{Principal: c.principal, Now: c.start, Any: r.oneOf(), All: auth.SetOf(r.And), Session: r.Session,
+		Grantable: r.onKey || r.Tag == "operations", Pending: true})
 	if !d.Allowed {
 		return c.denied(ctx, &d)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/secret"
 )
@@ -31,6 +32,8 @@ type Auth interface {
 	// Authenticate gives the principal of a credential presented from an address, or fault.Unauthenticated. With a refusal that comes back
 	// with a principal it is known whose credential it is.
 	Authenticate(ctx context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error)
+	// Principal gives the principal of an API key of the tenant, for dry runs.
+	Principal(ctx context.Context, tenant, id uuid.UUID) (*auth.Principal, error)
 	// CreateAPIKey gives the record and, this once, the key itself, as RotateAPIKey does.
 	CreateAPIKey(ctx context.Context, creator *auth.Principal, r auth.CreateRequest, requestID string, t idempotency.Token) (*auth.APIKey, string, error)
 	RotateAPIKey(ctx context.Context, caller *auth.Principal, r auth.RotateRequest, requestID string, t idempotency.Token) (*auth.APIKey, string, error)
@@ -104,6 +107,11 @@ type Jobs interface {
 	List(ctx context.Context, c jobs.Caller, r jobs.ListRequest) (page []*jobs.Job, next string, err error)
 	Get(ctx context.Context, c jobs.Caller, id uuid.UUID) (*jobs.Job, error)
 	Cancel(ctx context.Context, c jobs.Caller, id uuid.UUID) (*jobs.Job, error)
+}
+
+// Limiter decides whether a caller has asked too often. *ratelimit.Limiter is the implementation.
+type Limiter interface {
+	Take(ctx context.Context, demands ...ratelimit.Demand) (ratelimit.Decision, error)
 }
 
 // Denials counts requests without a valid credential. *audit.Denials is the implementation.

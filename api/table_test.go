@@ -43,6 +43,11 @@ func TestEveryRoute(t *testing.T) {
 						t.Errorf("the denial was recorded as %+v", last)
 					}
 				}
+				if row.Session {
+					row.refused(t, r.do(row.Method, path, small), 403, fault.Forbidden) // any API key
+					r.auth.session = true
+					defer func() { r.auth.session = false }()
+				}
 				r.root.locked.Store(true)
 				row.refused(t, r.do(row.Method, path, small), 503, fault.Locked)
 				r.root.locked.Store(false)

@@ -11,7 +11,7 @@ import (
 )
 
 func wireTenant(t *auth.Tenant) wire.Tenant {
-	return wire.Tenant{ID: t.ID.String(), Name: t.Name, Status: string(t.Status), Quotas: wire.Quotas{Keys: t.Quotas.Keys, APIKeys: t.Quotas.APIKeys},
+	return wire.Tenant{ID: t.ID.String(), Name: t.Name, Status: string(t.Status), Quotas: wire.Quotas{Keys: t.Quotas.Keys, APIKeys: t.Quotas.APIKeys}, Plan: t.Plan,
 		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC()}
 }
 
@@ -28,7 +28,7 @@ func (s *Server) createTenant(ctx context.Context, c *call, r *wire.CreateTenant
 	if err := required("name", r.Name); err != nil {
 		return wire.CreatedTenant{}, err
 	}
-	in := auth.CreateTenantRequest{Name: r.Name}
+	in := auth.CreateTenantRequest{Name: r.Name, Plan: r.Plan}
 	if q := r.Quotas; q != nil {
 		in.Quotas = auth.Quotas{Keys: q.Keys, APIKeys: q.APIKeys}
 	}
@@ -77,7 +77,7 @@ func (s *Server) updateTenant(ctx context.Context, c *call, r *wire.UpdateTenant
 	if err != nil {
 		return wire.Tenant{}, err
 	}
-	in := auth.TenantUpdate{Name: r.Name}
+	in := auth.TenantUpdate{Name: r.Name, Plan: r.Plan}
 	if q := r.Quotas; q != nil {
 		in.Keys, in.APIKeys = q.Keys, q.APIKeys
 	}

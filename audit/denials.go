@@ -23,6 +23,7 @@ type Denials struct {
 	rec   Recorder
 	log   *slog.Logger
 	every time.Duration
+	entry Entry // of which each is made
 
 	mu     sync.Mutex // guards what follows
 	counts []denial
@@ -47,14 +48,23 @@ const maxReasons = 16
 
 // NewDenials starts the helper. It must be closed before the Recorder is. A nil logger is silent.
 func NewDenials(rec Recorder, logger *slog.Logger) *Denials {
-	return newDenials(rec, logger, time.Second)
+	return newDenials(rec, logger, time.Second, unauthenticated)
 }
 
-func newDenials(rec Recorder, logger *slog.Logger, every time.Duration) *Denials {
+// unauthenticated is what stands in every entry of requests without a valid credential.
+var unauthenticated = Entry{Principal: "anonymous", Action: "authenticate", Outcome: string(fault.Unauthenticated)}
+
+// NewLimited is NewDenials for requests over a rate: the action is "rate-limit", the outcome fault.RateLimited, the reasons say of whom the
+// rate was.
+func NewLimited(rec Recorder, logger *slog.Logger) *Denials {
+	return newDenials(rec, logger, time.Second, Entry{Principal: "several", Action: "rate-limit", Outcome: string(fault.RateLimited)})
+}
+
+func newDenials(rec Recorder, logger *slog.Logger, every time.Duration, of Entry) *Denials {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	d := &Denials{rec: rec, log: logger, every: every,
+	d := &Denials{rec: rec, log: logger, every: every, entry: of,
 		some: make(chan struct{}, 1), stop: make(chan struct{}), finished: make(chan struct{})}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	go d.run()
@@ -139,10 +149,9 @@ func (d *Denials) flush() {
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, 10*time.Second)
 	defer cancel()
-	_, err := d.rec.Record(ctx, &Entry{
-		Time: since, Principal: "anonymous", Action: "authenticate",
-		Outcome: string(fault.Unauthenticated), Items: total, Detail: detail.String(),
-	})
+	e := d.entry
+	e.Time, e.Items, e.Detail = since, total, detail.String()
+	_, err := d.rec.Record(ctx, &e)
 	if err == nil {
 		return
 	}

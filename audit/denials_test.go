@@ -82,7 +82,7 @@ func TestDenialsRetry(t *testing.T) {
 		return nil
 	}
 	l := openLog(t, s, Options{})
-	d := newDenials(l, nil, 5*time.Millisecond)
+	d := newDenials(l, nil, 5*time.Millisecond, unauthenticated)
 	for i := range 1000 {
 		d.Add(fmt.Sprint("made-up-", i)) // more reasons than there can be
 	}

@@ -34,6 +34,7 @@ type Principal struct {
 	Scopes []Scope // all of them, those of the role included
 
 	TenantName   string
+	Plan         string        // of the tenant's rates
 	Suspended    bool          // the tenant is
 	ExpiresAt    time.Time     // zero: never
 	Restrictions *Restrictions // nil: none
@@ -104,13 +105,16 @@ type Store interface {
 	// RevokeAPIKey sets RevokedAt once; a second revocation changes nothing and is no error.
 	RevokeAPIKey(tenant, id uuid.UUID, at time.Time) audit.Change
 
+	// GrantsOf lists what is granted to a principal of the tenant, by id, up to MaxGrants.
+	GrantsOf(ctx context.Context, tenant uuid.UUID, principal string) ([]*Grant, error)
+
 	// Tenant finds a tenant, or fault.TenantNotFound.
 	Tenant(ctx context.Context, id uuid.UUID) (*Tenant, error)
 	// Tenants lists the tenants by id, after the cursor (zero: from the start).
 	Tenants(ctx context.Context, after uuid.UUID, limit int) ([]*Tenant, error)
 	// InsertTenant adds a tenant. fault.Conflict when the id exists, fault.NameTaken.
 	InsertTenant(t *Tenant) audit.Change
-	// UpdateTenant replaces name, status and quotas if the stored revision is t.Revision, and adds one to it; else fault.Conflict. Also
+	// UpdateTenant replaces name, status, quotas and plan if the stored revision is t.Revision, and adds one to it; else fault.Conflict. Also
 	// fault.NameTaken.
 	UpdateTenant(t *Tenant) audit.Change
 }

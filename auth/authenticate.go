@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/fault"
 )
 
@@ -160,10 +162,23 @@ func (s *Service) principal(ctx context.Context, k *APIKey) (*Principal, error) 
 		return nil, fmt.Errorf("reading a tenant: %w", err)
 	}
 	scopes := k.Effective()
-	p := &Principal{ID: k.PrincipalID(), Kind: KindAPIKey, Tenant: k.Tenant, Name: k.Name, Role: k.Role, Scopes: scopes, TenantName: t.Name,
+	p := &Principal{ID: k.PrincipalID(), Kind: KindAPIKey, Tenant: k.Tenant, Name: k.Name, Role: k.Role, Scopes: scopes, TenantName: t.Name, Plan: t.Plan,
 		Suspended: t.Status != TenantActive, ExpiresAt: k.ExpiresAt, Maker: k.maker(), rights: rights(scopes)}
 	if !k.Restrictions.none() {
 		p.Restrictions = &k.Restrictions
+	}
+	granted, err := s.store.GrantsOf(ctx, k.Tenant, p.ID)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
+	case err != nil:
+		return nil, fmt.Errorf("reading grants: %w", err)
+	}
+	if len(granted) > 0 {
+		p.Grants = make(map[uuid.UUID][]Grant, len(granted))
+		for _, g := range granted {
+			p.Grants[g.Key] = append(p.Grants[g.Key], *g)
+		}
 	}
 	return p, nil
 }

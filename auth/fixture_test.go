@@ -24,6 +24,7 @@ type memory struct {
 	keys    map[uuid.UUID]*APIKey
 	records map[string]*idempotency.Record
 	tenants map[uuid.UUID]*Tenant
+	grants  []*Grant
 	entries []audit.Entry
 	broken  error // what Record answers while it is set
 	down    error // what reads answer while it is set
@@ -125,6 +126,17 @@ func (m *memory) RotateAPIKey(k *APIKey, old [32]byte) audit.Change {
 		m.keys[c.ID] = &c
 		return nil
 	})
+}
+
+func (m *memory) GrantsOf(_ context.Context, tenant uuid.UUID, principal string) (found []*Grant, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, g := range m.grants {
+		if g.Tenant == tenant && g.Principal == principal {
+			found = append(found, g)
+		}
+	}
+	return found, nil
 }
 
 func (m *memory) Tenant(_ context.Context, id uuid.UUID) (*Tenant, error) {

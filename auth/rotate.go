@@ -108,6 +108,11 @@ func (s *Service) ForgetAPIKey(id uuid.UUID) {
 	s.cache.forget(func(e *entry) bool { return id == uuid.Nil || e.id == id })
 }
 
+// Regranted makes this node look at a principal again, since its grants have changed.
+func (s *Service) Regranted(principal string) {
+	s.cache.forget(func(e *entry) bool { return e.principal.ID == principal })
+}
+
 // ForgetTenant makes this node look at all credentials of a tenant again; uuid.Nil: of all tenants.
 func (s *Service) ForgetTenant(id uuid.UUID) {
 	s.cache.forget(func(e *entry) bool { return id == uuid.Nil || e.principal.Tenant == id })

@@ -43,6 +43,8 @@ type Options struct {
 	// Fresh reports whether every revocation on other nodes that is older than a second has been told to Heard: then a cached key is
 	// accepted without a look into the store, and else never. Nil: cached keys are looked up again after Recheck.
 	Fresh func() bool
+	// Plan reports whether there is a plan of rates of the name. Nil: there are none.
+	Plan func(name string) bool
 }
 
 // Service authenticates callers and keeps their API keys. It is safe for concurrent use, starts no goroutines and needs no
@@ -56,6 +58,7 @@ type Service struct {
 	newest   func() (uint32, error)
 	now      func() time.Time
 	fresh    func() bool
+	plans    func(string) bool
 
 	pepper   atomic.Pointer[sync.Pool] // of *macer, keyed with the pepper; nil until the root was open once
 	pepperMu sync.Mutex                // guards the making of pepper
@@ -77,7 +80,7 @@ func New(store Store, recorder audit.Recorder, o Options) *Service {
 	if o.Generation == nil {
 		o.Generation = func() (uint32, error) { return 1, nil }
 	}
-	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, cache: newCache(o.CacheSize)}
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, plans: o.Plan, cache: newCache(o.CacheSize)}
 }
 
 // macer computes one MAC at a time, without allocating.

@@ -20,6 +20,7 @@ type Tenant struct {
 	Name      string
 	Status    Status
 	Quotas    Quotas
+	Plan      string // of rate limits, as the configuration names it; "": the default one
 	CreatedAt time.Time
 	UpdatedAt time.Time
 	Revision  int64 // for compare-and-swap

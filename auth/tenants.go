@@ -28,6 +28,7 @@ const maxQuota = 1_000_000_000
 type CreateTenantRequest struct {
 	Name   string
 	Quotas Quotas
+	Plan   string // "": the default plan
 }
 
 // TenantUpdate changes what is not nil.
@@ -35,6 +36,7 @@ type TenantUpdate struct {
 	Name    *string
 	Keys    *int64
 	APIKeys *int64
+	Plan    *string
 }
 
 // CreateTenant makes a tenant and its first API key, the owner's, which is given this once. It needs scope tenants:write. Errors:
@@ -56,7 +58,7 @@ func (s *Service) createTenant(ctx context.Context, caller *Principal, r CreateT
 	if err := s.decide(caller, ScopeTenantsWrite); err != nil {
 		return nil, nil, "", err
 	}
-	if err := checkTenant(r.Name, r.Quotas); err != nil {
+	if err := s.checkTenant(r.Name, r.Quotas, r.Plan); err != nil {
 		return nil, nil, "", err
 	}
 	for try := 0; ; try++ {
@@ -73,7 +75,7 @@ func (s *Service) createTenant(ctx context.Context, caller *Principal, r CreateT
 		if k, err = s.check(maker, CreateRequest{Name: "owner", Role: RoleOwner}); err != nil {
 			return nil, nil, "", err
 		}
-		tenant = &Tenant{ID: id, Name: r.Name, Status: TenantActive, Quotas: r.Quotas, CreatedAt: k.CreatedAt, UpdatedAt: k.CreatedAt, Revision: 1}
+		tenant = &Tenant{ID: id, Name: r.Name, Status: TenantActive, Quotas: r.Quotas, Plan: r.Plan, CreatedAt: k.CreatedAt, UpdatedAt: k.CreatedAt, Revision: 1}
 		presented, made, err := s.prepare(k, idempotency.Token{})
 		if err != nil {
 			return nil, nil, "", err
@@ -99,12 +101,15 @@ func (s *Service) createTenant(ctx context.Context, caller *Principal, r CreateT
 	}
 }
 
-func checkTenant(name string, q Quotas) error {
+func (s *Service) checkTenant(name string, q Quotas, plan string) error {
 	if err := checkName(name); err != nil {
 		return fault.New(fault.BadName, fmt.Sprintf("the name of a tenant has 1 to %d bytes of printable text", MaxName))
 	}
 	if min(q.Keys, q.APIKeys) < 0 || max(q.Keys, q.APIKeys) > maxQuota {
 		return fault.New(fault.BadField, "a quota is 0, for none, to 1000000000")
+	}
+	if plan != "" && (s.plans == nil || !s.plans(plan)) {
+		return fault.New(fault.BadField, "the configuration has no plan of this name")
 	}
 	return nil
 }
@@ -180,7 +185,7 @@ func unwrapped(err error) error {
 	return err
 }
 
-// UpdateTenant changes name and quotas. It needs scope tenants:write. A quota below what there is takes nothing away: it lets nothing more
+// UpdateTenant changes name, quotas and plan. It needs scope tenants:write. A quota below what there is takes nothing away: it lets nothing more
 // be made. Errors: fault.TenantNotFound, BadName, BadField, NameTaken, Conflict.
 func (s *Service) UpdateTenant(ctx context.Context, caller *Principal, id uuid.UUID, u TenantUpdate, requestID string) (*Tenant, error) {
 	return s.changeTenant(ctx, caller, id, ActionTenantUpdate, requestID, func(t *Tenant) error {
@@ -192,7 +197,11 @@ func (s *Service) UpdateTenant(ctx context.Context, caller *Principal, id uuid.U
 		if u.Name != nil {
 			t.Name = *u.Name
 		}
-		return checkTenant(t.Name, t.Quotas)
+		plan := ""
+		if u.Plan != nil {
+			t.Plan, plan = *u.Plan, *u.Plan
+		}
+		return s.checkTenant(t.Name, t.Quotas, plan)
 	})
 }
 

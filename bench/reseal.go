@@ -115,7 +115,7 @@ func (b *resealSuite) measure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	begin, last := time.Now(), int64(0)
+	begin := time.Now()
 	for _, part := range []int64{4, 2} {
 		j, err := b.until(ctx, t, id, func(j *resealJob) bool { return j.Done >= int64(b.count)/part }) //nolint:gosec // at most mostResealed
 		if err != nil {
@@ -125,7 +125,6 @@ func (b *resealSuite) measure(ctx context.Context) error {
 			return err
 		}
 		_ = p.cmd.Wait() // it was killed
-		last = j.Done
 		if p, t, err = b.start(ctx); err != nil {
 			return err
 		}
@@ -133,7 +132,7 @@ func (b *resealSuite) measure(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		b.report.info(fmt.Sprintf("killed -9 at %d of %d: known after the start", last, j.Total), float64(again.Done), "")
+		b.report.info(fmt.Sprintf("killed -9 at %d of %d: known after the start", j.Done, j.Total), float64(again.Done), "")
 	}
 	j, err := b.until(ctx, t, id, func(*resealJob) bool { return false })
 	if err != nil {

@@ -88,6 +88,12 @@ func (c *Client) send(ctx context.Context, k call) ([]byte, error) {
 		defer clear(body) // it may hold a plaintext or a passphrase
 	}
 	header := make(http.Header)
+	if id, _ := ctx.Value(approvalID{}).(string); id != "" {
+		if !headerSafe(id) {
+			return nil, errors.New("client: the id of an approval is malformed")
+		}
+		header.Set("X-Approval", id)
+	}
 	if k.repeat == keyed {
 		key, given := ctx.Value(idempotencyKey{}).(string)
 		if !given {

@@ -46,6 +46,7 @@ const (
 	BodyTooLarge        Code = "ERR_BODY_TOO_LARGE"
 	BadContentType      Code = "ERR_UNSUPPORTED_MEDIA_TYPE"
 	TooManyItems        Code = "ERR_TOO_MANY_ITEMS"
+	RateLimited         Code = "ERR_RATE_LIMITED"
 	BadEnvelope         Code = "ERR_INVALID_CIPHERTEXT"
 	DecryptionFailed    Code = "ERR_DECRYPTION_FAILED"
 	BadImport           Code = "ERR_INVALID_KEY_MATERIAL"
@@ -121,6 +122,7 @@ func Codes() []Description {
 		{BodyTooLarge, "The body is larger than this route accepts."},
 		{BadContentType, "The body must be application/json."},
 		{TooManyItems, "A batch has no items or more than 1,000."},
+		{RateLimited, "Too many requests, of the tenant or of this credential: try again after the time in Retry-After."},
 		{BadEnvelope, "The ciphertext is not a well-formed envelope, or not one of this key."},
 		{DecryptionFailed, "The ciphertext does not open. Why is not said."},
 		{BadImport, "The imported material does not open, or is not a key of the named algorithm."},

@@ -91,7 +91,7 @@ func (c crashed) List(ctx context.Context) ([]token.Object, error) {
 	return list, err
 }
 
-func (c crashed) Destroy(context.Context, token.ID) error      { return errCrash }
+func (c crashed) Destroy(context.Context, token.ID) error { return errCrash }
 
 // TestLeftClaim: what a process left behind that crashed keeps nobody from the token for ever, and is no orphan.
 func TestLeftClaim(t *testing.T) {

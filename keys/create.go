@@ -47,7 +47,7 @@ func (q *request) draft(ctx context.Context, r CreateRequest) (*Key, *Version, e
 	if err != nil {
 		return nil, nil, err
 	}
-	return k, v, q.permit(factsOf(k), false)
+	return k, v, q.permit(ctx, factsOf(k), false)
 }
 
 // draft checks a request for a new key and makes its record and that of its first version, without material.
@@ -273,7 +273,7 @@ func (q *request) replay(ctx context.Context) (*Key, error) {
 		return nil, err
 	}
 	q.entry.Key, q.entry.KeyVersion, q.entry.Detail = k.ID, r.Version, "replayed"
-	if err := q.permit(factsOf(k), false); err != nil {
+	if err := q.permit(ctx, factsOf(k), false); err != nil {
 		return nil, err
 	}
 	v, err := q.s.store.Version(ctx, k.ID, r.Version)

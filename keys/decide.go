@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
@@ -11,7 +13,8 @@ import (
 
 // facts are what a decision needs to know of a key.
 func factsOf(k *Key) *auth.Key {
-	return &auth.Key{ID: k.ID, Tenant: k.Tenant, Name: k.Name, Labels: k.Labels, RequiredContext: k.Policy.RequiredContext}
+	return &auth.Key{ID: k.ID, Tenant: k.Tenant, Name: k.Name, Labels: k.Labels, RequiredContext: k.Policy.RequiredContext,
+		GrantsOnly: k.Policy.GrantsOnly, Quorum: k.Policy.Quorum}
 }
 
 // uses reports whether the verb uses key material.
@@ -30,10 +33,12 @@ func (v verb) grantable() bool {
 }
 
 // ask makes the question whether the caller may do what it asks for.
-func (q *request) ask() auth.Request {
-	a := &actions[q.verb]
+func (q *request) ask() auth.Request { return q.askFor(q.verb) }
+
+func (q *request) askFor(v verb) auth.Request {
+	a := &actions[v]
 	return auth.Request{Principal: q.caller.Principal, Now: q.start, Any: auth.SetOf(a.scope), Operation: a.name, Uses: a.uses(), Reads: a.reads(),
-		Grantable: q.verb.grantable()}
+		Grantable: v.grantable()}
 }
 
 // enter decides as far as can be said before the key is known.
@@ -45,10 +50,37 @@ func (q *request) enter() error {
 }
 
 // permit decides about the key. What the contexts of items settle is left to permitItem where there are items; then ByItem says so.
-func (q *request) permit(k *auth.Key, items bool) error {
+func (q *request) permit(ctx context.Context, k *auth.Key, items bool) error {
 	r := q.ask()
 	r.Key, r.Pending = k, items
-	q.decision = auth.Decide(&r)
+	// What can be exported can be used without any quorum.
+	r.Guards = q.verb == verbExport
+	return q.decide(ctx, &r)
+}
+
+// permitGuards decides about a change of what guards the key: who may use it without a grant, and its quorum.
+func (q *request) permitGuards(ctx context.Context, k *auth.Key) error {
+	r := q.ask()
+	r.Key, r.Guards, r.All = k, true, auth.SetOf(auth.ScopePoliciesWrite)
+	return q.decide(ctx, &r)
+}
+
+// decide decides, and looks for an approval where one is needed.
+func (q *request) decide(ctx context.Context, r *auth.Request) error {
+	q.decision = auth.Decide(r)
+	if q.decision.Rule == auth.RuleQuorum && q.approved == uuid.Nil {
+		found, err := q.approve(ctx, r.Key)
+		if err != nil {
+			return err
+		}
+		if !found {
+			return q.ruled()
+		}
+	}
+	if q.approved != uuid.Nil {
+		r.Approved = true
+		q.decision = auth.Decide(r)
+	}
 	return q.ruled()
 }
 
@@ -72,7 +104,7 @@ func (q *request) permitItem(k *auth.Key, context map[string]string) error {
 		return nil
 	}
 	r := q.ask()
-	r.Key, r.Context = k, context
+	r.Key, r.Context, r.Approved, r.Guards = k, context, q.approved != uuid.Nil, q.verb == verbExport
 	d := auth.Decide(&r)
 	return d.Err()
 }
@@ -97,6 +129,21 @@ func (q *request) noteRule(err error) {
 	q.entry.Detail += "rule " + string(r.rule)
 }
 
+// noteException notes in the entry by which grant or approval the caller may do what scopes alone do not give.
+func (q *request) noteException() {
+	note := ""
+	if d := &q.decision; d.Grant != uuid.Nil && !d.ByItem {
+		note = " grant:" + d.Grant.String()
+	}
+	if q.approved != uuid.Nil {
+		note += " approval:" + q.approved.String()
+	}
+	if note != "" && q.entry.Detail == "" {
+		note = note[1:]
+	}
+	q.entry.Detail += note
+}
+
 // find is the one way from what a caller named to a key that it may act on.
 func (q *request) find(ctx context.Context, name string) (*record, error) {
 	r, err := q.s.find(ctx, q.tenant(), name)
@@ -104,7 +151,7 @@ func (q *request) find(ctx context.Context, name string) (*record, error) {
 		q.named(name)
 		return nil, q.hide(err)
 	}
-	if err := q.permit(r.facts, false); err != nil {
+	if err := q.permit(ctx, r.facts, false); err != nil {
 		q.entry.Key = r.key.ID
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 )
 
@@ -57,6 +58,8 @@ type Policy struct {
 	RotationPeriod     time.Duration       `json:"rotation_period,omitempty"`     // 0: by hand only; at least an hour
 	DeletionProtection bool                `json:"deletion_protection,omitempty"` // DELETE is refused while set
 	RequiredContext    []string            `json:"required_context,omitempty"`    // names that the caller's context must hold
+	GrantsOnly         bool                `json:"grants_only,omitempty"`         // scopes alone do not suffice to use it
+	Quorum             *auth.Quorum        `json:"quorum,omitempty"`              // nil: nothing takes approvals
 	UsageLimit         int64               `json:"usage_limit,omitempty"`         // operations in all; 0: none
 	// RotateAfterMessages and RotateAfterBytes make the key due for rotation when its primary version is counted to have protected so much; 0: not
 	// before three quarters of what the algorithm bears. The operation that gets there is not refused.

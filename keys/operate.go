@@ -272,7 +272,7 @@ func (b *batch) resolve(ctx context.Context, q *request, enveloped uuid.UUID) (e
 		return q.hide(err)
 	}
 	q.entry.Key = b.record.key.ID
-	if err := q.permit(b.record.facts, true); err != nil {
+	if err := q.permit(ctx, b.record.facts, true); err != nil {
 		return err
 	}
 	if a := b.target.Algorithm; a != "" && a != b.record.info.Name {

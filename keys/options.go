@@ -48,6 +48,9 @@ type Options struct {
 	// Fresh reports whether every change on other nodes that is older than a second has been told to Heard. While it says no, nothing
 	// cached is used and each request reads the store. Nil: there are no other nodes.
 	Fresh func() bool
+	// Regranted is told whose grants this Service has changed, as soon as they are. Nil: nobody is told, and what others remember of
+	// principals is as old as they let it be.
+	Regranted func(principal string)
 	// Elsewhere says what a backend that this node does not have is called on the nodes that do, and which those are. Nil: there are no
 	// other nodes.
 	Elsewhere func(backendID string) (name string, nodes []string)
@@ -67,6 +70,7 @@ type Service struct {
 	log         *slog.Logger
 	fresh       func() bool
 	elsewhere   func(backendID string) (name string, nodes []string)
+	regranted   func(principal string)
 
 	jobs     Jobs
 	cache    *recordCache
@@ -110,6 +114,9 @@ func New(o Options) (*Service, error) {
 	if o.Elsewhere == nil {
 		o.Elsewhere = func(string) (string, []string) { return "", nil }
 	}
+	if o.Regranted == nil {
+		o.Regranted = func(string) {}
+	}
 	if o.RecordCache == 0 {
 		o.RecordCache = 16384
 	}
@@ -117,7 +124,7 @@ func New(o Options) (*Service, error) {
 		return nil, errors.New("keys: size and age of the record cache are not negative")
 	}
 	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger, jobs: o.Jobs,
-		fresh: o.Fresh, elsewhere: o.Elsewhere,
+		fresh: o.Fresh, elsewhere: o.Elsewhere, regranted: o.Regranted,
 		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
 		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1),
 		ledger: newLedger(ledgerPart * o.RecordCache), maintained: o.Maintained, waiting: waiting{}}

@@ -54,6 +54,14 @@ const (
 	verbPrune
 	verbActivate
 	verbExpire
+	verbGrants
+	verbPutGrant
+	verbDeleteGrant
+	verbApprovals
+	verbRequestApproval
+	verbApprove
+	verbReject
+	verbAuthorize
 	verbCount
 )
 
@@ -105,6 +113,14 @@ var actions = [verbCount]action{
 	verbPrune:            {"idempotency.prune", auth.ScopeSettingsWrite, "", "", false},
 	verbActivate:         {"key.activate", auth.ScopeKeysWrite, "", "", false},
 	verbExpire:           {"key.expire", auth.ScopeKeysWrite, "", "", false},
+	verbGrants:           {"key.grants", auth.ScopePoliciesRead, "", "", true},
+	verbPutGrant:         {"key.grant", auth.ScopePoliciesWrite, "", "", false},
+	verbDeleteGrant:      {"key.revoke-grant", auth.ScopePoliciesWrite, "", "", false},
+	verbApprovals:        {"approval.list", "", "", "", true}, // who may look is decided for each
+	verbRequestApproval:  {"approval.request", "", "", "", false},
+	verbApprove:          {"approval.approve", "", "", "", false},
+	verbReject:           {"approval.reject", "", "", "", false},
+	verbAuthorize:        {"authorize", "", "", "", true},
 }
 
 func (v verb) String() string { return actions[v].name }
@@ -135,6 +151,8 @@ type request struct {
 	unlock   func()
 	locked   uuid.UUID
 	decision auth.Decision // the last one, about the key once that is known
+	approved uuid.UUID     // the approval that serves, which the record uses up
+	regrant  string        // the principal whose grants the changes alter
 }
 
 func (q *request) tenant() uuid.UUID { return q.caller.Principal.Tenant }
@@ -170,6 +188,7 @@ func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work fun
 	for try := 1; ; try++ {
 		q.entry = audit.Entry{Tenant: c.Principal.Tenant, Principal: c.Principal.ID, Action: a.name, RequestID: c.RequestID, Outcome: okOutcome}
 		q.changes, q.touched, q.defaults, q.uses = q.changes[:0], q.touched[:0], false, order{}
+		q.approved, q.regrant = uuid.Nil, ""
 		if err := q.enter(); err != nil {
 			return none, q.refuse(ctx, err)
 		}
@@ -213,7 +232,7 @@ func (q *request) own(ctx context.Context, name string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k, q.permit(factsOf(k), false)
+	return k, q.permit(ctx, factsOf(k), false)
 }
 
 func (q *request) ownID(ctx context.Context, id uuid.UUID) (*Key, error) {
@@ -240,6 +259,7 @@ func (q *request) release() {
 
 // record makes the entry and the changes durable, and forgets what they made stale. The caller must not release anything when it fails.
 func (q *request) record(ctx context.Context) error {
+	q.noteException()
 	q.entry.Latency = q.s.now().Sub(q.start)
 	_, err := q.s.recorder.Record(ctx, &q.entry, q.changes...)
 	q.forget(err)
@@ -290,6 +310,9 @@ func uncertain(err error) bool {
 func (q *request) forget(err error) {
 	for _, id := range q.touched {
 		q.s.cache.drop(id, uncertain(err))
+	}
+	if q.regrant != "" {
+		q.s.regranted(q.regrant)
 	}
 	if q.defaults && uncertain(err) {
 		q.s.defaults.doubt()

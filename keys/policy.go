@@ -163,6 +163,9 @@ func checkPolicy(p Policy, info backend.AlgorithmInfo, purpose backend.Purpose, 
 	if (p.RotateAfterMessages != 0 || p.RotateAfterBytes != 0) && o != OriginGenerated {
 		return fault.New(fault.BadField, "only generated keys rotate by themselves")
 	}
+	if err := checkQuorum(p.Quorum); err != nil {
+		return err
+	}
 	if len(p.RequiredContext) > maxRequired {
 		return fault.New(fault.BadSize, fmt.Sprintf("a policy requires at most %d names of context", maxRequired))
 	}
@@ -181,6 +184,11 @@ func checkPolicy(p Policy, info backend.AlgorithmInfo, purpose backend.Purpose, 
 // clone gives a policy that shares nothing with that of the request: records outlive requests.
 func (p Policy) clone() Policy {
 	p.Operations, p.RequiredContext = slices.Clone(p.Operations), slices.Clone(p.RequiredContext)
+	if p.Quorum != nil {
+		quorum := *p.Quorum
+		quorum.Operations, quorum.Approvers = slices.Clone(quorum.Operations), slices.Clone(quorum.Approvers)
+		p.Quorum = &quorum
+	}
 	return p
 }
 

@@ -18,6 +18,7 @@ type Caller struct {
 	Principal   *auth.Principal
 	RequestID   string
 	Idempotency idempotency.Token
+	Approval    *Presented // nil: none was sent
 }
 
 // CreateRequest asks for a new key. Only Name and Algorithm are required.
@@ -289,6 +290,18 @@ type API interface {
 
 	Settings(ctx context.Context, c Caller) (Settings, error)
 	SetSettings(ctx context.Context, c Caller, s Settings) (Settings, error)
+
+	Grants(ctx context.Context, c Caller, key, cursor string, limit int) (grants []*auth.Grant, next string, err error)
+	Grant(ctx context.Context, c Caller, key string, id uuid.UUID) (*auth.Grant, error)
+	PutGrant(ctx context.Context, c Caller, key string, r GrantRequest) (*auth.Grant, error)
+	DeleteGrant(ctx context.Context, c Caller, key string, id uuid.UUID) (*auth.Grant, error)
+	RequestApproval(ctx context.Context, c Caller, r ApprovalRequest) (*ApprovalInfo, error)
+	Approval(ctx context.Context, c Caller, id uuid.UUID) (*ApprovalInfo, error)
+	Approvals(ctx context.Context, c Caller, cursor string, limit int) (list []*ApprovalInfo, next string, err error)
+	Approve(ctx context.Context, c Caller, id uuid.UUID) (*ApprovalInfo, error)
+	Reject(ctx context.Context, c Caller, id uuid.UUID) (*ApprovalInfo, error)
+	// Authorize says what would be decided, and by which rule.
+	Authorize(ctx context.Context, c Caller, r AuthorizeRequest) (auth.Decision, error)
 
 	Backends(ctx context.Context) []BackendStatus
 	Backend(ctx context.Context, name string) (BackendStatus, error)

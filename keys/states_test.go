@@ -114,7 +114,8 @@ func TestActions(t *testing.T) {
 	names, ops := map[string]bool{}, map[backend.Operation]bool{}
 	for v := verb(0); v < verbCount; v++ {
 		a := actions[v]
-		if a.name == "" || a.scope == "" || names[a.name] {
+		open := v >= verbApprovals // who may is decided about each approval
+		if a.name == "" || (a.scope == "") != open || names[a.name] {
 			t.Errorf("verb %d has no name, no scope or the name of another: %+v", v, a)
 		}
 		names[a.name] = true

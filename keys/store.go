@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 )
 
@@ -48,6 +49,15 @@ type Store interface {
 	// TenantSettings gives what the tenant has settled, the zero value when it has settled nothing.
 	TenantSettings(ctx context.Context, tenant uuid.UUID) (Settings, error)
 
+	// Grants lists the grants on a key of the tenant by id, after the cursor (zero: from the start).
+	Grants(ctx context.Context, tenant, key, after uuid.UUID, limit int) ([]*auth.Grant, error)
+	// Grant finds a grant on the key, or fault.GrantNotFound.
+	Grant(ctx context.Context, tenant, key, id uuid.UUID) (*auth.Grant, error)
+	// Approval finds an approval of the tenant with its votes by principal, or fault.ApprovalNotFound.
+	Approval(ctx context.Context, tenant, id uuid.UUID) (*auth.Approval, error)
+	// Approvals lists the tenant's approvals by id, downwards from below the cursor (zero: from the newest), with their votes.
+	Approvals(ctx context.Context, tenant, before uuid.UUID, limit int) ([]*auth.Approval, error)
+
 	// InsertKey adds a key and its first version. Fails with fault.NameTaken, or fault.Conflict when the id exists, or
 	// fault.QuotaExceeded when the tenant has as many as it may: those that are destroyed or internal are not counted.
 	InsertKey(k *Key, v *Version) audit.Change
@@ -68,6 +78,20 @@ type Store interface {
 	SetDefaultKey(tenant uuid.UUID, p backend.Purpose, key uuid.UUID) audit.Change
 	// SetTenantSettings replaces what the tenant has settled.
 	SetTenantSettings(tenant uuid.UUID, s Settings) audit.Change
+
+	// PutGrant adds a grant, or replaces the one of its id if that is on the same key: else fault.Conflict. fault.APIKeyNotFound when its
+	// principal is an API key that the tenant does not have, fault.QuotaExceeded when it would be one more than auth.MaxGrants of the
+	// key or of the principal.
+	PutGrant(g *auth.Grant) audit.Change
+	// DeleteGrant removes a grant. fault.GrantNotFound.
+	DeleteGrant(g *auth.Grant) audit.Change
+	// InsertApproval adds an approval without votes. fault.Conflict when the id exists.
+	InsertApproval(a *auth.Approval) audit.Change
+	// VoteApproval adds a vote, and one that does not approve rejects the approval. fault.Conflict when the principal has voted, or the
+	// approval is used or rejected.
+	VoteApproval(id uuid.UUID, v auth.Vote) audit.Change
+	// UseApproval marks an approval as used. fault.ApprovalRequired when it is used, rejected or expired at this time.
+	UseApproval(id uuid.UUID, at time.Time) audit.Change
 }
 
 // Position is a place in the order of Store.Material; the zero value is before everything.

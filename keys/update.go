@@ -26,6 +26,11 @@ func (s *Service) Update(ctx context.Context, c Caller, key string, r UpdateRequ
 			return nil, err
 		}
 		q.entry.Detail = r.what()
+		if p := r.Policy; p != nil && (p.GrantsOnly != k.Policy.GrantsOnly || !sameQuorum(p.Quorum, k.Policy.Quorum)) {
+			if err := q.permitGuards(ctx, factsOf(k)); err != nil {
+				return nil, err
+			}
+		}
 		if err := k.apply(r, s.stamp()); err != nil {
 			return nil, err
 		}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/softhsm-test/rig"
 	"github.com/keywright/keywright/tpm"
@@ -89,5 +91,49 @@ func TestTPMs(t *testing.T) {
 		if err := open([]*Slot{s}, "here", KindTPM, here); !fault.Has(err, fault.KeyMaterial) {
 			t.Errorf("a slot that was %s: %v", what, err)
 		}
+	}
+}
+
+// TestRotateTPM: the TPM of this machine seals a new root by itself; a slot on another machine's has to be named.
+func TestRotateTPM(t *testing.T) {
+	here, there := openTPM(t), openTPM(t)
+	ctx := t.Context()
+	m := new(memory)
+	k := keeper(t, m)
+	for name, d := range map[string]Device{"here": here, "there": there} {
+		if err := k.Attach(name, KindTPM, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.Init(ctx, who, NewSlot{Device: "here", Label: "this one"}); err != nil {
+		t.Fatal(err)
+	}
+	other, err := k.AddSlot(ctx, who, NewSlot{Device: "there"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := keeper(t, m)
+	if err := alone.Attach("here", KindTPM, here); err != nil {
+		t.Fatal(err)
+	}
+	if err := alone.UnlockDevices(ctx, who); err != nil {
+		t.Fatal(err)
+	}
+	_, err = alone.Rotate(ctx, who, Rotation{})
+	want(t, err, fault.Conflict)
+	done, err := alone.Rotate(ctx, who, Rotation{Drop: []uuid.UUID{other.Slot.ID}})
+	if err != nil || len(done.Slots) != 1 || done.Slots[0].Slot.Device() != here.ID() || done.Slots[0].Slot.Label != "this one" {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	again := keeper(t, m)
+	if err := again.Attach("here", KindTPM, here); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.UnlockDevices(ctx, who); err != nil || derive(t, again, "label") != derive(t, alone, "label") {
+		t.Errorf("the TPM gives another root: %v", err)
+	}
+	// The other node's TPM has no slot any more, and this one's does not open there.
+	if err := k.Follow(ctx, who); err != nil || k.Locked() {
+		t.Errorf("a node with both did not follow: %v", err)
 	}
 }

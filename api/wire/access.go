@@ -14,6 +14,7 @@ type Tenant struct {
 	Name      string    `json:"name"`
 	Status    string    `json:"status"` // active or suspended
 	Quotas    Quotas    `json:"quotas"`
+	Plan      string    `json:"plan,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
@@ -22,6 +23,7 @@ type Tenant struct {
 type CreateTenant struct {
 	Name   string  `json:"name"`
 	Quotas *Quotas `json:"quotas,omitempty"`
+	Plan   string  `json:"plan,omitempty"`
 }
 
 // CreatedTenant is its answer: OwnerKey is the tenant's first API key, shown this once.
@@ -34,6 +36,7 @@ type CreatedTenant struct {
 type UpdateTenant struct {
 	Name   *string       `json:"name,omitempty"`
 	Quotas *UpdateQuotas `json:"quotas,omitempty"`
+	Plan   *string       `json:"plan,omitempty"`
 }
 
 // UpdateQuotas changes the quotas that it names; 0 takes one away.
@@ -99,4 +102,84 @@ type Me struct {
 	Operations   []string          `json:"operations,omitempty"`
 	AllowedCIDRs []string          `json:"allowed_cidrs,omitempty"`
 	RateLimit    int               `json:"rate_limit,omitempty"`
+}
+
+// Quorum marks operations on a key that take the approval of several: of those named, or of all of a role.
+type Quorum struct {
+	Operations []string `json:"operations"`
+	Approvals  int      `json:"approvals"`
+	Approvers  []string `json:"approvers,omitempty"`
+	Role       string   `json:"role,omitempty"`
+}
+
+// Grant is the right of one principal to named operations on one key.
+type Grant struct {
+	ID         string            `json:"id"`
+	KeyID      string            `json:"key_id"`
+	Principal  string            `json:"principal"`
+	Operations []string          `json:"operations"`
+	Context    map[string]string `json:"context,omitempty"`
+	ExpiresAt  *time.Time        `json:"expires_at,omitempty"`
+	CreatedAt  time.Time         `json:"created_at"`
+	CreatedBy  string            `json:"created_by"`
+}
+
+// PutGrant is PUT /keys/{key}/grants/{id}.
+type PutGrant struct {
+	Principal  string            `json:"principal"`
+	Operations []string          `json:"operations"`
+	Context    map[string]string `json:"context,omitempty"`
+	ExpiresAt  *time.Time        `json:"expires_at,omitempty"`
+}
+
+// RequestApproval is POST /approvals. Body is the JSON of the request that is to be approved, as a string; absent: it has none. Target is
+// what its path names beside the key: the number of a version, or the id of a grant.
+type RequestApproval struct {
+	Key       string `json:"key"`
+	Operation string `json:"operation"`
+	Target    string `json:"target,omitempty"`
+	Body      string `json:"body,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	ExpiresIn string `json:"expires_in,omitempty"` // Go duration string; absent: 24h
+}
+
+// Approval is a request that takes the consent of others. Digest binds it to one request.
+type Approval struct {
+	ID          string     `json:"id"`
+	State       string     `json:"state"` // pending, approved, rejected, expired or used
+	KeyID       string     `json:"key_id"`
+	Operation   string     `json:"operation"`
+	Target      string     `json:"target,omitempty"`
+	Digest      []byte     `json:"digest"`
+	Reason      string     `json:"reason,omitempty"`
+	RequestedBy string     `json:"requested_by"`
+	Needed      int        `json:"needed"`
+	Votes       []Vote     `json:"votes"`
+	CreatedAt   time.Time  `json:"created_at"`
+	ExpiresAt   time.Time  `json:"expires_at"`
+	UsedAt      *time.Time `json:"used_at,omitempty"`
+}
+
+// Vote is what one principal said to a request for approval.
+type Vote struct {
+	Principal string    `json:"principal"`
+	Approves  bool      `json:"approves"`
+	At        time.Time `json:"at"`
+}
+
+// Authorize is POST /authorize: what would be decided. Principal is another API key of the tenant, by "api-key:" and its id; absent: the caller.
+type Authorize struct {
+	Operation string            `json:"operation"`
+	Key       string            `json:"key,omitempty"`
+	Context   map[string]string `json:"context,omitempty"`
+	Principal string            `json:"principal,omitempty"`
+}
+
+// Authorized is its answer.
+type Authorized struct {
+	Allowed     bool   `json:"allowed"`
+	Rule        string `json:"rule"`
+	Explanation string `json:"explanation"`
+	ErrorCode   string `json:"error_code,omitempty"`
+	GrantID     string `json:"grant_id,omitempty"`
 }

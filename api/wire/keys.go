@@ -11,6 +11,8 @@ type Policy struct {
 	RequiredContext    []string `json:"required_context,omitempty"`
 	UsageLimit         int64    `json:"usage_limit,omitempty"`
 	RequireAttestation bool     `json:"require_attestation,omitempty"`
+	GrantsOnly         bool     `json:"grants_only,omitempty"`
+	Quorum             *Quorum  `json:"quorum,omitempty"`
 
 	RotateAfterMessages int64      `json:"rotate_after_messages,omitempty"`
 	RotateAfterBytes    int64      `json:"rotate_after_bytes,omitempty"`

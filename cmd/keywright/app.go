@@ -42,6 +42,7 @@ type globals struct {
 	CAFile    string        `name:"ca-file" help:"PEM file with the certificates to trust, instead of the system's." env:"KEYWRIGHT_CA_FILE" placeholder:"FILE"`
 	PlainHTTP bool          `help:"Allow http:// to an address that is not loopback: others can read the API key and all data."`
 	Timeout   time.Duration `help:"How long a request may take, with its repetitions." default:"30s"`
+	Approval  string        `help:"Id of an approval, for what takes one." placeholder:"ID"`
 	NoColor   bool          `help:"No colours, even on a terminal ($$NO_COLOR does the same)."`
 }
 

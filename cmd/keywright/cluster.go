@@ -200,7 +200,7 @@ func (n *node) housekeep(ctx context.Context) error {
 	}
 	err := errors.Join(n.keys.MaintainKeys(ctx, nobodys), n.keys.Prune(ctx))
 	if now := time.Now(); now.Sub(n.newsPruned) >= pruneNews {
-		pruned := n.store.PruneNews(ctx, now.Add(-newsKept))
+		pruned := errors.Join(n.store.PruneNews(ctx, now.Add(-newsKept)), n.store.PruneCells(ctx))
 		if pruned == nil {
 			n.newsPruned = now
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/knadh/koanf/v2"
 
 	"github.com/keywright/keywright/hsm/uri"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/secret"
 )
 
@@ -45,10 +46,13 @@ type config struct {
 	Events   eventsConfig    `koanf:"events"`
 	Webhooks webhooksConfig  `koanf:"webhooks"`
 	Audit    auditConfig     `koanf:"audit"`
+	// Plans are what the requests of tenants are held to. Default: nothing.
+	Plans []planConfig `koanf:"plans"`
 	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
 	TrustedProxies []string `koanf:"trusted_proxies"`
 
 	proxies []netip.Prefix // of TrustedProxies
+	plans   ratelimit.Plans
 }
 
 // storeConfig is the store: one SQLite file, which belongs to this process, or a schema of a PostgreSQL database. All but URL is for
@@ -207,6 +211,7 @@ func (c *config) complete(dev bool) error {
 		at("root", c.completeRoot()),
 		at("reseal", c.Reseal.complete()),
 		at("trusted_proxies", c.completeProxies()),
+		c.completePlans(),
 	)
 }
 

@@ -248,6 +248,7 @@ type keysPolicyCmd struct {
 	RequiredContext    []string       `placeholder:"NAME" help:"Names that the caller's context must hold. Repeatable."`
 	NoRequiredContext  bool           `help:"No context is required."`
 	UsageLimit         *int64         `placeholder:"N" help:"Operations in all; 0: no limit."`
+	accessFlags
 
 	RotateAfterMessages *int64     `placeholder:"N" help:"Rotate by itself when a version has protected so many messages; 0: no such number."`
 	RotateAfterBytes    *int64     `placeholder:"N" help:"Rotate by itself when a version has protected so many bytes; 0: no such number."`
@@ -280,6 +281,9 @@ func (k keysPolicyCmd) Run(ctx context.Context, a *app) error {
 func (k keysPolicyCmd) apply(p wire.Policy) (_ wire.Policy, changed bool) {
 	if k.Allow != nil || k.AllowAll {
 		p.Operations, changed = k.Allow, true
+	}
+	if k.accessFlags.apply(&p) {
+		changed = true
 	}
 	if k.NotExportable {
 		p.Exportable, changed = false, true

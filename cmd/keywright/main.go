@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/keywright/keywright/client"
 )
 
 // commands is the whole command line.
@@ -36,25 +38,28 @@ type commands struct {
 	DataKey     dataKeyCmd     `cmd:"" help:"Make a data key, in clear and encrypted." group:"Operations"`
 	Random      randomCmd      `cmd:"" help:"Random bytes." group:"Operations"`
 
-	APIKeys  apiKeysCmd  `cmd:"" name:"api-keys" help:"Create, list, rotate and revoke API keys." group:"Service"`
-	Tenants  tenantsCmd  `cmd:"" help:"Create, list, suspend and resume tenants." group:"Service"`
-	Attest   attestCmd   `cmd:"" help:"Verify evidence of where a key lives." group:"Service"`
-	Audit    auditCmd    `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
-	Backup   backupCmd   `cmd:"" help:"Make a backup of everything, and verify one." group:"Service"`
-	Restore  restoreCmd  `cmd:"" help:"Fill an empty store from a backup." group:"Service"`
-	Store    storeCmd    `cmd:"" help:"Move a store to another place." group:"Service"`
-	Backends backendsCmd `cmd:"" help:"What the backends can do." group:"Service"`
-	Events   eventsCmd   `cmd:"" help:"Show what changes, as it happens." group:"Service"`
-	Jobs     jobsCmd     `cmd:"" help:"Work that outlives the request that asked for it." group:"Service"`
-	Nodes    nodesCmd    `cmd:"" help:"The services that run on one store." group:"Service"`
-	Settings settingsCmd `cmd:"" help:"What the tenant has settled for itself." group:"Service"`
-	Root     rootCmd     `cmd:"" help:"The ways to open the root secret." group:"Service"`
-	Health   healthCmd   `cmd:"" help:"Whether the service is up; exit code 6 when it is not, or locked." group:"Service"`
-	Whoami   whoamiCmd   `cmd:"" help:"Who the service takes you for." group:"Service"`
-	Webhooks webhooksCmd `cmd:"" help:"Receivers of events." group:"Service"`
-	Unlock   unlockCmd   `cmd:"" help:"Open the root secret of a locked service." group:"Service"`
-	Serve    serveCmd    `cmd:"" help:"Run the service." group:"Service"`
-	Config   configCmd   `cmd:"" help:"Check a configuration before the service has to." group:"Service"`
+	APIKeys   apiKeysCmd   `cmd:"" name:"api-keys" help:"Create, list, rotate and revoke API keys." group:"Service"`
+	Grants    grantsCmd    `cmd:"" help:"Give, list and take back rights of single API keys on single keys." group:"Service"`
+	Approvals approvalsCmd `cmd:"" help:"Request, list, give and refuse approvals." group:"Service"`
+	Authorize authorizeCmd `cmd:"" help:"Say what would be decided, and by which rule." group:"Service"`
+	Tenants   tenantsCmd   `cmd:"" help:"Create, list, suspend and resume tenants." group:"Service"`
+	Attest    attestCmd    `cmd:"" help:"Verify evidence of where a key lives." group:"Service"`
+	Audit     auditCmd     `cmd:"" help:"Read, export and verify the audit log." group:"Service"`
+	Backup    backupCmd    `cmd:"" help:"Make a backup of everything, and verify one." group:"Service"`
+	Restore   restoreCmd   `cmd:"" help:"Fill an empty store from a backup." group:"Service"`
+	Store     storeCmd     `cmd:"" help:"Move a store to another place." group:"Service"`
+	Backends  backendsCmd  `cmd:"" help:"What the backends can do." group:"Service"`
+	Events    eventsCmd    `cmd:"" help:"Show what changes, as it happens." group:"Service"`
+	Jobs      jobsCmd      `cmd:"" help:"Work that outlives the request that asked for it." group:"Service"`
+	Nodes     nodesCmd     `cmd:"" help:"The services that run on one store." group:"Service"`
+	Settings  settingsCmd  `cmd:"" help:"What the tenant has settled for itself." group:"Service"`
+	Root      rootCmd      `cmd:"" help:"The ways to open the root secret." group:"Service"`
+	Health    healthCmd    `cmd:"" help:"Whether the service is up; exit code 6 when it is not, or locked." group:"Service"`
+	Whoami    whoamiCmd    `cmd:"" help:"Who the service takes you for." group:"Service"`
+	Webhooks  webhooksCmd  `cmd:"" help:"Receivers of events." group:"Service"`
+	Unlock    unlockCmd    `cmd:"" help:"Open the root secret of a locked service." group:"Service"`
+	Serve     serveCmd     `cmd:"" help:"Run the service." group:"Service"`
+	Config    configCmd    `cmd:"" help:"Check a configuration before the service has to." group:"Service"`
 
 	HSM hsmCmd `cmd:"" name:"hsm" help:"Look at PKCS#11 tokens and prepare them, without the service." group:"Devices"`
 
@@ -99,6 +104,9 @@ func run(ctx context.Context, args []string, stdin *os.File, stdout, stderr *os.
 	if err != nil {
 		a.complain(&usageError{err})
 		return exitUsage
+	}
+	if c.Approval != "" {
+		ctx = client.WithApproval(ctx, c.Approval)
 	}
 	k.BindTo(ctx, (*context.Context)(nil))
 	k.Bind(a)

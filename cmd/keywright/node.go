@@ -95,10 +95,10 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	if n.backends, err = n.openBackends(ctx, registry); err != nil {
 		return n, err
 	}
-	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation, Idempotency: n.store, Fresh: n.fresh})
+	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation, Idempotency: n.store, Fresh: n.fresh, Plan: n.hasPlan})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: n.backends,
-		Registerer: registry, Logger: log, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
+		Registerer: registry, Logger: log, Regranted: n.auth.Regranted, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
 	if err != nil {
 		return n, err
 	}
@@ -117,7 +117,13 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.onClose(func() error { return within(n.lastCheckpoint) })
 	denials := audit.NewDenials(n.audit, log)
 	n.onClose(func() error { return within(denials.Close) })
-	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials, Events: n.streams, Webhooks: n.webhooks,
+	limited := audit.NewLimited(n.audit, log)
+	n.onClose(func() error { return within(limited.Close) })
+	limiter, err := n.openLimiter(registry)
+	if err != nil {
+		return n, err
+	}
+	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials, Limiter: limiter, Plans: n.config.plans, Limited: limited, Events: n.streams, Webhooks: n.webhooks,
 		Backups: n.backups(), Nodes: n.nodes, Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
 	if err != nil {
 		return n, err

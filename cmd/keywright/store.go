@@ -15,6 +15,7 @@ import (
 	"github.com/keywright/keywright/idempotency"
 	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/root"
 	"github.com/keywright/keywright/store/postgres"
 	"github.com/keywright/keywright/store/sqlite"
@@ -31,6 +32,7 @@ type store interface {
 	cluster.Store
 	backup.Source
 	events.Store
+	ratelimit.Store
 	Deployment() uuid.UUID
 	Ping(ctx context.Context) error
 	Close() error

@@ -22,11 +22,12 @@ type tenantsCreateCmd struct {
 	Name       string `arg:"" help:"Its name."`
 	MaxKeys    int64  `placeholder:"N" help:"How many keys it can have; 0: as many as it likes."`
 	MaxAPIKeys int64  `name:"max-api-keys" placeholder:"N" help:"How many API keys it can have; 0: as many as it likes."`
+	Plan       string `help:"The plan of its rate limits, as the configuration names it."`
 	sink
 }
 
 func (k tenantsCreateCmd) Run(ctx context.Context, a *app) error {
-	r := wire.CreateTenant{Name: k.Name}
+	r := wire.CreateTenant{Name: k.Name, Plan: k.Plan}
 	if k.MaxKeys != 0 || k.MaxAPIKeys != 0 {
 		r.Quotas = &wire.Quotas{Keys: k.MaxKeys, APIKeys: k.MaxAPIKeys}
 	}
@@ -56,8 +57,8 @@ func (tenantsListCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	return list(a, c.Tenants(ctx), []string{"ID", "NAME", "STATUS", "MAX KEYS", "MAX API KEYS", "CREATED"}, func(t wire.Tenant) []string {
-		return []string{t.ID, printable(t.Name), t.Status, quota(t.Quotas.Keys), quota(t.Quotas.APIKeys), when(t.CreatedAt)}
+	return list(a, c.Tenants(ctx), []string{"ID", "NAME", "STATUS", "MAX KEYS", "MAX API KEYS", "PLAN", "CREATED"}, func(t wire.Tenant) []string {
+		return []string{t.ID, printable(t.Name), t.Status, quota(t.Quotas.Keys), quota(t.Quotas.APIKeys), printable(t.Plan), when(t.CreatedAt)}
 	})
 }
 
@@ -78,7 +79,7 @@ func (a *app) showTenant(t *wire.Tenant, err error) error {
 		return err
 	}
 	return a.show(t, func() error {
-		return a.fields("id", t.ID, "name", printable(t.Name), "status", t.Status, "max keys", quota(t.Quotas.Keys), "max api keys", quota(t.Quotas.APIKeys),
+		return a.fields("id", t.ID, "name", printable(t.Name), "status", t.Status, "max keys", quota(t.Quotas.Keys), "max api keys", quota(t.Quotas.APIKeys), "plan", printable(t.Plan),
 			"created", when(t.CreatedAt), "updated", when(t.UpdatedAt))
 	})
 }
@@ -98,10 +99,11 @@ type tenantsUpdateCmd struct {
 	Name       *string `placeholder:"NAME" help:"Its new name."`
 	MaxKeys    *int64  `placeholder:"N" help:"How many keys it can have; 0: as many as it likes."`
 	MaxAPIKeys *int64  `name:"max-api-keys" placeholder:"N" help:"How many API keys it can have; 0: as many as it likes."`
+	Plan       *string `placeholder:"NAME" help:"The plan of its rate limits, as the configuration names it; empty: the default one."`
 }
 
 func (k tenantsUpdateCmd) Run(ctx context.Context, a *app) error {
-	r := wire.UpdateTenant{Name: k.Name}
+	r := wire.UpdateTenant{Name: k.Name, Plan: k.Plan}
 	if k.MaxKeys != nil || k.MaxAPIKeys != nil {
 		r.Quotas = &wire.UpdateQuotas{Keys: k.MaxKeys, APIKeys: k.MaxAPIKeys}
 	}

@@ -37,7 +37,7 @@ func (s *Store) Tenants(ctx context.Context, after uuid.UUID, limit int) ([]*aut
 func scanTenant(row pgx.Row) (*auth.Tenant, error) {
 	var t auth.Tenant
 	err := row.Scan((*idColumn)(&t.ID), &t.Name, &t.Status, &t.Quotas.Keys, &t.Quotas.APIKeys, (*timeColumn)(&t.CreatedAt),
-		(*timeColumn)(&t.UpdatedAt), &t.Revision)
+		(*timeColumn)(&t.UpdatedAt), &t.Revision, &t.Plan)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (c *insertTenant) statements() ([]statement, error) {
 	return []statement{{
 		query: sqlInsertTenant,
 		args: []any{t.ID[:], t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.CreatedAt.UnixMicro(),
-			t.UpdatedAt.UnixMicro(), t.Revision},
+			t.UpdatedAt.UnixMicro(), t.Revision, t.Plan},
 		refused: tenantTaken,
 	}}, nil
 }
@@ -90,18 +90,18 @@ func (c *updateTenant) statements() ([]statement, error) {
 	t := &c.t
 	return []statement{{
 		query:   sqlUpdateTenant,
-		args:    []any{t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.UpdatedAt.UnixMicro(), t.ID[:], t.Revision},
+		args:    []any{t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.UpdatedAt.UnixMicro(), t.ID[:], t.Revision, t.Plan},
 		refused: tenantTaken,
 		nothing: fails(fault.Conflict, "the tenant was changed by somebody else"),
 	}}, nil
 }
 
 const (
-	tenantColumns   = "id, name, status, max_keys, max_api_keys, created_at, updated_at, revision"
+	tenantColumns   = "id, name, status, max_keys, max_api_keys, created_at, updated_at, revision, plan"
 	sqlTenant       = "SELECT " + tenantColumns + " FROM tenants WHERE id = $1"
 	sqlTenants      = "SELECT " + tenantColumns + " FROM tenants WHERE id > $1 ORDER BY id LIMIT $2"
-	sqlInsertTenant = "INSERT INTO tenants (" + tenantColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
-	sqlUpdateTenant = `UPDATE tenants SET name = $1, status = $2, max_keys = $3, max_api_keys = $4, updated_at = $5, revision = revision + 1
+	sqlInsertTenant = "INSERT INTO tenants (" + tenantColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+	sqlUpdateTenant = `UPDATE tenants SET name = $1, status = $2, max_keys = $3, max_api_keys = $4, updated_at = $5, plan = $8, revision = revision + 1
 		WHERE id = $6 AND revision = $7`
 	// Keys of the service itself are not the tenant's doing and are not counted.
 	sqlKeysLeft = `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = $1 AND t.max_keys > 0 AND t.max_keys <=

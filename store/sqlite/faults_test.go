@@ -212,7 +212,7 @@ func TestDamagedPages(t *testing.T) {
 	tenant := uuid.New()
 	s := open(t, path, sqlite.Options{})
 	var ids []uuid.UUID
-	for i := range 60 { // enough that most pages are of what is read below
+	for i := range 120 { // enough that most pages are of what is read below
 		k, v := storetest.NewKey(tenant, fmt.Sprintf("key-%d", i))
 		k.Labels = map[string]string{"env": "prod"}
 		commit(t, s, storetest.Item(s.InsertKey(k, v)))

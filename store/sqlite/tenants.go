@@ -57,7 +57,7 @@ func (s *Store) Tenants(ctx context.Context, after uuid.UUID, limit int) (found 
 func scanTenant(row scanner) (*auth.Tenant, error) {
 	var t auth.Tenant
 	err := row.Scan((*idColumn)(&t.ID), &t.Name, &t.Status, &t.Quotas.Keys, &t.Quotas.APIKeys, (*timeColumn)(&t.CreatedAt),
-		(*timeColumn)(&t.UpdatedAt), &t.Revision)
+		(*timeColumn)(&t.UpdatedAt), &t.Revision, &t.Plan)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +78,7 @@ func (s *Store) InsertTenant(t *auth.Tenant) audit.Change {
 func (c *insertTenant) apply(w *writer) error {
 	t := &c.t
 	_, err := w.exec(sqlInsertTenant, t.ID[:], t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.CreatedAt.UnixMicro(),
-		t.UpdatedAt.UnixMicro(), t.Revision)
+		t.UpdatedAt.UnixMicro(), t.Revision, t.Plan)
 	switch violated(err) {
 	case sqlite3.ErrConstraintPrimaryKey:
 		return fault.Wrap(fault.Conflict, "a tenant with this id exists already", err)
@@ -108,7 +108,7 @@ func (s *Store) UpdateTenant(t *auth.Tenant) audit.Change {
 
 func (c *updateTenant) apply(w *writer) error {
 	t := &c.t
-	n, err := w.exec(sqlUpdateTenant, t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.UpdatedAt.UnixMicro(), t.ID[:], t.Revision)
+	n, err := w.exec(sqlUpdateTenant, t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.UpdatedAt.UnixMicro(), t.Plan, t.ID[:], t.Revision)
 	if violated(err) == sqlite3.ErrConstraintUnique {
 		return fault.Wrap(fault.NameTaken, "another tenant has this name", err)
 	}
@@ -119,12 +119,12 @@ func (c *updateTenant) apply(w *writer) error {
 }
 
 const (
-	tenantColumns   = "id, name, status, max_keys, max_api_keys, created_at, updated_at, revision"
+	tenantColumns   = "id, name, status, max_keys, max_api_keys, created_at, updated_at, revision, plan"
 	sqlTenant       = "SELECT " + tenantColumns + " FROM tenants WHERE id = ?"
 	sqlTenants      = "SELECT " + tenantColumns + " FROM tenants WHERE id > ? ORDER BY id LIMIT ?"
 	sqlTenantExists = "SELECT 1 FROM tenants WHERE id = ?"
-	sqlInsertTenant = "INSERT INTO tenants (" + tenantColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-	sqlUpdateTenant = `UPDATE tenants SET name = ?, status = ?, max_keys = ?, max_api_keys = ?, updated_at = ?, revision = revision + 1
+	sqlInsertTenant = "INSERT INTO tenants (" + tenantColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	sqlUpdateTenant = `UPDATE tenants SET name = ?, status = ?, max_keys = ?, max_api_keys = ?, updated_at = ?, plan = ?, revision = revision + 1
 		WHERE id = ? AND revision = ?`
 	// Keys of the service itself are not the tenant's doing and are not counted.
 	sqlKeysFull = `SELECT 1 FROM tenants t WHERE t.id = ?1 AND t.max_keys > 0 AND t.max_keys <= (SELECT COUNT(*) FROM keys k

@@ -252,6 +252,7 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"Idempotency":    func(ctx context.Context) error { _, err := e.Idempotency(ctx, id, "x", now()); return err },
 	}
 	maps.Copy(all, webhookCalls(e))
+	maps.Copy(all, accessCalls(e))
 	return all
 }
 

@@ -25,6 +25,7 @@ func testTenants(t *testing.T, e *env) {
 	for _, name := range []string{"one", "two", "three", "four"} {
 		n := newTenant(name)
 		n.Quotas = auth.Quotas{Keys: 7, APIKeys: 3}
+		n.Plan = "gold"
 		made = append(made, n)
 		e.must(t, e.InsertTenant(n))
 	}
@@ -38,6 +39,7 @@ func testTenants(t *testing.T, e *env) {
 	wantFault(t, "unknown", err, fault.TenantNotFound)
 
 	changed := *made[1]
+	changed.Plan = "silver"
 	changed.Name, changed.Status, changed.Quotas, changed.UpdatedAt = "second", auth.TenantSuspended, auth.Quotas{Keys: 1}, now().Add(time.Hour)
 	e.must(t, e.UpdateTenant(&changed))
 	wantFault(t, "stale", e.do(t, e.UpdateTenant(&changed)), fault.Conflict)

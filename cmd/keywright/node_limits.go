@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keywright/keywright/ratelimit"
+)
+
+// planConfig is how often the requests of a tenant, and those of each of its credentials, may come. 0 is as often as they like.
+type planConfig struct {
+	Name string `koanf:"name"` // "default" is that of tenants without a plan
+	// PerMinute and Burst are for the tenant as a whole: requests a minute, and how many at once after a rest. Default of Burst: PerMinute.
+	PerMinute int `koanf:"per_minute"`
+	Burst     int `koanf:"burst"`
+	// CredentialPerMinute and CredentialBurst are for each credential that has no rate of its own.
+	CredentialPerMinute int `koanf:"credential_per_minute"`
+	CredentialBurst     int `koanf:"credential_burst"`
+}
+
+// completePlans refuses what cannot be right.
+func (c *config) completePlans() error {
+	all := ratelimit.Plans{}
+	for i, p := range c.Plans {
+		where := fmt.Sprintf("plans[%d]", i)
+		name := p.Name
+		switch {
+		case name == "" || len(name) > 64:
+			return at(where+".name", errors.New("a plan needs a name of at most 64 bytes"))
+		case name == ratelimit.DefaultPlan:
+			name = ""
+		}
+		if all.Has(name) {
+			return at(where+".name", errors.New("there is another plan of this name"))
+		}
+		plan := ratelimit.Plan{Tenant: ratelimit.Rate{PerMinute: p.PerMinute, Burst: p.Burst},
+			Credential: ratelimit.Rate{PerMinute: p.CredentialPerMinute, Burst: p.CredentialBurst}}
+		for _, r := range []ratelimit.Rate{plan.Tenant, plan.Credential} {
+			if r.PerMinute < 0 || r.PerMinute > ratelimit.MaxPerMinute || r.Burst < 0 || r.Burst > ratelimit.MaxBurst || r.Burst > 0 && r.PerMinute == 0 {
+				return at(where, fmt.Errorf("requests a minute are 0 to %d, and a burst needs such a rate", ratelimit.MaxPerMinute))
+			}
+		}
+		all[name] = plan
+	}
+	c.plans = all
+	return nil
+}
+
+// hasPlan reports whether a tenant can be given the plan.
+func (n *node) hasPlan(name string) bool {
+	return name == ratelimit.DefaultPlan || n.config.plans.Has(name)
+}
+
+// openLimiter makes the limiter: of this node alone, or shared with the others on the store.
+func (n *node) openLimiter(registry prometheus.Registerer) (*ratelimit.Limiter, error) {
+	o := ratelimit.Options{Registerer: registry}
+	if n.shared {
+		o.Store = n.store
+	}
+	return ratelimit.New(o)
+}

@@ -1,0 +1,55 @@
+package keys
+
+import (
+	"context"
+
+	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/fault"
+)
+
+// AuthorizeRequest asks what would be decided.
+type AuthorizeRequest struct {
+	As        *auth.Principal // nil: the caller
+	Operation string          // as the audit log names it
+	Key       string          // id or name; "" for what is about no key
+	Context   map[string]string
+}
+
+// Authorize says what would be decided, and by which rule, without doing it. About another principal it takes scope policies:read. A quorum
+// is taken as not met: whether an approval serves is seen when it is used. Errors: fault.BadField, KeyNotFound.
+func (s *Service) Authorize(ctx context.Context, c Caller, r AuthorizeRequest) (auth.Decision, error) {
+	return pipeline(ctx, s, c, verbAuthorize, func(ctx context.Context, q *request) (auth.Decision, error) {
+		if len(r.Context) > 0 {
+			if err := checkContext(r.Context); err != nil {
+				return auth.Decision{}, err
+			}
+		}
+		as := c.Principal
+		if r.As != nil && r.As.ID != as.ID {
+			ask := auth.Request{Principal: as, Now: q.start, Any: auth.SetOf(auth.ScopePoliciesRead)}
+			if d := auth.Decide(&ask); !d.Allowed {
+				return auth.Decision{}, &refusal{error: d.Err(), rule: d.Rule}
+			}
+			as = r.As
+		}
+		v, known := verbNamed(r.Operation)
+		if !known {
+			scope, other := auth.ActionScope(r.Operation)
+			if !other || r.Key != "" {
+				return auth.Decision{}, fault.New(fault.BadField, "the operation is unknown, or is about no key")
+			}
+			return auth.Decide(&auth.Request{Principal: as, Now: q.start, Any: auth.SetOf(scope)}), nil
+		}
+		ask := q.askFor(v)
+		ask.Principal, ask.Context = as, r.Context
+		if r.Key == "" {
+			return auth.Decide(&ask), nil
+		}
+		rec, err := q.find(ctx, r.Key)
+		if err != nil {
+			return auth.Decision{}, err
+		}
+		ask.Key = rec.facts
+		return auth.Decide(&ask), nil
+	}, nil)
+}

@@ -1,0 +1,154 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/fault"
+)
+
+// Approval finds an approval; see keys.Store.
+func (s *Store) Approval(ctx context.Context, tenant, id uuid.UUID) (*auth.Approval, error) {
+	found, err := s.approvals(ctx, sqlApproval, tenant[:], id[:])
+	if err != nil {
+		return nil, err
+	}
+	if len(found) == 0 {
+		return nil, fault.New(fault.ApprovalNotFound, "no such approval")
+	}
+	return found[0], nil
+}
+
+// Approvals lists approvals, newest first; see keys.Store.
+func (s *Store) Approvals(ctx context.Context, tenant, before uuid.UUID, limit int) ([]*auth.Approval, error) {
+	if before == uuid.Nil {
+		before = uuid.Max
+	}
+	return s.approvals(ctx, sqlApprovals, tenant[:], before[:], limit)
+}
+
+// approvals reads approvals, one row for each vote and one for none.
+func (s *Store) approvals(ctx context.Context, query string, args ...any) ([]*auth.Approval, error) {
+	rows, err := list(ctx, s, "reading approvals", func(row pgx.CollectableRow) (*auth.Approval, error) { return scanApproval(row) }, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	var found []*auth.Approval
+	for _, a := range rows {
+		if n := len(found); n > 0 && found[n-1].ID == a.ID {
+			found[n-1].Votes = append(found[n-1].Votes, a.Votes...)
+			continue
+		}
+		found = append(found, a)
+	}
+	return found, nil
+}
+
+func scanApproval(row pgx.Row) (*auth.Approval, error) {
+	var a auth.Approval
+	var digest []byte
+	var principal, role, maker *string
+	var approves *int64
+	var v auth.Vote
+	err := row.Scan((*idColumn)(&a.ID), (*idColumn)(&a.Tenant), (*idColumn)(&a.Key), &a.Operation, &a.Target, &digest, &a.Reason, &a.RequestedBy,
+		(*timeColumn)(&a.CreatedAt), (*timeColumn)(&a.ExpiresAt), (*timeColumn)(&a.RejectedAt), (*timeColumn)(&a.UsedAt),
+		&principal, &role, &maker, &approves, (*timeColumn)(&v.At))
+	if err != nil {
+		return nil, err
+	}
+	if copy(a.Digest[:], digest) != len(a.Digest) {
+		return nil, corrupted("the record of an approval is damaged", nil)
+	}
+	if principal != nil && role != nil && maker != nil && approves != nil {
+		v.Principal, v.Role, v.Maker, v.Approves = *principal, auth.Role(*role), *maker, *approves != 0
+		a.Votes = []auth.Vote{v}
+	}
+	return &a, nil
+}
+
+// insertApproval is a Change.
+type insertApproval struct {
+	prepared
+	a auth.Approval
+}
+
+// InsertApproval adds an approval; see keys.Store.
+func (s *Store) InsertApproval(a *auth.Approval) audit.Change { return &insertApproval{a: *a} }
+
+func (c *insertApproval) statements() ([]statement, error) {
+	a := &c.a
+	return []statement{{
+		query: sqlInsertApproval,
+		args: []any{a.ID[:], a.Tenant[:], a.Key[:], a.Operation, a.Target, a.Digest[:], a.Reason, a.RequestedBy,
+			a.CreatedAt.UnixMicro(), a.ExpiresAt.UnixMicro()},
+		refused: conflictIfTaken("an approval with this id exists already"),
+	}}, nil
+}
+
+// voteApproval is a Change.
+type voteApproval struct {
+	prepared
+	id   uuid.UUID
+	vote auth.Vote
+}
+
+// VoteApproval adds a vote; see keys.Store.
+func (s *Store) VoteApproval(id uuid.UUID, v auth.Vote) audit.Change {
+	return &voteApproval{id: id, vote: v}
+}
+
+func (c *voteApproval) statements() ([]statement, error) {
+	v := &c.vote
+	var rejected any
+	if !v.Approves {
+		rejected = v.At.UnixMicro()
+	}
+	return []statement{{
+		query:   sqlRejectApproval,
+		args:    []any{rejected, c.id[:]},
+		nothing: fails(fault.Conflict, "the approval is used or rejected"),
+	}, {
+		query:   sqlInsertVote,
+		args:    []any{c.id[:], v.Principal, string(v.Role), v.Maker, flag(v.Approves), v.At.UnixMicro()},
+		refused: conflictIfTaken("the principal has said so already"),
+	}}, nil
+}
+
+// useApproval is a Change.
+type useApproval struct {
+	prepared
+	id uuid.UUID
+	at time.Time
+}
+
+// UseApproval marks an approval as used; see keys.Store.
+func (s *Store) UseApproval(id uuid.UUID, at time.Time) audit.Change {
+	return &useApproval{id: id, at: at}
+}
+
+func (c *useApproval) statements() ([]statement, error) {
+	return []statement{{
+		query:   sqlUseApproval,
+		args:    []any{c.at.UnixMicro(), c.id[:], c.at.UnixMicro()},
+		nothing: fails(fault.ApprovalRequired, "the approval is used, rejected or expired"),
+	}}, nil
+}
+
+const (
+	approvalColumns = "a.id, a.tenant, a.key_id, a.operation, a.target, a.digest, a.reason, a.requested_by, a.created_at, a.expires_at, a.rejected_at, a.used_at"
+	voteColumns     = "v.principal, v.role, v.maker, v.approves, v.at"
+	sqlApproval     = "SELECT " + approvalColumns + ", " + voteColumns + ` FROM approvals a LEFT JOIN approval_votes v ON v.approval_id = a.id
+		WHERE a.tenant = $1 AND a.id = $2 ORDER BY v.principal`
+	sqlApprovals = "SELECT " + approvalColumns + ", " + voteColumns + ` FROM (SELECT * FROM approvals WHERE tenant = $1 AND id < $2 ORDER BY id DESC LIMIT $3) a
+		LEFT JOIN approval_votes v ON v.approval_id = a.id ORDER BY a.id DESC, v.principal`
+	sqlInsertApproval = `INSERT INTO approvals (id, tenant, key_id, operation, target, digest, reason, requested_by, created_at, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+	sqlRejectApproval = "UPDATE approvals SET rejected_at = $1 WHERE id = $2 AND used_at IS NULL AND rejected_at IS NULL"
+	sqlInsertVote     = "INSERT INTO approval_votes (approval_id, principal, role, maker, approves, at) VALUES ($1, $2, $3, $4, $5, $6)"
+	sqlUseApproval    = "UPDATE approvals SET used_at = $1 WHERE id = $2 AND used_at IS NULL AND rejected_at IS NULL AND expires_at > $3"
+)

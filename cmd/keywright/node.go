@@ -202,7 +202,13 @@ func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) er
 		Logger:      n.log,
 	}
 	if n.shared {
-		o.Alone = func(ctx context.Context, work func(context.Context)) { n.hold(ctx, "checkpoints", work) }
+		o.Alone = func(ctx context.Context, work func(context.Context)) {
+			n.hold(ctx, "checkpoints", func(ctx context.Context) {
+				if n.canSign(ctx) { // else the turn is over: the next may have the key
+					work(ctx)
+				}
+			})
+		}
 	}
 	n.audit, err = audit.Open(ctx, n.store, o)
 	if err != nil {
@@ -218,8 +224,21 @@ func (n *node) checkpointSigner(ctx context.Context) (audit.CheckpointSigner, er
 	if service == nil || n.root.Locked() {
 		return nil, fault.New(fault.Locked, "the service is locked: its root is not open yet")
 	}
-	return service.InternalSigner(ctx, "audit-checkpoints")
+	return service.InternalSigner(ctx, checkpointKey)
 }
+
+// canSign reports whether this node is open and has the backend with the key of the checkpoints.
+func (n *node) canSign(ctx context.Context) bool {
+	service := n.signer.Load()
+	if service == nil || n.root.Locked() {
+		return false
+	}
+	k, err := service.InternalSigner(ctx, checkpointKey)
+	return err == nil && k.Here()
+}
+
+// checkpointKey is the name of the service's own key for checkpoints.
+const checkpointKey = "audit-checkpoints"
 
 // backups makes backups of what this node works on.
 func (n *node) backups() *backup.Service {

@@ -49,6 +49,16 @@ func (c *sinkConfig) kind() (kind string, err error) {
 	return kind, nil
 }
 
+// completeSinks refuses what cannot be right.
+func (c *auditConfig) completeSinks() error {
+	var errs []error
+	for i := range c.Sinks {
+		_, err := c.Sinks[i].kind()
+		errs = append(errs, at(fmt.Sprintf("audit.sinks[%d]", i), err))
+	}
+	return errors.Join(errs...)
+}
+
 func (c *sinkConfig) open(o auditsink.Options) (*auditsink.Sink, error) {
 	kind, err := c.kind()
 	if err != nil {

@@ -20,6 +20,7 @@ var floors = map[string]int{
 	"jobs": 2, "backup": 2, "ratelimit": 2,
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"events":       2,
+	"audit/sink":   2,
 	"keys":         3,
 	"rekey":        4,
 	"store/sqlite": 4, "store/postgres": 4, "store/storetest": 4, "store/migrations": 4,

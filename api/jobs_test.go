@@ -10,8 +10,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
+	"github.com/keywright/keywright/keys"
 )
 
 // fakeJobs answers with one job, and keeps what it was asked.
@@ -91,4 +93,38 @@ func TestJobs(t *testing.T) {
 	refused(t, r.do("POST", "/api/v1/jobs/{"+keyID.String()+"}/cancel", ""), 404, fault.JobNotFound)
 	r.jobs.fail = fault.New(fault.JobEnded, "ended")
 	refused(t, r.do("POST", "/api/v1/jobs/"+keyID.String()+"/cancel", ""), 409, fault.JobEnded)
+}
+
+// movingKeys keeps what Move was asked.
+type movingKeys struct {
+	*fakeKeys
+	asked  keys.MoveRequest
+	caller keys.Caller
+}
+
+func (f *movingKeys) Move(_ context.Context, c keys.Caller, r keys.MoveRequest) (*jobs.Job, error) {
+	f.asked, f.caller = r, c
+	return &jobs.Job{ID: keyID, Tenant: tenant, Kind: keys.KindMove, State: jobs.Queued, CreatedAt: moment, UpdatedAt: moment}, f.fail
+}
+
+func TestMove(t *testing.T) {
+	r := newRig(t, Limits{})
+	moving := &movingKeys{fakeKeys: r.keys}
+	r.Server.keys = moving
+	w := r.do("POST", "/api/v1/keys/team%2Fone/move", `{"backend":"hsm","custody":"sealed","mode":"new-version","allow_weaker":true}`, "Idempotency-Key", "once")
+	if w.Code != 201 || !strings.Contains(w.Body.String(), `"kind":"move","state":"queued"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	want := keys.MoveRequest{Key: "team/one", Backend: "hsm", Custody: backend.CustodySealed, Mode: keys.MoveNewVersion, AllowWeaker: true}
+	if diff := cmp.Diff(want, moving.asked); diff != "" || moving.caller.Idempotency.Key != "once" {
+		t.Error(diff, moving.caller.Idempotency.Key)
+	}
+	w = r.do("POST", "/api/v1/keys/move", `{"backend":"hsm","name_prefix":"a","algorithm":"AES-256-GCM","state":"active","label":"x=1"}`)
+	want = keys.MoveRequest{Filter: keys.Filter{NamePrefix: "a", Algorithm: backend.AES256GCM, State: keys.StateActive, Label: "x=1"}, Backend: "hsm"}
+	if diff := cmp.Diff(want, moving.asked); diff != "" || w.Code != 201 {
+		t.Error(diff, w.Code)
+	}
+	refused(t, r.do("POST", "/api/v1/keys/k/move", `{}`), 400, fault.MissingField)
+	r.keys.fail = fault.New(fault.NotExportable, "no")
+	refused(t, r.do("POST", "/api/v1/keys/k/move", `{"backend":"x"}`), 403, fault.NotExportable)
 }

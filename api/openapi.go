@@ -183,6 +183,10 @@ func (d *document) operation(r *route, path string) object {
 		}
 		params = append(params, object{"name": q.Name, "in": "query", "schema": schema, "description": q.Meaning})
 	}
+	if r.onKey && r.Method != http.MethodGet || r.Tag == "operations" {
+		params = append(params, object{"name": "X-Approval", "in": "header", "schema": object{"type": "string", "format": "uuid"},
+			"description": "The id of an approval of exactly this request, where the key asks for one."})
+	}
 	if r.Creates {
 		params = append(params, object{"name": "Idempotency-Key", "in": "header", "schema": object{"type": "string", "maxLength": 255},
 			"description": "The same key with the same request gives the same answer, for 24 hours."})

@@ -205,6 +205,9 @@ func (s *Server) rows() []route {
 	addSlot.Status = http.StatusCreated
 	reseal := write(post, "/keys/reseal", bw, "keys", "Begin a job that seals anew what is under a root or device key that was replaced", handle(s.resealKeys)).creates().or(rw)
 	reseal.BodyOptional = true
+	showRoot := read("/root", rr, "root", "The generation of the root, and what hangs on earlier ones", handle(s.showRoot)).or(rw)
+	showKEKs := read("/backends/{name}/keks", br, "backends", "The keys of a device over the keys of the backend", handle(s.listKEKs)).or(bw)
+	showRoot.Timeout, showKEKs.Timeout = timeDevice, timeDevice // they count key versions
 	retireRoot := write(post, "/root/retire", rw, "root", "Give up the earlier roots now", handle(s.retireRoot))
 	retireRoot.BodyOptional = true
 
@@ -270,7 +273,7 @@ func (s *Server) rows() []route {
 		read("/backends/{name}", br, "backends", "One backend", handle(s.showBackend)).or(kr),
 		read("/nodes", br, "nodes", "The nodes that run on the store, with what each has open and does", handle(s.listNodes)).or(kr),
 
-		read("/backends/{name}/keks", br, "backends", "The keys of a device over the keys of the backend", handle(s.listKEKs)).or(bw),
+		showKEKs,
 		act("/backends/{name}/rotate-kek", bw, "backends", "Make the next key over keys on a device, and begin to seal everything of the backend anew", handle(s.rotateKEK)),
 		write(post, "/backends/{name}/retire-kek", bw, "backends", "Destroy an earlier key over keys on a device, under which nothing is any more", handle(s.retireKEK)),
 
@@ -312,7 +315,7 @@ func (s *Server) rows() []route {
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof)),
 		export,
 
-		read("/root", rr, "root", "The generation of the root, and what hangs on earlier ones", handle(s.showRoot)).or(rw),
+		showRoot,
 		write(post, "/root/rotate", rw, "root", "Replace the root and all its slots, and begin to seal everything anew", handle(s.rotateRoot)),
 		retireRoot,
 		reseal,

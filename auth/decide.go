@@ -172,20 +172,17 @@ func (r *Request) right() Decision {
 		}
 		return Decision{Allowed: true, Rule: RuleScope}
 	}
-	lacking := Decision{Rule: RuleNoScope, Code: fault.InsufficientScope, Missing: r.missing(have)}
-	if scoped {
-		lacking = refused(RuleGrantsOnly, fault.Forbidden)
-	}
 	if !r.Grantable {
-		return lacking
+		return r.lacking(scoped, have)
 	}
 	if r.Key == nil {
 		if r.Pending && len(p.Grants) > 0 {
 			return Decision{Allowed: true, Rule: RuleGrant}
 		}
-		return lacking
+		return r.lacking(scoped, have)
 	}
 	wrongContext := false
+	var byItem Decision
 	granted := p.Grants[r.Key.ID]
 	for i := range granted {
 		g := &granted[i]
@@ -196,17 +193,28 @@ func (r *Request) right() Decision {
 		case len(g.Context) == 0:
 			return Decision{Allowed: true, Rule: RuleGrant, Grant: g.ID}
 		case r.Pending:
-			lacking = Decision{Allowed: true, Rule: RuleGrant, Grant: g.ID, ByItem: true}
+			byItem = Decision{Allowed: true, Rule: RuleGrant, Grant: g.ID, ByItem: true}
 		case holds(r.Context, g.Context):
 			return Decision{Allowed: true, Rule: RuleGrant, Grant: g.ID}
 		default:
 			wrongContext = true
 		}
 	}
-	if wrongContext && !lacking.Allowed {
+	switch {
+	case byItem.Allowed:
+		return byItem
+	case wrongContext:
 		return refused(RuleContext, fault.PolicyDenied)
 	}
-	return lacking
+	return r.lacking(scoped, have)
+}
+
+// lacking is the refusal of who has no grant: the scope is missing, or does not suffice.
+func (r *Request) lacking(scoped bool, have ScopeSet) Decision {
+	if scoped {
+		return refused(RuleGrantsOnly, fault.Forbidden)
+	}
+	return Decision{Rule: RuleNoScope, Code: fault.InsufficientScope, Missing: r.missing(have)}
 }
 
 // missing names a scope that would have helped.

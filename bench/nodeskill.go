@@ -225,7 +225,7 @@ func (f *fleet) account(ctx context.Context, what string, l *ledger) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close()
+	defer r.Close() //nolint:errcheck // it was only read
 	times := map[string]int{}
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {

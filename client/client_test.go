@@ -104,6 +104,28 @@ func TestRoutes(t *testing.T) {
 			return err
 		},
 			request{"GET", "/api/v1/keys/k/public", "format=pem&include=name&include=labels&version=2", "", ""}},
+		{"move", `{}`, func(ctx context.Context, c *Client) error {
+			_, err := c.MoveKey(ctx, "a/b", wire.MoveKey{Backend: "hsm", Mode: "new-version"})
+			return err
+		}, request{"POST", "/api/v1/keys/a%2Fb/move", "", `{"backend":"hsm","mode":"new-version"}`, "*"}},
+		{"move many", `{}`, func(ctx context.Context, c *Client) error {
+			_, err := c.MoveKeys(ctx, wire.MoveKeys{MoveKey: wire.MoveKey{Backend: "hsm", AllowWeaker: true}, Label: "a=b"})
+			return err
+		}, request{"POST", "/api/v1/keys/move", "", `{"backend":"hsm","allow_weaker":true,"label":"a=b"}`, "*"}},
+		{"jobs", `{"items":[],"next_cursor":""}`, func(ctx context.Context, c *Client) error {
+			_, err := c.JobsPage(ctx, JobFilter{Kind: "move", State: "done"}, "cur", 5)
+			return err
+		}, request{"GET", "/api/v1/jobs", "cursor=cur&kind=move&limit=5&state=done", "", ""}},
+		{"job, ended", `{"ended_at":"2026-01-02T03:04:05Z"}`, func(ctx context.Context, c *Client) error {
+			seen := 0
+			_, err := c.WaitJob(ctx, "j", func(*wire.Job) { seen++ })
+			if seen != 1 {
+				t.Errorf("seen %d times", seen)
+			}
+			return err
+		}, request{"GET", "/api/v1/jobs/j", "", "", ""}},
+		{"cancel a job", `{}`, func(ctx context.Context, c *Client) error { _, err := c.CancelJob(ctx, "j"); return err },
+			request{"POST", "/api/v1/jobs/j/cancel", "", "", ""}},
 		{"import parameters", `{}`, func(ctx context.Context, c *Client) error { _, err := c.ImportParameters(ctx, "b"); return err },
 			request{"GET", "/api/v1/keys/import-parameters", "backend=b", "", ""}},
 		{"import", `{}`, func(ctx context.Context, c *Client) error {
@@ -225,6 +247,7 @@ func TestNamesAreRequired(t *testing.T) {
 		"key":     func() error { _, err := c.Key(t.Context(), ""); return err },
 		"mac":     func() error { _, err := c.MAC(t.Context(), wire.MAC{}); return err },
 		"backend": func() error { _, err := c.Backend(t.Context(), ""); return err },
+		"job":     func() error { _, err := c.CancelJob(t.Context(), ""); return err },
 		"slot":    func() error { return c.RemoveRootSlot(t.Context(), "") },
 		"api key": func() error { _, err := c.RevokeAPIKey(t.Context(), ""); return err },
 		"jwk":     func() error { _, err := c.PublicKey(t.Context(), "k", 0, "jwk"); return err },

@@ -39,7 +39,11 @@ func (k *courier) run(ctx context.Context) {
 		k.p.TryAt = time.Time{} // it was enabled, or has a new secret: try at once
 	}
 	for k.failing.Store(k.p.Attempts > 0); ctx.Err() == nil; {
-		events, next, err := k.s.o.Feed.Next(ctx, k.p.Next, lookEvery)
+		patience := lookEvery
+		if k.dirty {
+			patience = max(saveEvery-time.Since(k.saved), 0) // what is done is kept soon, also when nothing comes any more
+		}
+		events, next, err := k.s.o.Feed.Next(ctx, k.p.Next, patience)
 		switch {
 		case errors.Is(err, errGone):
 			k.p.LastError, k.p.LastFailure = whyLost, k.now()

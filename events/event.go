@@ -58,8 +58,18 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "key.version_abandoned"
 	case "key.move":
 		return "key.moved"
+	case "key.move.version":
+		return "key.version_moved"
 	case "key.reseal":
 		return "key.resealed"
+	case "tenant.create":
+		return "tenant.created"
+	case "tenant.update":
+		return "tenant.updated"
+	case "tenant.suspend":
+		return "tenant.suspended"
+	case "tenant.resume":
+		return "tenant.resumed"
 	case "api-key.create":
 		return "api_key.created"
 	case "api-key.rotate":
@@ -68,7 +78,7 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "api_key.revoked"
 	case "job.begin", "job.create":
 		return "job.begun"
-	case "job.end":
+	case "job.end", "job.report":
 		return "job.ended"
 	case "job.cancel":
 		return "job.cancelled"
@@ -109,9 +119,9 @@ const TypePing = "webhook.ping"
 func Types() []string {
 	return []string{
 		"key.created", "key.imported", "key.rotated", "key.updated", "key.state_changed", "key.deletion_scheduled",
-		"key.deletion_cancelled", "key.destroyed", "key.version_abandoned", "key.moved", "key.resealed", "key.changed",
+		"key.deletion_cancelled", "key.destroyed", "key.version_abandoned", "key.moved", "key.version_moved", "key.resealed", "key.changed",
 		"api_key.created", "api_key.rotated", "api_key.revoked", "api_key.changed",
-		"settings.changed", "tenant.changed", "policy.changed",
+		"settings.changed", "tenant.created", "tenant.updated", "tenant.suspended", "tenant.resumed", "tenant.changed", "policy.changed",
 		"job.begun", "job.ended", "job.cancelled", "job.changed",
 		"webhook.created", "webhook.removed", "webhook.enabled", "webhook.disabled", "webhook.secret_rotated", "webhook.changed",
 	}

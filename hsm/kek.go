@@ -313,7 +313,11 @@ func (b *Backend) KEKs(ctx context.Context) ([]backend.KEK, error) {
 	if !ok {
 		return nil, nil
 	}
-	m := b.order()[0]
+	members := b.order()
+	if len(members) == 0 || !members[0].joined.Load() {
+		return nil, errNotThere
+	}
+	m := members[0]
 	there, err := b.there(ctx, m, k)
 	if err != nil {
 		return nil, err

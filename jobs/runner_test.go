@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
@@ -403,4 +404,37 @@ func TestProgressIsSeen(t *testing.T) {
 	}
 	close(free)
 	e.ended(t, j.ID, jobs.Done)
+}
+
+// TestPrune: what ended more than thirty days ago is forgotten, what ended later and what has not ended is kept.
+func TestPrune(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	s := e.service(t)
+	made := map[string]uuid.UUID{}
+	for name, age := range map[string]time.Duration{"old": jobs.Keep + time.Hour, "young": jobs.Keep - time.Hour, "open": 0} {
+		j, _, err := s.Prepare(jobs.Request{Tenant: tenant, Kind: "k"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.CreatedAt = j.CreatedAt.Add(-2 * jobs.Keep)
+		if age > 0 {
+			j.State, j.EndedAt = jobs.Done, time.Now().Add(-age).UTC().Truncate(time.Microsecond)
+		}
+		if _, err := e.log.Record(t.Context(), &audit.Entry{Principal: "system", Action: "test", Outcome: "ok"}, e.store.InsertJob(j)); err != nil {
+			t.Fatal(err)
+		}
+		made[name] = j.ID
+	}
+	r := e.runner(t, s, jobs.RunnerOptions{Poll: never})
+	if err := r.Prune(); err != nil {
+		t.Fatal(err)
+	}
+	for name, code := range map[string]fault.Code{"old": fault.JobNotFound, "young": "", "open": ""} {
+		_, err := e.store.Job(t.Context(), made[name])
+		wantFault(t, name, err, code)
+	}
+	if leases, err := e.store.Leases(t.Context()); err != nil || len(leases) != 0 {
+		t.Errorf("leases left: %v, %v", leases, err)
+	}
 }

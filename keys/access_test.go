@@ -346,6 +346,30 @@ func TestQuorum(t *testing.T) {
 	}
 }
 
+// TestExportTakesTheQuorum: what leaves the service can be used without anybody's consent.
+func TestExportTakesTheQuorum(t *testing.T) {
+	e := newEnv(t, nil)
+	ctx := t.Context()
+	ann := e.apiKey("ann", auth.RoleAdmin)
+	quorum := &auth.Quorum{Operations: []string{"decrypt"}, Approvals: 1, Approvers: []string{ann.Principal.ID}}
+	e.create("data", backend.AES256GCM, func(r *keys.CreateRequest) { r.Policy = keys.Policy{Exportable: true, Quorum: quorum} })
+	e.create("to", backend.RSA3072, func(r *keys.CreateRequest) { r.Purpose = backend.PurposeEncryption; r.Policy.GrantsOnly = true })
+	_, _, err := e.Export(ctx, e.c, keys.ExportRequest{Key: "data", To: "to"})
+	wantCode(t, err, fault.ApprovalRequired, "export")
+	d, err := e.Authorize(ctx, e.c, keys.AuthorizeRequest{Operation: "export", Key: "data"})
+	if err != nil || d.Rule != auth.RuleQuorum {
+		t.Error(d, err)
+	}
+	c := e.c
+	c.Approval = &keys.Presented{ID: e.approved(e.c, keys.ApprovalRequest{Key: "data", Operation: "export"}, ann), Method: "POST"}
+	if _, _, err := e.Export(ctx, c, keys.ExportRequest{Key: "data", To: "to"}); err != nil {
+		t.Error("with an approval:", err)
+	}
+	if err := e.encryptAs(e.c, "data"); err != nil {
+		t.Error("what the quorum does not name:", err)
+	}
+}
+
 // approved requests an approval and gets it.
 func (e *env) approved(c keys.Caller, r keys.ApprovalRequest, by ...keys.Caller) uuid.UUID {
 	e.t.Helper()

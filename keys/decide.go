@@ -38,7 +38,8 @@ func (q *request) ask() auth.Request { return q.askFor(q.verb) }
 func (q *request) askFor(v verb) auth.Request {
 	a := &actions[v]
 	return auth.Request{Principal: q.caller.Principal, Now: q.start, Any: auth.SetOf(a.scope), Operation: a.name, Uses: a.uses(), Reads: a.reads(),
-		Grantable: v.grantable()}
+		Grantable: v.grantable(),
+		Guards:    v == verbExport} // what can be exported can be used without any quorum
 }
 
 // enter decides as far as can be said before the key is known.
@@ -53,8 +54,6 @@ func (q *request) enter() error {
 func (q *request) permit(ctx context.Context, k *auth.Key, items bool) error {
 	r := q.ask()
 	r.Key, r.Pending = k, items
-	// What can be exported can be used without any quorum.
-	r.Guards = q.verb == verbExport
 	return q.decide(ctx, &r)
 }
 
@@ -104,7 +103,7 @@ func (q *request) permitItem(k *auth.Key, context map[string]string) error {
 		return nil
 	}
 	r := q.ask()
-	r.Key, r.Context, r.Approved, r.Guards = k, context, q.approved != uuid.Nil, q.verb == verbExport
+	r.Key, r.Context, r.Approved = k, context, q.approved != uuid.Nil
 	d := auth.Decide(&r)
 	return d.Err()
 }
@@ -165,6 +164,12 @@ func (q *request) hide(err error) error {
 	}
 	d := auth.Decision{Rule: auth.RuleNoScope, Code: fault.InsufficientScope, Missing: actions[q.verb].scope}
 	return &refusal{error: d.Err(), rule: d.Rule}
+}
+
+// reaches reports whether the credential's limits leave the key to the caller.
+func (q *request) reaches(k *Key) bool {
+	d := auth.Decide(&auth.Request{Principal: q.caller.Principal, Now: q.start, Key: factsOf(k)})
+	return d.Allowed
 }
 
 // visible reports whether a list shows the key to the caller.

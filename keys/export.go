@@ -93,7 +93,7 @@ func (s *Service) exportTo(ctx context.Context, q *request, r ExportRequest) (*r
 	der := r.Public
 	if r.To != "" {
 		rec, err := s.find(ctx, q.tenant(), r.To)
-		if err == nil && !q.visible(rec.key) {
+		if err == nil && !q.reaches(rec.key) {
 			err = keyNotFound()
 		}
 		if err != nil {

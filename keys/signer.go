@@ -17,7 +17,11 @@ type InternalSigner struct {
 	s      *Service
 	id     uuid.UUID
 	public crypto.PublicKey
+	here   bool
 }
+
+// Here reports whether this node has the backend of the key, and so can sign.
+func (k *InternalSigner) Here() bool { return k.here }
 
 // InternalSigner gives the service's own Ed25519 key of the name, made on first use in the first backend that can: the order of the
 // backends says which is trusted most. Its creation is recorded; its signatures are not, since what it signs is the record.
@@ -72,7 +76,7 @@ func (s *Service) internalSigner(ctx context.Context, name string, alg backend.A
 	if err != nil {
 		return nil, err
 	}
-	return &InternalSigner{s: s, id: r.key.ID, public: v.public}, nil
+	return &InternalSigner{s: s, id: r.key.ID, public: v.public, here: v.backend != nil}, nil
 }
 
 // Public is the public key of an Ed25519 key, nil of another. It does not change while the key is not rotated.

@@ -72,13 +72,17 @@ func (s *Service) work(ctx context.Context, r *jobs.Run) error {
 			at = position{} // from the beginning: what is done is left alone
 		}
 	}
+	w := &walk{s: s, r: r, p: p, told: map[string]bool{}}
+	for _, n := range r.Job().Notices {
+		w.told[n.Resource] = true
+	}
 	if !at.Walked {
-		if err := s.walk(ctx, r, p, &at); err != nil {
+		if err := w.walk(ctx, &at); err != nil {
 			return err
 		}
 	}
 	if p.Backend == "" || s.isSoftware(p.Backend) {
-		return s.finish(ctx, r, p)
+		return s.finish(ctx, w)
 	}
 	return nil
 }
@@ -92,12 +96,17 @@ func (s *Service) isSoftware(id string) bool {
 	return false
 }
 
+// walk is what an attempt does, once or twice.
+type walk struct {
+	s    *Service
+	r    *jobs.Run
+	p    params
+	told map[string]bool // resources that have failed: each is counted once
+}
+
 // walk seals anew from the cursor on.
-func (s *Service) walk(ctx context.Context, r *jobs.Run, p params, at *position) error {
-	told := map[string]bool{}
-	for _, n := range r.Job().Notices {
-		told[n.Resource] = true
-	}
+func (w *walk) walk(ctx context.Context, at *position) error {
+	s, r, p := w.s, w.r, w.p
 	save := func(pr keys.ResealProgress) error {
 		*at = position{Key: pr.At.Key, Version: pr.At.Version, Total: pr.Total, Seen: pr.Seen, Resealed: pr.Resealed, Failed: pr.Failed, Elsewhere: pr.Elsewhere, Walked: at.Walked}
 		b, err := json.Marshal(at)
@@ -114,8 +123,8 @@ func (s *Service) walk(ctx context.Context, r *jobs.Run, p params, at *position)
 		Before:   keys.ResealProgress{Total: at.Total, Seen: at.Seen, Resealed: at.Resealed, Failed: at.Failed, Elsewhere: at.Elsewhere},
 		Progress: func(_ context.Context, pr keys.ResealProgress) error { return save(pr) },
 		Failed: func(key uuid.UUID, version uint32, err error) {
-			if resource := fmt.Sprintf("key:%s/%d", key, version); !told[resource] {
-				told[resource] = true
+			if resource := fmt.Sprintf("key:%s/%d", key, version); !w.told[resource] {
+				w.told[resource] = true
 				r.Fail(resource, err)
 			}
 		},
@@ -133,7 +142,8 @@ func (s *Service) walk(ctx context.Context, r *jobs.Run, p params, at *position)
 
 // finish gives up the earlier roots: not before every change that was begun under one of them has been stored or has failed, and not while a
 // key version is under one.
-func (s *Service) finish(ctx context.Context, r *jobs.Run, p params) error {
+func (s *Service) finish(ctx context.Context, w *walk) error {
+	r, p := w.r, w.p
 	generation, err := s.o.Root.Generation()
 	if err != nil {
 		return err
@@ -156,8 +166,8 @@ func (s *Service) finish(ctx context.Context, r *jobs.Run, p params) error {
 	var at position
 	if n, err := s.stale(ctx); err != nil {
 		return err
-	} else if n > r.Counts().Failed {
-		if err := s.walk(ctx, r, p, &at); err != nil {
+	} else if n > 0 {
+		if err := w.walk(ctx, &at); err != nil {
 			return err
 		}
 	}

@@ -113,7 +113,10 @@ func TestNodes(t *testing.T) {
 	t.Run("Revoked", c.revoked)
 	t.Run("LeaseHolderKilled", c.holderKilled)
 	t.Run("KilledInTurn", c.killedInTurn)
-	t.Run("DatabaseHangs", c.databaseHangs)
+	t.Run("DatabaseKilled", c.databaseKilled)
+	part := rig.SoftHSM(t)
+	part.Setenv(t)
+	t.Run("Elsewhere", func(t *testing.T) { c.elsewhere(t, part) })
 	for _, s := range c.all {
 		s.stop()
 	}
@@ -143,11 +146,11 @@ func (c *nodesOn) list(t *testing.T) {
 				leases[l]++
 			}
 		}
-		if len(leases) >= 3 || time.Now().After(deadline) {
+		if leases["maintain"] == 1 && leases["checkpoints"] == 1 && leases["maintain/software"] == 1 || time.Now().After(deadline) {
 			break
 		}
 	}
-	if leases["maintain"] != 1 || leases["checkpoints"] != 1 || len(leases) < 3 {
+	if leases["maintain"] != 1 || leases["checkpoints"] != 1 || leases["maintain/software"] != 1 {
 		t.Errorf("leases: %v", leases)
 	}
 	for i, s := range c.all {
@@ -158,6 +161,34 @@ func (c *nodesOn) list(t *testing.T) {
 		for j, n := range nodes {
 			if n.Name != fmt.Sprint("node-", j) || n.Self != (i == j) || "http://"+n.Address != c.all[j].base || len(n.Backends) != 1 {
 				t.Errorf("node %d shows as the %d-th %+v", i, j, n)
+			}
+		}
+	}
+}
+
+// elsewhere: a key on one node's own device answers there, and elsewhere says where.
+func (c *nodesOn) elsewhere(t *testing.T, part *rig.Part) {
+	file, err := os.OpenFile(c.data(2)+".yaml", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = fmt.Fprintf(file, "backends: [{name: software, uri: 'software:'}, {name: vault, uri: %q}]\n", part.URI)
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	c.all[2].stop()
+	c.all[2] = c.launch(2)
+	c.all[2].answers(t)
+	c.all[2].must(201, "POST", "/keys", m{"name": "local", "algorithm": "AES-256-GCM", "backend": "vault"})
+	c.all[2].must(200, "POST", "/keys/local/encrypt", m{"plaintext": []byte("x")})
+	for _, s := range c.all[:2] {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			out, err := s.cli("encrypt", "-k", "local", filepath.Join(c.dir, "root.key"), "--out", filepath.Join(c.dir, "no"))
+			if err != nil && strings.Contains(out, "vault is open on node-2") && strings.Contains(out, "ERR_BACKEND_UNAVAILABLE") {
+				break
+			}
+			if err == nil || time.Now().After(deadline) {
+				t.Fatalf("%v\n%s", err, out)
 			}
 		}
 	}
@@ -286,7 +317,7 @@ func (c *nodesOn) holderKilled(t *testing.T) {
 	holder := -1
 	for i, n := range c.nodes(t, c.all[0]) {
 		for _, l := range n.Leases {
-			if strings.HasPrefix(l, "maintain/") {
+			if l == "maintain/software" {
 				holder = i
 			}
 		}
@@ -432,8 +463,8 @@ func (c *nodesOn) once(t *testing.T, acknowledged map[string]bool) {
 	}
 }
 
-// databaseHangs: a database that says nothing makes every node refuse after a second, and all go on when it is back.
-func (c *nodesOn) databaseHangs(t *testing.T) {
+// databaseKilled: while the database is away every node refuses, and all go on when it is back.
+func (c *nodesOn) databaseKilled(t *testing.T) {
 	for _, s := range c.all {
 		s.must(200, "POST", "/keys/shared/encrypt", m{"plaintext": []byte("x")})
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -377,7 +378,19 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	bar := a.progress(size, "verifying", true)
-	r, err := audit.VerifyExport(io.TeeReader(untilDone{ctx, f}, bar), kept, key, nil)
+	in := bufio.NewReader(io.TeeReader(untilDone{ctx, f}, bar))
+	var r audit.Result
+	var behind uint64                                                                    // entries that the checkpoint is not of yet
+	if start, _ := in.Peek(len(audit.LinesHeader)); string(start) == audit.LinesHeader { // what cannot be read is met below
+		if kept == nil {
+			return errors.Join(usage("a file of audit lines has no checkpoint of its own: give --checkpoint"), f.Close())
+		}
+		var all uint64
+		r, all, err = audit.VerifyLines(in, kept, key)
+		behind = all - r.Size
+	} else {
+		r, err = audit.VerifyExport(in, kept, key, nil)
+	}
 	if jerr := errors.Join(bar.Finish(), f.Close()); err == nil {
 		err = jerr
 	}
@@ -399,6 +412,9 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 		}
 		if len(v.Witnesses) > 0 {
 			since += " that " + printable(strings.Join(v.Witnesses, ", ")) + " cosigned"
+		}
+		if behind > 0 {
+			since += fmt.Sprintf("; %d more stand behind it, which a newer checkpoint proves", behind)
 		}
 		return a.printf("%s: %d entries, from %s to %s: the log verifies%s\n", r.Origin, r.Size, when(r.First), when(r.Last), since)
 	})

@@ -27,6 +27,10 @@ func (c *config) files() []fileField {
 		{"root.key_file", &c.Root.KeyFile}, {"root.passphrase_file", &c.Root.PassphraseFile},
 		{"root.tpm.owner_auth_file", &c.Root.TPM.OwnerAuthFile}, {"root.tpm.endorsement_auth_file", &c.Root.TPM.EndorsementAuthFile},
 	}
+	for i := range c.Audit.Sinks {
+		k, in := &c.Audit.Sinks[i], fmt.Sprintf("audit.sinks[%d].", i)
+		out = append(out, fileField{in + "token_file", &k.TokenFile}, fileField{in + "ca_file", &k.CAFile})
+	}
 	for i := range c.Backends {
 		t, in := &c.Backends[i].TPM, fmt.Sprintf("backends[%d].tpm.", i)
 		out = append(out, fileField{in + "owner_auth_file", &t.OwnerAuthFile}, fileField{in + "endorsement_auth_file", &t.EndorsementAuthFile})

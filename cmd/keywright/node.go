@@ -22,6 +22,7 @@ import (
 
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/audit"
+	auditsink "github.com/keywright/keywright/audit/sink"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/backup"
@@ -68,6 +69,7 @@ type node struct {
 	changes  *events.Feed
 	streams  *events.Streams
 	webhooks *events.Webhooks
+	sinks    []*auditsink.Sink
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -104,6 +106,9 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	}
 	n.onClose(n.keys.Close)
 	if err := n.openEvents(registry); err != nil {
+		return n, err
+	}
+	if err := n.openSinks(registry); err != nil {
 		return n, err
 	}
 	n.follow()
@@ -197,7 +202,13 @@ func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) er
 		Logger:      n.log,
 	}
 	if n.shared {
-		o.Alone = func(ctx context.Context, work func(context.Context)) { n.hold(ctx, "checkpoints", work) }
+		o.Alone = func(ctx context.Context, work func(context.Context)) {
+			n.hold(ctx, "checkpoints", func(ctx context.Context) {
+				if n.canSign(ctx) { // else the turn is over: the next may have the key
+					work(ctx)
+				}
+			})
+		}
 	}
 	n.audit, err = audit.Open(ctx, n.store, o)
 	if err != nil {
@@ -213,8 +224,21 @@ func (n *node) checkpointSigner(ctx context.Context) (audit.CheckpointSigner, er
 	if service == nil || n.root.Locked() {
 		return nil, fault.New(fault.Locked, "the service is locked: its root is not open yet")
 	}
-	return service.InternalSigner(ctx, "audit-checkpoints")
+	return service.InternalSigner(ctx, checkpointKey)
 }
+
+// canSign reports whether this node is open and has the backend with the key of the checkpoints.
+func (n *node) canSign(ctx context.Context) bool {
+	service := n.signer.Load()
+	if service == nil || n.root.Locked() {
+		return false
+	}
+	k, err := service.InternalSigner(ctx, checkpointKey)
+	return err == nil && k.Here()
+}
+
+// checkpointKey is the name of the service's own key for checkpoints.
+const checkpointKey = "audit-checkpoints"
 
 // backups makes backups of what this node works on.
 func (n *node) backups() *backup.Service {
@@ -317,6 +341,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.tasks.Go(func() { n.maintain(ctx) })
 	n.tasks.Go(func() { n.followRoot(ctx) })
 	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.leases) })
+	n.handOn(ctx)
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")

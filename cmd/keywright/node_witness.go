@@ -12,6 +12,7 @@ import (
 // auditConfig is what becomes of the audit log.
 type auditConfig struct {
 	Witnesses []witnessConfig `koanf:"witnesses"`
+	Sinks     []sinkConfig    `koanf:"sinks"`
 }
 
 // witnessConfig is somebody outside who watches that the log only grows (C2SP tlog-witness).

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	auditsink "github.com/keywright/keywright/audit/sink"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backup"
 	"github.com/keywright/keywright/cluster"
@@ -32,6 +33,7 @@ type store interface {
 	cluster.Store
 	backup.Source
 	events.Store
+	auditsink.Cursors
 	ratelimit.Store
 	Deployment() uuid.UUID
 	Ping(ctx context.Context) error

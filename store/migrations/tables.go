@@ -45,6 +45,7 @@ func Tables() []Table {
 		{Name: "audit_head"},
 		{Name: "audit_checkpoint"},
 		{Name: "audit_cosigned"},
+		{Name: "audit_sinks"},
 		{Name: "news", Without: "what the nodes of the moment tell each other"},
 		{Name: "news_floor", Without: "says where news begin: behind the whole log, for a store that is new to every node",
 			AfterLoad: "UPDATE news_floor SET idx = (SELECT size FROM audit_head WHERE id = 1) WHERE id = 1"},

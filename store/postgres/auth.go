@@ -105,7 +105,7 @@ func (c *insertAPIKey) statements() ([]statement, error) {
 		args:    []any{k.Tenant[:], k.CreatedAt.UnixMicro()},
 		nothing: fails(fault.QuotaExceeded, "the tenant has as many API keys as its quota allows"),
 	}, {
-		query: sqlInsertAPIKey,
+		query: sqlInsertRecord,
 		args: []any{k.ID[:], k.Tenant[:], k.Name, k.Brand, k.Prefix, k.MAC[:], c.scopes,
 			k.CreatedAt.UnixMicro(), micros(k.ExpiresAt), micros(k.RevokedAt), k.CreatedBy, string(k.Role), c.restrictions},
 		refused: conflictIfTaken("an API key with this id or prefix exists already"),
@@ -138,7 +138,7 @@ func (c *rotateAPIKey) statements() ([]statement, error) {
 		refused: conflictIfTaken("an API key with this prefix exists already"),
 		nothing: func(ctx context.Context, conn *pgx.Conn) error {
 			var n int64
-			switch err := conn.QueryRow(ctx, sqlAPIKeyExists, k.ID[:], k.Tenant[:]).Scan(&n); {
+			switch err := conn.QueryRow(ctx, sqlRecordExists, k.ID[:], k.Tenant[:]).Scan(&n); {
 			case err != nil:
 				return err
 			case n == 0:
@@ -176,12 +176,12 @@ const (
 		" FROM api_keys WHERE brand = $1 AND previous_prefix = $2 LIMIT 1"
 	sqlAPIKey       = "SELECT " + recordColumns + " FROM api_keys WHERE id = $1 AND tenant = $2"
 	sqlAPIKeys      = "SELECT " + recordColumns + " FROM api_keys WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3"
-	sqlInsertAPIKey = `INSERT INTO api_keys (id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by, role,
+	sqlInsertRecord = `INSERT INTO api_keys (id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by, role,
 		restrictions) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 	sqlAPIKeysLeft = `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = $1 AND t.max_api_keys > 0 AND t.max_api_keys <=
 		(SELECT COUNT(*) FROM api_keys k WHERE k.tenant = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)))`
 	sqlRotateRecord = `UPDATE api_keys SET prefix = $1, mac = $2, rotated_at = $3, rotated_by = $4, previous_prefix = $5, previous_mac = $6,
 		previous_until = $7 WHERE id = $8 AND tenant = $9 AND mac = $10 AND revoked_at IS NULL`
-	sqlAPIKeyExists = "SELECT COUNT(*) FROM api_keys WHERE id = $1 AND tenant = $2"
+	sqlRecordExists = "SELECT COUNT(*) FROM api_keys WHERE id = $1 AND tenant = $2"
 	sqlRevokeRecord = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, $1) WHERE id = $2 AND tenant = $3"
 )

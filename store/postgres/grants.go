@@ -88,7 +88,7 @@ func (c *putGrant) statements() ([]statement, error) {
 	g := &c.g
 	var all []statement
 	if c.about != uuid.Nil {
-		all = append(all, statement{query: sqlAPIKeyThere, args: []any{c.about[:], g.Tenant[:]},
+		all = append(all, statement{query: sqlHolderThere, args: []any{c.about[:], g.Tenant[:]},
 			nothing: fails(fault.APIKeyNotFound, "no such API key")})
 	}
 	return append(all, statement{
@@ -127,7 +127,7 @@ const (
 	sqlGrants      = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND key_id = $2 AND id > $3 ORDER BY id LIMIT $4"
 	sqlGrantsOf    = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND principal = $2 ORDER BY id LIMIT $3"
 	sqlGrant       = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND key_id = $2 AND id = $3"
-	sqlAPIKeyThere = "SELECT 1 FROM api_keys WHERE id = $1 AND tenant = $2"
+	sqlHolderThere = "SELECT 1 FROM api_keys WHERE id = $1 AND tenant = $2"
 	sqlGrantsLeft  = `SELECT 1 WHERE (SELECT COUNT(*) FROM grants WHERE tenant = $1 AND key_id = $2 AND id <> $4) < $5
 		AND (SELECT COUNT(*) FROM grants WHERE tenant = $1 AND principal = $3 AND id <> $4) < $5`
 	// A replaced grant must not go to another principal: that one's caches would not be told.

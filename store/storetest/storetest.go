@@ -17,6 +17,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/audit/sink"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/cluster"
@@ -39,6 +40,7 @@ type Store interface {
 	cluster.Store
 	jobs.Store
 	events.Store
+	sink.Cursors
 	ratelimit.Store
 	// Ping reports whether the store can be used now.
 	Ping(ctx context.Context) error
@@ -99,6 +101,7 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Tenants/KeyQuota", testKeyQuota},
 		{"Slots", testSlots},
 		{"Webhooks", testWebhooks},
+		{"SinkCursors", testSinkCursors},
 		{"Webhooks/Progress", testWebhookProgress},
 		{"Slots/First", testFirstSlot},
 		{"Slots/Replace", testReplaceRoot},

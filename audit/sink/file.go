@@ -1,0 +1,129 @@
+package sink
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/keywright/keywright/audit"
+)
+
+// file is a place: lines in a file, which is its own cursor. Its first line says with which entry it begins; one that was moved away is
+// followed by a new one that goes on.
+type file struct {
+	path string
+	f    *os.File
+	next uint64
+	line []byte
+}
+
+// NewFile hands on to a file, made with mode 0600, each entry a line; docs/formats/audit.md has the layout. Each node writes its own, whole.
+func NewFile(name, path string, o Options) *Sink {
+	return &Sink{name: name, local: true, place: &file{path: path}, o: o}
+}
+
+// begin opens the file, takes a line that was cut away, and counts what is there. A new one goes on where this process was.
+func (p *file) begin(context.Context) (uint64, error) {
+	f, err := os.OpenFile(p.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	p.f = f
+	first, lines, whole, err := count(f)
+	if err != nil {
+		return 0, fmt.Errorf("reading %s: %w", p.path, err)
+	}
+	if err := f.Truncate(whole); err != nil {
+		return 0, err
+	}
+	if whole == 0 {
+		if _, err := fmt.Fprintf(f, "%s %d\n", audit.LinesHeader, p.next); err != nil {
+			return 0, err
+		}
+		return p.next, f.Sync()
+	}
+	p.next = first + lines
+	return p.next, nil
+}
+
+var errHeader = errors.New("it is not a file of audit lines")
+
+// count gives the first entry of a file, how many there are, and the bytes of its whole lines.
+func count(r io.Reader) (first, lines uint64, whole int64, err error) {
+	in := bufio.NewReaderSize(r, 256<<10)
+	for begun := false; ; {
+		part, err := in.ReadSlice('\n')
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			return 0, 0, 0, errHeader // longer than any entry
+		case errors.Is(err, io.EOF):
+			return first, lines, whole, nil // part: a line that was cut
+		case err != nil:
+			return 0, 0, 0, err
+		}
+		whole += int64(len(part))
+		if begun {
+			lines++
+			continue
+		}
+		n, found := bytes.CutPrefix(bytes.TrimSuffix(part, []byte("\n")), []byte(audit.LinesHeader+" "))
+		if first, err = strconv.ParseUint(string(n), 10, 63); !found || err != nil {
+			return 0, 0, 0, errHeader
+		}
+		begun = true
+	}
+}
+
+func (p *file) write(ctx context.Context, entries []audit.Stored) error {
+	if moved, err := p.moved(); err != nil {
+		return err
+	} else if moved {
+		p.end()
+		if _, err := p.begin(ctx); err != nil {
+			return err
+		}
+		if p.next != entries[0].Index {
+			return errors.New("the file has been exchanged for another") // it is begun anew, at that one's end
+		}
+	}
+	p.line = p.line[:0]
+	for _, e := range entries {
+		p.line = append(append(p.line, e.Leaf...), '\n')
+	}
+	if _, err := p.f.Write(p.line); err != nil {
+		return err
+	}
+	if err := p.f.Sync(); err != nil {
+		return err
+	}
+	p.next += uint64(len(entries))
+	return nil
+}
+
+// moved reports whether the path is another file by now, or none.
+func (p *file) moved() (bool, error) {
+	there, err := os.Stat(p.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	mine, err := p.f.Stat()
+	return err == nil && !os.SameFile(there, mine), err
+}
+
+func (p *file) saved(context.Context, uint64) error { return nil } // the file says it itself
+
+func (p *file) end() {
+	if p.f != nil {
+		_ = p.f.Close() // what was written is synced; what was not is written again
+		p.f = nil
+	}
+}

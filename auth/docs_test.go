@@ -85,7 +85,8 @@ func TestGuide(t *testing.T) {
 		if row[0] == "role" {
 			continue
 		}
-		if len(roles) == 0 || row[0] != string(roles[0].Role) {
+		i := slices.IndexFunc(roles, func(r RoleInfo) bool { return string(r.Role) == row[0] })
+		if i < 0 {
 			t.Fatalf("the page has the role %s, the code has left %v", row[0], roles)
 		}
 		want := names(row[1])
@@ -95,10 +96,10 @@ func TestGuide(t *testing.T) {
 		case strings.HasPrefix(row[1], "the same without"):
 			want = slices.DeleteFunc(slices.Clone(tenant), func(q Scope) bool { return slices.Contains(want, q) })
 		}
-		if SetOf(want...) != SetOf(roles[0].Scopes...) {
-			t.Errorf("the page gives %s the scopes %s, the code %s", row[0], want, roles[0].Scopes)
+		if SetOf(want...) != SetOf(roles[i].Scopes...) {
+			t.Errorf("the page gives %s the scopes %s, the code %s", row[0], want, roles[i].Scopes)
 		}
-		roles = roles[1:]
+		roles = slices.Delete(roles, i, i+1)
 	}
 	if len(roles) != 0 {
 		t.Errorf("the page lacks the roles %v", roles)

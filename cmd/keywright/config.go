@@ -208,6 +208,7 @@ func (c *config) complete(dev bool) error {
 		at("store", c.Store.complete(c.Data)),
 		at("backends", c.completeBackends()),
 		at("node", c.Node.complete()),
+		c.Audit.completeSinks(),
 		at("root", c.completeRoot()),
 		at("reseal", c.Reseal.complete()),
 		at("trusted_proxies", c.completeProxies()),

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -22,6 +23,8 @@ type sinkConfig struct {
 	CAFile    string `koanf:"ca_file"`    // of http and tls: PEM certificates to trust, instead of the system's
 }
 
+var sinkName = regexp.MustCompile(`^[a-z0-9_-]{1,64}$`)
+
 // kind gives what the sink is, and refuses what is none or several.
 func (c *sinkConfig) kind() (kind string, err error) {
 	for name, value := range map[string]string{"file": c.File, "syslog": c.Syslog, "http": c.HTTP} {
@@ -34,6 +37,8 @@ func (c *sinkConfig) kind() (kind string, err error) {
 		}
 	}
 	switch {
+	case c.Name != "" && !sinkName.MatchString(c.Name):
+		return "", errors.New("the name of a sink is 1 to 64 of a-z, 0-9, - and _")
 	case kind == "":
 		return "", errors.New("a sink is one of file, syslog and http")
 	case c.TokenFile != "" && kind != "http":
@@ -42,6 +47,16 @@ func (c *sinkConfig) kind() (kind string, err error) {
 		return "", errors.New("ca_file is for http and syslog")
 	}
 	return kind, nil
+}
+
+// completeSinks refuses what cannot be right.
+func (c *auditConfig) completeSinks() error {
+	var errs []error
+	for i := range c.Sinks {
+		_, err := c.Sinks[i].kind()
+		errs = append(errs, at(fmt.Sprintf("audit.sinks[%d]", i), err))
+	}
+	return errors.Join(errs...)
 }
 
 func (c *sinkConfig) open(o auditsink.Options) (*auditsink.Sink, error) {

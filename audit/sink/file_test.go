@@ -1,0 +1,25 @@
+package sink
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/keywright/keywright/audit"
+)
+
+// FuzzCount: whatever a file holds, what is counted are its whole lines, and nothing is taken for a file of lines that does not begin as one.
+func FuzzCount(f *testing.F) {
+	for _, s := range []string{"", "\n", audit.LinesHeader + " 0\n", audit.LinesHeader + " 7\na\nb\nc", audit.LinesHeader + " -1\n", audit.LinesHeader + " 0", "x\ny\n", audit.LinesHeader + " 0 \n"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		first, lines, whole, err := count(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		if whole != int64(bytes.LastIndexByte(b, '\n')+1) || whole > 0 && (!bytes.HasPrefix(b, []byte(audit.LinesHeader+" ")) ||
+			lines != uint64(bytes.Count(b, []byte("\n"))-1)) || whole == 0 && (first != 0 || lines != 0) {
+			t.Errorf("%d from %d in %d bytes of %q", lines, first, whole, b)
+		}
+	})
+}

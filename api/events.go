@@ -173,11 +173,7 @@ func (s *Server) still(ctx context.Context, c *call) bool {
 	if s.root.Locked() {
 		return false
 	}
-	token, err := presented(c.gin.Request.Header)
-	if err != nil {
-		return false
-	}
-	p, _, err := s.auth.Authenticate(ctx, token, c.address())
+	p, _, _, err := c.identify(ctx)
 	if err != nil || p.Tenant != c.principal.Tenant {
 		return false
 	}

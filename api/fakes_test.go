@@ -184,6 +184,18 @@ func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.
 	return p, auth.Decision{}, nil
 }
 
+// AuthenticateConnection knows one user and the certificate of CN=good.
+func (a *fakeAuth) AuthenticateConnection(ctx context.Context, c *auth.Connection) (*auth.Principal, auth.Decision, error) {
+	if c.Peer != nil && c.Peer.UID == 7 || len(c.Chain) > 0 && c.Chain[0].Subject.CommonName == "good" {
+		p, d, err := a.Authenticate(ctx, "good", c.Address)
+		if err == nil {
+			p.ID, p.Name = "connection:1", "connection"
+		}
+		return p, d, err
+	}
+	return nil, auth.Decision{}, fault.New(fault.Unauthenticated, "nobody")
+}
+
 type fakeRoot struct {
 	Root
 	locked atomic.Bool

@@ -98,7 +98,7 @@ func (d *document) root() object {
 				"Every response carries its request id, in the body and in X-Request-ID.",
 		},
 		"servers":    []any{object{"url": "/"}},
-		"security":   []any{object{"bearer": []any{}}, object{"apiKey": []any{}}},
+		"security":   []any{object{"bearer": []any{}}, object{"apiKey": []any{}}, object{"mutualTLS": []any{}}},
 		"tags":       tagList(),
 		"paths":      d.paths,
 		"components": object{"schemas": d.schemas, "responses": object{"Error": errorResponse("ErrorResponse"), "QpherError": errorResponse("QpherErrorResponse")}, "securitySchemes": securitySchemes()},
@@ -136,8 +136,9 @@ func tags() [][2]string {
 
 func securitySchemes() object {
 	return object{
-		"bearer": object{"type": "http", "scheme": "bearer", "description": "An API key."},
-		"apiKey": object{"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same API key, in a header of its own."},
+		"bearer":    object{"type": "http", "scheme": "bearer", "description": "An API key."},
+		"apiKey":    object{"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same API key, in a header of its own."},
+		"mutualTLS": object{"type": "mutualTLS", "description": "A client certificate that the configuration maps to a tenant. On a Unix socket the user or group of the caller stands for it."},
 	}
 }
 

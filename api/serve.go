@@ -100,19 +100,14 @@ func (c *call) run() error {
 
 // authenticate finds the principal and asks whether it may use the route.
 func (c *call) authenticate(ctx context.Context) error {
-	token, err := presented(c.gin.Request.Header)
+	p, d, missing, err := c.identify(ctx)
+	c.principal = p
 	if err != nil {
-		c.s.denials.Add(reason(c.gin.Request.Header))
-		return err
-	}
-	var d auth.Decision
-	c.principal, d, err = c.s.auth.Authenticate(ctx, token, c.address())
-	if err != nil {
-		if c.principal != nil {
+		if p != nil {
 			return c.denied(ctx, &d)
 		}
-		if fault.Has(err, fault.Unauthenticated) {
-			c.s.denials.Add("refused")
+		if missing != "" {
+			c.s.denials.Add(missing)
 		}
 		return err
 	}

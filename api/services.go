@@ -32,6 +32,8 @@ type Auth interface {
 	// Authenticate gives the principal of a credential presented from an address, or fault.Unauthenticated. With a refusal that comes back
 	// with a principal it is known whose credential it is.
 	Authenticate(ctx context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error)
+	// AuthenticateConnection is the same of a caller who presents nothing, for what the transport has proven of it.
+	AuthenticateConnection(ctx context.Context, c *auth.Connection) (*auth.Principal, auth.Decision, error)
 	// Principal gives the principal of an API key of the tenant, for dry runs.
 	Principal(ctx context.Context, tenant, id uuid.UUID) (*auth.Principal, error)
 	// CreateAPIKey gives the record and, this once, the key itself, as RotateAPIKey does.

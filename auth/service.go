@@ -45,6 +45,9 @@ type Options struct {
 	Fresh func() bool
 	// Plan reports whether there is a plan of rates of the name. Nil: there are none.
 	Plan func(name string) bool
+	// Certificates and Peers say who may call without an API key; the first rule that matches is taken. Each has passed its Check.
+	Certificates []CertificateRule
+	Peers        []PeerRule
 }
 
 // Service authenticates callers and keeps their API keys. It is safe for concurrent use, starts no goroutines and needs no
@@ -59,6 +62,10 @@ type Service struct {
 	now      func() time.Time
 	fresh    func() bool
 	plans    func(string) bool
+
+	certificates []CertificateRule
+	peers        []PeerRule
+	tenantIDs    sync.Map // of the tenants that rules name: uuid.UUID by name, as it was last seen
 
 	pepper   atomic.Pointer[sync.Pool] // of *macer, keyed with the pepper; nil until the root was open once
 	pepperMu sync.Mutex                // guards the making of pepper
@@ -80,7 +87,7 @@ func New(store Store, recorder audit.Recorder, o Options) *Service {
 	if o.Generation == nil {
 		o.Generation = func() (uint32, error) { return 1, nil }
 	}
-	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, plans: o.Plan, cache: newCache(o.CacheSize)}
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, plans: o.Plan, certificates: o.Certificates, peers: o.Peers, cache: newCache(o.CacheSize)}
 }
 
 // macer computes one MAC at a time, without allocating.

@@ -41,6 +41,9 @@ type Options struct {
 	// CAFile names a PEM file with the certificates that the service's certificate must chain to, instead of the
 	// system's. Only without HTTPClient.
 	CAFile string
+	// CertFile and CertKeyFile name the client's own certificate with its chain, and its key, in PEM; both or neither. They are read for each new
+	// connection, so that they may be exchanged. Only without HTTPClient.
+	CertFile, CertKeyFile string
 	// AllowPlainHTTP permits http:// to an address that is not loopback. Whoever can read that network can then read
 	// the API key and all data.
 	AllowPlainHTTP bool
@@ -82,14 +85,17 @@ func New(o Options) (*Client, error) {
 		c.retries = 3
 	}
 	if o.HTTPClient != nil {
-		if o.CAFile != "" || socket != "" {
-			return nil, errors.New("client: CAFile and unix:// need the client's own HTTP client")
+		if o.CAFile != "" || o.CertFile != "" || o.CertKeyFile != "" || socket != "" {
+			return nil, errors.New("client: CAFile, CertFile and unix:// need the client's own HTTP client")
 		}
 		h := *o.HTTPClient
 		c.http = &h
 	} else {
 		t, err := transport(o.CAFile, socket)
 		if err != nil {
+			return nil, err
+		}
+		if err := identify(t.TLSClientConfig, o.CertFile, o.CertKeyFile); err != nil {
 			return nil, err
 		}
 		c.http = &http.Client{Transport: t}
@@ -182,4 +188,25 @@ func transport(caFile, socket string) (*http.Transport, error) {
 		t.TLSClientConfig.RootCAs = pool
 	}
 	return t, nil
+}
+
+// identify makes a client show its certificate to a service that asks for one.
+func identify(c *tls.Config, certFile, keyFile string) error {
+	if certFile == "" && keyFile == "" {
+		return nil
+	}
+	if certFile == "" || keyFile == "" {
+		return errors.New("client: a certificate needs its key, and a key its certificate")
+	}
+	load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("client: reading the client certificate: %w", err)
+		}
+		return &pair, nil
+	}
+	_, err := load(nil) // what cannot be read is said at once
+	c.GetClientCertificate = load
+	c.ClientSessionCache = nil // a resumed session would show the certificate that it began with
+	return err
 }

@@ -40,6 +40,8 @@ type globals struct {
 	KeyFile   string        `help:"File with the API key. Else the key is taken from $$KEYWRIGHT_API_KEY, or from the file that $$KEYWRIGHT_API_KEY_FILE names." placeholder:"FILE"`
 	Output    string        `short:"o" help:"What to print: text, or json for exactly the data of the service's answer." enum:"text,json" default:"text"`
 	CAFile    string        `name:"ca-file" help:"PEM file with the certificates to trust, instead of the system's." env:"KEYWRIGHT_CA_FILE" placeholder:"FILE"`
+	CertFile  string        `name:"cert-file" help:"PEM file with the client's own certificate, for services that know callers by it." env:"KEYWRIGHT_CERT_FILE" placeholder:"FILE"`
+	CertKey   string        `name:"cert-key-file" help:"PEM file with the key of the client's certificate." env:"KEYWRIGHT_CERT_KEY_FILE" placeholder:"FILE"`
 	PlainHTTP bool          `help:"Allow http:// to an address that is not loopback: others can read the API key and all data."`
 	Timeout   time.Duration `help:"How long a request may take, with its repetitions." default:"30s"`
 	Approval  string        `help:"Id of an approval, for what takes one." placeholder:"ID"`
@@ -65,7 +67,7 @@ func (a *app) client() (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.c, err = client.New(client.Options{Address: a.Address, Key: key, CAFile: a.CAFile, Timeout: a.Timeout,
+	a.c, err = client.New(client.Options{Address: a.Address, Key: key, CAFile: a.CAFile, CertFile: a.CertFile, CertKeyFile: a.CertKey, Timeout: a.Timeout,
 		AllowPlainHTTP: a.PlainHTTP, UserAgent: "keywright/" + programVersion()})
 	if err != nil {
 		return nil, usage("%s", strings.TrimPrefix(err.Error(), "client: "))

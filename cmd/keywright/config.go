@@ -46,6 +46,8 @@ type config struct {
 	Events   eventsConfig    `koanf:"events"`
 	Webhooks webhooksConfig  `koanf:"webhooks"`
 	Audit    auditConfig     `koanf:"audit"`
+	// Credentials say who may call without an API key.
+	Credentials credentialsConfig `koanf:"credentials"`
 	// Plans are what the requests of tenants are held to. Default: nothing.
 	Plans []planConfig `koanf:"plans"`
 	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
@@ -213,6 +215,7 @@ func (c *config) complete(dev bool) error {
 		at("reseal", c.Reseal.complete()),
 		at("trusted_proxies", c.completeProxies()),
 		c.completePlans(),
+		c.completeCredentials(),
 	)
 }
 

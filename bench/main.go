@@ -75,7 +75,7 @@ func measure() {
 	flag.StringVar(&s.tpmPart, "tpm-part", "", "with -only tpm, this part alone: fast, slow, cycle or left")
 	flag.IntVar(&s.tpmOps, "tpm-ops", 20_000, "with -only tpm, operations with faults after which nothing may be left over")
 	flag.StringVar(&s.pqPart, "pq-part", "", "with -only pq, this part alone: batch, single or sealed")
-	flag.Float64Var(&s.share, "reseal-share", 0.2, "with -only reseal, of the time that the re-sealing works")
+	flag.Float64Var(&s.share, "reseal-share", 0.15, "with -only reseal, of the time that the re-sealing works")
 	flag.BoolVar(&s.postgres, "reseal-postgres", false, "with -only reseal, on PostgreSQL")
 	flag.StringVar(&s.nodePart, "nodes-part", "", "with -only nodes, this part alone: rate, revoke, kill or database")
 	flag.DurationVar(&s.kills, "nodes-kill", time.Minute, "with -only nodes, how long one of four nodes is killed each second")

@@ -14,8 +14,8 @@ import (
 
 // Defaults of ResealOptions.
 const (
-	DefaultResealBatch = 16  // versions
-	DefaultResealShare = 0.2 // of one processor
+	DefaultResealBatch = 16   // versions
+	DefaultResealShare = 0.15 // of one processor
 )
 
 const (

@@ -14,7 +14,7 @@ import (
 
 // resealConfig is for the job that seals key material anew after the root or a device's key over keys was replaced.
 type resealConfig struct {
-	// Share is how much of the time the job works, above 0 to 1: for the rest it pauses. Default 0.2.
+	// Share is how much of the time the job works, above 0 to 1: for the rest it pauses. Default 0.15.
 	Share float64 `koanf:"share"`
 	// Batch is how many key versions change in one transaction. Default 16.
 	Batch int `koanf:"batch"`

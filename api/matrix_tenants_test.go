@@ -1,0 +1,524 @@
+package api
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/api/qpher"
+	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/jobs"
+)
+
+// resource is what a parameter of a path names.
+type resource struct {
+	nowhere func() string // the name of one that is not there
+	missing []fault.Code  // what is answered then
+	// theirs makes one of another tenant, ours one of the own tenant, below what the parameters before it name. theirs nil: it belongs to the
+	// deployment, and no tenant has any.
+	theirs, ours func(x *tenants, above string) string
+	query        string // that routes on it need
+}
+
+func id() string     { return uuid.NewString() }
+func number() string { return "9876" }
+
+// resources are all parameters by the path that leads to them.
+var resources = map[string]*resource{
+	"/keys/{key}": {nowhere: id, missing: []fault.Code{fault.KeyNotFound},
+		theirs: func(x *tenants, _ string) string { return x.key.ID },
+		ours: func(x *tenants, _ string) string {
+			return made[wire.Key](x.everything, x.owner, "POST", "/keys", fmt.Sprintf(`{"name":%q,"algorithm":"AES-256-GCM"}`, "k-"+id())).ID
+		}},
+	"/keys/{key}/versions/{n}": {nowhere: number, missing: []fault.Code{fault.VersionNotFound},
+		theirs: func(*tenants, string) string { return "2" }, // ours have one
+		ours:   func(*tenants, string) string { return "1" }},
+	"/keys/{key}/grants/{id}": {nowhere: id, missing: []fault.Code{fault.GrantNotFound},
+		theirs: func(x *tenants, _ string) string { return x.grant },
+		ours:   func(x *tenants, key string) string { return x.giveGrant(x.owner, key, x.ownKey.ID) }},
+	"/api-keys/{id}": {nowhere: id, missing: []fault.Code{fault.APIKeyNotFound},
+		theirs: func(x *tenants, _ string) string { return x.apiKey },
+		ours:   func(x *tenants, _ string) string { return x.newAPIKey(x.owner, `{"name":"ours","scopes":["read"]}`).ID }},
+	"/jobs/{id}": {nowhere: id, missing: []fault.Code{fault.JobNotFound},
+		theirs: func(x *tenants, _ string) string { return x.newJob(x.them) },
+		ours:   func(x *tenants, _ string) string { return x.newJob(x.us) }},
+	"/approvals/{id}": {nowhere: id, missing: []fault.Code{fault.ApprovalNotFound},
+		theirs: func(x *tenants, _ string) string { return x.approval },
+		ours:   func(x *tenants, _ string) string { return x.askApproval(x.owner) }},
+	"/webhooks/{id}": {nowhere: id, missing: []fault.Code{fault.WebhookNotFound},
+		theirs: func(x *tenants, _ string) string { return x.webhook },
+		ours:   func(x *tenants, _ string) string { return x.newWebhook(x.owner) }},
+	"/audit/entries/{n}": {nowhere: func() string { return "987654321" }, missing: []fault.Code{fault.EntryNotFound},
+		theirs: func(x *tenants, _ string) string { return x.entryOf(x.stranger) },
+		ours:   func(x *tenants, _ string) string { return x.entryOf(x.owner) }},
+	"/kms/keys/{n}": {nowhere: number, missing: []fault.Code{fault.KeyNotFound, fault.VersionNotFound}, query: "?algorithm=Kyber768",
+		theirs: func(*tenants, string) string { return "1" },
+		ours: func(x *tenants, _ string) string {
+			made[qpher.Key](x.everything, x.owner, "POST", "/kms/keys/generate", `{"algorithm":"Kyber768"}`)
+			return "1"
+		}},
+	"/tenants/{id}": {nowhere: id, missing: []fault.Code{fault.TenantNotFound},
+		ours: func(x *tenants, _ string) string {
+			return made[wire.CreatedTenant](x.everything, x.owner, "POST", "/tenants", fmt.Sprintf(`{"name":%q}`, id())).ID
+		}},
+	"/root/slots/{id}": {nowhere: id, missing: []fault.Code{fault.SlotNotFound},
+		ours: func(x *tenants, _ string) string {
+			key := base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))
+			return made[wire.AddedSlot](x.everything, x.owner, "POST", "/root/slots", fmt.Sprintf(`{"kind":"key-file","label":%q,"key_file":%q}`, id(), key)).ID
+		}},
+	"/backends/{name}": {nowhere: id, missing: []fault.Code{fault.BackendNotFound},
+		ours: func(*tenants, string) string { return "default" }},
+}
+
+// along gives the resources of a path in their order.
+func along(r *route) ([]*resource, error) {
+	var list []*resource
+	at := ""
+	for part := range strings.SplitSeq(r.Path[1:], "/") {
+		at += "/" + part
+		if part[0] != '{' {
+			continue
+		}
+		x := resources[at]
+		if x == nil {
+			return nil, fmt.Errorf("the parameter %s of %s is not known here: say in resources what it names", at, r.name())
+		}
+		list = append(list, x)
+	}
+	return list, nil
+}
+
+// fill puts names into the path of a route. codes are those of what is missing.
+func fill(r *route, name func(*resource) string) (path string, codes []fault.Code, err error) {
+	list, err := along(r)
+	if err != nil {
+		return "", nil, err
+	}
+	names := make([]string, len(list))
+	for i, x := range list {
+		names[i] = name(x)
+	}
+	path = join(r, list, names)
+	for _, x := range list {
+		codes = append(codes, x.missing...)
+	}
+	return path, codes, nil
+}
+
+func join(r *route, list []*resource, names []string) string {
+	path, query := "", ""
+	for part := range strings.SplitSeq(r.Path[1:], "/") {
+		if part[0] == '{' {
+			part, query, list, names = names[0], list[0].query, list[1:], names[1:]
+		}
+		path += "/" + part
+	}
+	return path + query
+}
+
+// tenants are two of them on one service: what one has must be to the other as if it were not.
+type tenants struct {
+	*everything
+	us, them uuid.UUID
+	stranger string // their owner's API key
+	ownKey   wire.APIKey
+	pem      string // a public key, as it stands in JSON
+
+	key                              wire.Key // theirs, with two versions and a quorum
+	grant, apiKey, webhook, approval string
+	ciphertext                       []byte
+}
+
+const theirName = "theirs-alone"
+
+func newTenants(t *testing.T) *tenants {
+	x := &tenants{everything: newEverything(t)}
+	x.us = uuid.MustParse(made[wire.Me](x.everything, x.owner, "GET", "/me", "").Tenant)
+	x.ownKey = x.newAPIKey(x.owner, `{"name":"own","role":"developer"}`)
+	made[wire.Key](x.everything, x.owner, "POST", "/keys", `{"name":"rsa","algorithm":"RSA-2048","purpose":"encryption"}`)
+	x.pem = strings.ReplaceAll(made[wire.PublicKey](x.everything, x.owner, "GET", "/keys/rsa/public", "").PublicKey, "\n", `\n`)
+	them := made[wire.CreatedTenant](x.everything, x.owner, "POST", "/tenants", `{"name":"them"}`)
+	x.them, x.stranger = uuid.MustParse(them.ID), them.OwnerKey.Key
+	x.key = made[wire.Key](x.everything, x.stranger, "POST", "/keys", `{"name":"`+theirName+`","algorithm":"AES-256-GCM","labels":{"`+theirName+`":"1"},
+		"policy":{"exportable":true,"quorum":{"operations":["key.delete"],"approvals":1,"role":"owner"}}}`, "Idempotency-Key", "once")
+	made[wire.Key](x.everything, x.stranger, "POST", "/keys/"+theirName+"/rotate", "")
+	x.ciphertext = made[wire.Ciphertext](x.everything, x.stranger, "POST", "/keys/"+theirName+"/encrypt", `{"plaintext":"AAEC"}`).Ciphertext
+	x.apiKey = x.newAPIKey(x.stranger, `{"name":"`+theirName+`","role":"developer"}`).ID
+	x.grant = x.giveGrant(x.stranger, theirName, x.apiKey)
+	x.webhook = x.newWebhook(x.stranger)
+	x.approval = made[wire.Approval](x.everything, x.stranger, "POST", "/approvals", `{"key":"`+theirName+`","operation":"key.delete"}`).ID
+	made[qpher.Key](x.everything, x.stranger, "POST", "/kms/keys/generate", `{"algorithm":"Kyber768"}`)
+	return x
+}
+
+func (x *tenants) giveGrant(as, key, to string) string {
+	grant := id()
+	made[wire.Grant](x.everything, as, "PUT", "/keys/"+key+"/grants/"+grant, fmt.Sprintf(`{"principal":"api-key:%s","operations":["encrypt"]}`, to))
+	return grant
+}
+
+func (x *tenants) newWebhook(as string) string {
+	return made[wire.Webhook](x.everything, as, "POST", "/webhooks", `{"name":"hook","url":"http://127.0.0.1:9/`+theirName+`"}`).ID
+}
+
+func (x *tenants) newJob(tenant uuid.UUID) string {
+	j, err := x.work.Create(x.t.Context(), jobs.Request{Tenant: tenant, Kind: "move", Params: struct{}{}, CreatedBy: "api-key:" + id()})
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return j.ID.String()
+}
+
+func (x *tenants) askApproval(as string) string {
+	key := "k-" + id()
+	made[wire.Key](x.everything, as, "POST", "/keys", fmt.Sprintf(`{"name":%q,"algorithm":"AES-256-GCM","policy":{"quorum":{"operations":["key.delete"],"approvals":1,"role":"owner"}}}`, key))
+	return made[wire.Approval](x.everything, as, "POST", "/approvals", fmt.Sprintf(`{"key":%q,"operation":"key.delete"}`, key)).ID
+}
+
+func (x *tenants) entryOf(as string) string {
+	list := made[wire.List[wire.AuditEntry]](x.everything, as, "GET", "/audit?limit=1", "")
+	return fmt.Sprint(list.Items[0].Index)
+}
+
+// bodies are good ones for the routes that have parameters and take one.
+var bodies = map[string]string{
+	"PATCH /keys/{key}":                   `{"labels":{"a":"b"}}`,
+	"DELETE /keys/{key}":                  `{}`,
+	"POST /keys/{key}/move":               `{"backend":"default","custody":"software"}`,
+	"POST /keys/{key}/versions/{n}/state": `{"state":"suspended"}`,
+	"POST /keys/{key}/export":             `{"public_key":"PEM"}`,
+	"POST /keys/{key}/attestation":        `{"nonce":"AAECAwQFBgcICQoLDA0ODw=="}`,
+	"POST /keys/{key}/encrypt":            `{"plaintext":"AA=="}`,
+	"POST /keys/{key}/decrypt":            `{"ciphertext":"AA=="}`,
+	"POST /keys/{key}/rewrap":             `{"ciphertext":"AA=="}`,
+	"POST /keys/{key}/data-key":           `{}`,
+	"POST /keys/{key}/wrap":               `{"plaintext":"AAECAwQFBgc="}`,
+	"POST /keys/{key}/unwrap":             `{"wrapped_key":"AAECAwQFBgc="}`,
+	"POST /keys/{key}/sign":               `{"message":"AA=="}`,
+	"POST /keys/{key}/verify":             `{"message":"AA==","signature":"AA=="}`,
+	"POST /keys/{key}/mac":                `{"message":"AA=="}`,
+	"POST /keys/{key}/verify-mac":         `{"message":"AA==","mac":"AA=="}`,
+	"POST /keys/{key}/derive":             `{"peer_public_key":"AA=="}`,
+	"POST /keys/{key}/encapsulate":        `{}`,
+	"POST /keys/{key}/decapsulate":        `{"kem_ciphertext":"AA=="}`,
+	"PATCH /tenants/{id}":                 `{"quotas":{"keys":7}}`,
+	"POST /backends/{name}/retire-kek":    `{"generation":1}`,
+	// Of an API key that is there in either tenant.
+	"PUT /keys/{key}/grants/{id}": `{"principal":"api-key:OWN","operations":["encrypt"]}`,
+}
+
+func (x *tenants) body(r *route) (string, error) {
+	b, known := bodies[r.name()]
+	if !known && r.BodyLimit > 0 && !r.BodyOptional {
+		return "", fmt.Errorf("%s: say in bodies what a good one is", r.name())
+	}
+	return strings.NewReplacer("OWN", x.ownKey.ID, "PEM", x.pem).Replace(b), nil
+}
+
+var timestamp = regexp.MustCompile(`"timestamp":"[^"]*"`)
+
+// shape is all of an answer that a caller can see, but for its time and its place in the log.
+func shape(w *httptest.ResponseRecorder) string {
+	h := w.Header().Clone()
+	_, recorded := h["X-Audit-Index"]
+	h.Del("X-Audit-Index")
+	h.Del("Content-Length") // of the body, which is compared
+	return fmt.Sprint(w.Code, recorded, h, timestamp.ReplaceAllString(w.Body.String(), ""))
+}
+
+// variant is a pair of paths that must be answered alike.
+type variant struct{ theirs, nowhere string }
+
+// variants pairs each way of naming what is another's with the same of what is not there.
+func (x *tenants) variants(r *route, list []*resource) (out []variant) {
+	names := func(of func(i int, above string) string) string {
+		var n []string
+		above := ""
+		for i := range list {
+			above = of(i, above)
+			n = append(n, above)
+		}
+		return join(r, list, n)
+	}
+	add := func(theirs, nowhere string) { out = append(out, variant{theirs, nowhere}) }
+	all := names(func(i int, above string) string { return list[i].theirs(x, above) })
+	add(all, names(func(i int, above string) string {
+		if i > 0 { // what is below something that is not there
+			return list[i].theirs(x, above)
+		}
+		return list[i].nowhere()
+	}))
+	add(all, names(func(i int, _ string) string { return list[i].nowhere() }))
+	if r.onKey {
+		add(strings.Replace(all, x.key.ID, theirName, 1), strings.Replace(all, x.key.ID, "nobody-s", 1))
+		add(strings.Replace(all, x.key.ID, theirName, 1), strings.Replace(all, x.key.ID, theirName+"x", 1))
+	}
+	if last := len(list) - 1; last > 0 && r.name() != "PUT /keys/{key}/grants/{id}" { // which makes one under the id
+		own := list[0].ours(x, "")
+		below := func(name func(i int) string) string {
+			return names(func(i int, _ string) string {
+				if i == 0 {
+					return own
+				}
+				return name(i)
+			})
+		}
+		add(below(func(i int) string { return list[i].theirs(x, own) }), below(func(i int) string { return list[i].nowhere() }))
+	}
+	return out
+}
+
+// TestOthersAreNotThere: on every route with parameters, for every role and scope, what is another tenant's is answered as what does not
+// exist: by nothing but 404 for those who may ask, and for the rest by the same refusal as ever. What is the own tenant's is found.
+func TestOthersAreNotThere(t *testing.T) {
+	x := newTenants(t)
+	var columns []column
+	for _, c := range x.columns() {
+		if c.door == "" && (!raceDetector || !strings.HasPrefix(c.name, "scope ")) {
+			columns = append(columns, c)
+		}
+	}
+	var tasks []func()
+	compared := 0
+	for i := range x.routes {
+		r := &x.routes[i]
+		list, err := along(r)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if len(list) == 0 || slices.ContainsFunc(list, func(p *resource) bool { return p.theirs == nil }) {
+			continue
+		}
+		body, err := x.body(r)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		pairs := x.variants(r, list)
+		compared += len(pairs) * len(columns)
+		var missing []fault.Code
+		for _, p := range list {
+			missing = append(missing, p.missing...)
+		}
+		tasks = append(tasks, func() {
+			for _, p := range pairs {
+				for _, c := range columns {
+					theirs, nowhere := x.ask(r.Method, p.theirs, body, c.token), x.ask(r.Method, p.nowhere, body, c.token)
+					if a, b := shape(theirs), shape(nowhere); a != b {
+						t.Errorf("%s, %s: another's is told from none:\n%s\n%s", c.name, r.name(), a, b)
+					}
+					refusal, err := c.refusal(r)
+					if err != nil {
+						t.Error(err)
+					}
+					if refusal == "" && !slices.ContainsFunc(missing, func(code fault.Code) bool { return r.answered(theirs, code) }) {
+						t.Errorf("%s, %s %s: answered %d %s, want %s", c.name, r.Method, p.theirs, theirs.Code, theirs.Body, missing)
+					}
+				}
+			}
+		})
+	}
+	var group sync.WaitGroup
+	for _, task := range tasks {
+		group.Go(task)
+	}
+	group.Wait()
+	if compared < 1000 {
+		t.Errorf("only %d pairs were compared", compared)
+	}
+	t.Logf("%d pairs of requests compared", compared)
+	x.theirsIsWhole()
+	x.oursIsFound()
+}
+
+// theirsIsWhole: after all of that the other tenant has what it had.
+func (x *tenants) theirsIsWhole() {
+	x.t.Helper()
+	k := made[wire.Key](x.everything, x.stranger, "GET", "/keys/"+x.key.ID, "")
+	if k.State != "active" || k.LatestVersion != 2 || len(k.Labels) != 1 {
+		x.t.Errorf("their key is now %+v", k)
+	}
+	for _, path := range []string{"/keys/" + x.key.ID + "/grants/" + x.grant, "/api-keys/" + x.apiKey, "/webhooks/" + x.webhook, "/approvals/" + x.approval} {
+		if w := x.ask("GET", path, "", x.stranger); w.Code != 200 || strings.Contains(w.Body.String(), "revoked_at") || strings.Contains(w.Body.String(), `"state":"rejected"`) {
+			x.t.Errorf("%s is now %d %s", path, w.Code, w.Body)
+		}
+	}
+}
+
+// oursIsFound: the same requests reach what is there. Otherwise what stands above would be true of a service that finds nothing.
+func (x *tenants) oursIsFound() {
+	x.t.Helper()
+	for i := range x.routes {
+		r := &x.routes[i]
+		list, err := along(r)
+		if err != nil || len(list) == 0 {
+			continue
+		}
+		if r.Path == "/kms/keys/{n}" && len(made[qpher.KeyList](x.everything, x.owner, "GET", "/kms/keys", "").Keys) > 0 {
+			continue // made by the row before
+		}
+		body, err := x.body(r)
+		if err != nil {
+			x.t.Error(err)
+			continue
+		}
+		var names []string
+		above := ""
+		for _, p := range list {
+			above = p.ours(x, above)
+			names = append(names, above)
+		}
+		w := x.ask(r.Method, join(r, list, names), body, x.owner)
+		if w.Code == http.StatusNotFound || w.Code == http.StatusUnauthorized || w.Code >= 500 {
+			x.t.Errorf("%s on an own one: %d %s", r.name(), w.Code, w.Body)
+		}
+	}
+}
+
+// TestListsAreOfOneTenant: no answer without parameters holds anything of another tenant, but for those of the deployment.
+func TestListsAreOfOneTenant(t *testing.T) {
+	x := newTenants(t)
+	job := x.newJob(x.them)
+	marks := []string{theirName, x.key.ID, x.grant, x.apiKey, x.webhook, x.approval, job, x.them.String()}
+	// The export is the whole log, the list of tenants is the operator's. The first owner made them, which its own log says.
+	deployment := []string{"GET /audit/export", "GET /tenants"}
+	looker := x.newAPIKey(x.owner, `{"name":"looker","role":"owner"}`).Key
+	looked := 0
+	for i := range x.routes {
+		r := &x.routes[i]
+		if r.Method != http.MethodGet || strings.Contains(r.Path, "{") || r.Open || slices.Contains(deployment, r.name()) {
+			continue
+		}
+		looked++
+		w := x.ask("GET", r.Path, "", looker)
+		for _, mark := range marks {
+			if r.Path == "/audit" && mark == x.them.String() {
+				continue // the operator's tenant has made it
+			}
+			if strings.Contains(w.Body.String(), mark) {
+				t.Errorf("%s shows %s of another tenant", r.name(), mark)
+			}
+		}
+		if r.Path == "/keys" && !strings.Contains(x.ask("GET", r.Path, "", x.stranger).Body.String(), theirName) {
+			t.Error("the mark is not shown to its own tenant: this proves nothing")
+		}
+	}
+	if looked < 15 {
+		t.Errorf("only %d routes were looked at", looked)
+	}
+}
+
+// references are requests that name something in their bodies or queries. %s stands for it, OURS for a key of the own tenant.
+var references = map[string][]string{
+	"POST /encrypt":               {`{"key":"%s","plaintext":"AA=="}`},
+	"POST /decrypt":               {`{"key":"%s","ciphertext":"AA=="}`},
+	"POST /data-key":              {`{"key":"%s"}`},
+	"POST /sign":                  {`{"key":"%s","message":"AA=="}`},
+	"POST /verify":                {`{"key":"%s","message":"AA==","signature":"AA=="}`},
+	"POST /keys/import":           {`{"key":"%s","import_token":"x","wrapped_key":"AA=="}`, `{"key":"%s","public_key":"x"}`},
+	"POST /keys/{key}/export":     {`{"to":"%s"}`},
+	"POST /approvals":             {`{"key":"%s","operation":"key.delete"}`},
+	"POST /authorize":             {`{"key":"%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt","key":"OURS"}`},
+	"PUT /keys/{key}/grants/{id}": {`{"principal":"api-key:%s","operations":["encrypt"]}`},
+	"POST /webhooks":              {`{"name":"x","url":"http://127.0.0.1:9/","keys":["%s"]}`},
+	"POST /api-keys":              {`{"name":"x","role":"viewer","keys":["%s"]}`},
+	"GET /audit":                  {"?key=%s", "?principal=api-key:%s"},
+	"GET /events":                 {"?key=%s"},
+}
+
+// TestReferences: what is named elsewhere than in the path is as little told from what is not there.
+func TestReferences(t *testing.T) {
+	x := newTenants(t)
+	ours := resources["/keys/{key}"].ours(x, "")
+	named := []string{"key", "keys", "principal", "to"}
+	for i := range x.routes {
+		r := &x.routes[i]
+		probes := references[r.name()]
+		if len(probes) == 0 {
+			for _, f := range fieldsOf(r.Do.Req) {
+				if slices.Contains(named, f.name) && (f.name != "key" || !r.onKey) { // there the path names it, and the body must not
+					t.Errorf("%s has the field %s: say in references how it is used", r.name(), f.name)
+				}
+			}
+			for _, p := range r.Query {
+				if slices.Contains(named, p.Name) && p.Type == "string" {
+					t.Errorf("%s has the query %s: say in references how it is used", r.name(), p.Name)
+				}
+			}
+			continue
+		}
+		for _, probe := range probes {
+			probe = strings.ReplaceAll(probe, "OURS", ours)
+			for _, pair := range [][2]string{{x.key.ID, id()}, {theirName, theirName + "x"}, {x.apiKey, id()}} {
+				ask := func(name string) *httptest.ResponseRecorder {
+					path := strings.NewReplacer("{key}", ours, "{id}", id()).Replace(r.Path)
+					if probe[0] == '?' {
+						return x.ask(r.Method, path+fmt.Sprintf(probe, name), "", x.owner)
+					}
+					return x.ask(r.Method, path, fmt.Sprintf(probe, name), x.owner)
+				}
+				theirs, nowhere := ask(pair[0]), ask(pair[1])
+				if theirs.Code != nowhere.Code || theirs.Code >= 400 && shape(theirs) != shape(nowhere) {
+					t.Errorf("%s %s: another's %s is told from none:\n%s\n%s", r.name(), probe, pair[0], theirs.Body, nowhere.Body)
+				}
+				if strings.Contains(theirs.Body.String(), theirName) && r.Path != "/api-keys" { // which keeps names as they are sent
+					t.Errorf("%s %s: shows what is another's: %s", r.name(), probe, theirs.Body)
+				}
+			}
+		}
+	}
+
+	// An envelope names its key; an approval is named in a header; so is a repetition.
+	other := uuid.New()
+	foreign := base64.StdEncoding.EncodeToString(x.ciphertext)
+	known := uuid.MustParse(x.key.ID)
+	unknown := base64.StdEncoding.EncodeToString(bytes.Replace(x.ciphertext, known[:], other[:], 1))
+	if foreign == unknown {
+		t.Fatal("the envelope does not name its key")
+	}
+	for _, form := range []string{`{"ciphertext":%q}`, `{"items":[{"ciphertext":%q}]}`} {
+		if a, b := shape(x.ask("POST", "/decrypt", fmt.Sprintf(form, foreign), x.owner)), shape(x.ask("POST", "/decrypt", fmt.Sprintf(form, unknown), x.owner)); a != b {
+			t.Errorf("another's envelope is told from nobody's:\n%s\n%s", a, b)
+		}
+	}
+	guarded := made[wire.Key](x.everything, x.owner, "POST", "/keys", `{"name":"guarded","algorithm":"AES-256-GCM","policy":{"quorum":{"operations":["key.delete"],"approvals":1,"role":"owner"}}}`)
+	theirs, nowhere := x.ask("DELETE", "/keys/"+guarded.ID, "", x.owner, "X-Approval", x.approval), x.ask("DELETE", "/keys/"+guarded.ID, "", x.owner, "X-Approval", id())
+	if shape(theirs) != shape(nowhere) || theirs.Code != http.StatusForbidden {
+		t.Errorf("another's approval is told from none:\n%s\n%s", theirs.Body, nowhere.Body)
+	}
+	k := made[wire.Key](x.everything, x.owner, "POST", "/keys", `{"name":"`+theirName+`","algorithm":"AES-256-GCM"}`, "Idempotency-Key", "once")
+	if k.ID == x.key.ID {
+		t.Error("another tenant's repetition is answered with its key")
+	}
+	for name := range references {
+		if !slices.ContainsFunc(x.routes, func(r route) bool { return r.name() == name }) {
+			t.Errorf("references has %s, and the table has not", name)
+		}
+	}
+}
+
+// TestGrantsOfOthersStay: the id of a grant is its maker's choice and one for all tenants. Who asks for one that another tenant has is told
+// that it is taken, as for one on another of the own keys, and changes nothing.
+func TestGrantsOfOthersStay(t *testing.T) {
+	x := newTenants(t)
+	ours := resources["/keys/{key}"].ours(x, "")
+	w := x.ask("PUT", "/keys/"+ours+"/grants/"+x.grant, fmt.Sprintf(`{"principal":"api-key:%s","operations":["decrypt"]}`, x.ownKey.ID), x.owner)
+	refused(t, w, 409, fault.Conflict)
+	refused(t, x.ask("GET", "/keys/"+ours+"/grants/"+x.grant, "", x.owner), 404, fault.GrantNotFound)
+	g := made[wire.Grant](x.everything, x.stranger, "GET", "/keys/"+x.key.ID+"/grants/"+x.grant, "")
+	if g.Principal != "api-key:"+x.apiKey || !reflect.DeepEqual(g.Operations, []string{"encrypt"}) {
+		t.Errorf("their grant is now %+v", g)
+	}
+}

@@ -16,7 +16,7 @@ SOAK     ?= 15s
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm run-tpm stop test unit judges crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres bench-nodes bench-reseal soak fuzz clean
+.PHONY: all build run run-hsm run-tpm stop test unit judges crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres bench-nodes bench-keyspace bench-reseal soak fuzz clean
 
 all: build
 
@@ -116,6 +116,11 @@ bench-reseal: build
 bench-nodes: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -only nodes
+
+# A page of the list, one key and a rotation with a million keys, on both stores. About ten minutes.
+bench-keyspace: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only keyspace
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

@@ -69,7 +69,7 @@ func measure() {
 	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out; of sealed keys at most 100,000")
 	flag.StringVar(&s.out, "out", "bench/out", "folder for table and plots")
 	flag.StringVar(&s.transit, "transit", "", "address of a service with Vault's transit API to measure beside (loopback only)")
-	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm, pq, postgres or reseal")
+	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm, pq, postgres, nodes, keyspace or reseal")
 	flag.StringVar(&s.parts, "parts", "softhsm-test", "folder of the scripts that set SoftHSM, swtpm and PostgreSQL up, and of the fault module")
 	flag.StringVar(&s.part, "hsm-part", "", "with -only hsm, this part alone: fast, slow, child, others, heal or pin")
 	flag.StringVar(&s.tpmPart, "tpm-part", "", "with -only tpm, this part alone: fast, slow, cycle or left")

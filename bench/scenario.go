@@ -35,15 +35,14 @@ func bench(ctx context.Context, s settings) error {
 		one, base = benchTPM, "tpm"
 	case "pq":
 		one, base = benchPQ, "pq"
-	}
-	if s.only == "reseal" {
+	case "reseal":
 		one, base = benchReseal, "reseal"
-	}
-	if s.only == "postgres" {
+	case "postgres":
 		one, base = benchPostgres, "postgres"
-	}
-	if s.only == "nodes" {
+	case "nodes":
 		one, base = benchNodes, "nodes"
+	case "keyspace":
+		one, base = benchKeyspace, "keyspace"
 	}
 	err := one(ctx, s, &r)
 	r.print(os.Stdout) // what there is, if not all

@@ -355,6 +355,35 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// Many at once, while keys grow old and the issuer comes and goes: a key that is there and good is never refused.
+func TestKeysAtOnce(t *testing.T) {
+	p := newProvider(t)
+	p.add("one", jose.ES256)
+	v := p.verifier()
+	text := p.sign("one", nil, p.claims(map[string]any{"exp": p.clock.Load() + 1<<30}))
+	if _, err := v.Verify(t.Context(), text); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			for i := range 40 {
+				p.move(time.Minute)
+				if n == 0 {
+					p.set(func() { p.away = i%4 == 0 })
+				}
+				if _, err := v.Verify(t.Context(), text); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := p.asked.Load(); n < 2 || n > 40 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
 // What an issuer may say that is not for signatures, or not enough, or not understood.
 func TestStrangeKeys(t *testing.T) {
 	p := newProvider(t)

@@ -16,7 +16,7 @@ const module = "github.com/keywright/keywright/"
 var floors = map[string]int{
 	"fault": 0, "secret": 0, "envelope": 0, "keyenc": 0, "pqc": 0,
 	"backend": 1, "attest": 1, "tpm/device": 1, "audit": 1, "audit/witness": 2, "idempotency": 1, "verify": 1, "api/wire": 1, "cluster": 1, "transport": 1,
-	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "root": 2, "filecrypt": 2,
+	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "auth/oidc": 2, "root": 2, "filecrypt": 2,
 	"jobs": 2, "backup": 2, "ratelimit": 2,
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"events":       2,
@@ -36,6 +36,7 @@ var beside = map[[2]string]bool{
 	{"hsm", "backend/sealed"}:              true,
 	{"tpm", "backend/sealed"}:              true,
 	{"hsm", "hsm/remote"}:                  true,
+	{"auth/oidc", "auth"}:                  true,
 	{"jobs", "auth"}:                       true,
 	{"hsm", "hsm/token"}:                   true,
 	{"hsm/remote", "hsm/token"}:            true,

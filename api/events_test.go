@@ -237,10 +237,10 @@ func TestEventPosition(t *testing.T) {
 		r.wantRunning(0, 2*time.Second)
 		return line
 	}
-	if got := first(r.open(200, "?since=2")); !strings.Contains(got, `"c3"`) { //nolint:bodyclose // first closes it
+	if got := first(r.open(200, "?since=2")); !strings.Contains(got, `"c3"`) {
 		t.Error(got)
 	}
-	if got := first(r.open(200, "?since=2", "Last-Event-ID", "0")); !strings.Contains(got, `"c1"`) { //nolint:bodyclose // first closes it
+	if got := first(r.open(200, "?since=2", "Last-Event-ID", "0")); !strings.Contains(got, `"c1"`) {
 		t.Errorf("the header does not stand above the query: %s", got)
 	}
 	for _, bad := range []string{"?since=x", "?since=", "?since=-1", "?since=01", "?types=nothing.*", "?label==x", "?since=1&since=2"} {
@@ -252,7 +252,6 @@ func TestEventPosition(t *testing.T) {
 		req.Body.Close()
 	}
 	gone := r.open(410, "?since=5")
-	defer gone.Body.Close()
 	b, err := io.ReadAll(gone.Body)
 	if err != nil || !strings.Contains(string(b), string(fault.EventsGone)) {
 		t.Error(string(b), err)

@@ -136,7 +136,7 @@ func tags() [][2]string {
 
 func securitySchemes() object {
 	return object{
-		"bearer":    object{"type": "http", "scheme": "bearer", "description": "An API key."},
+		"bearer":    object{"type": "http", "scheme": "bearer", "bearerFormat": "API key or JWT", "description": "An API key, or a JSON Web Token of an issuer that the configuration names."},
 		"apiKey":    object{"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same API key, in a header of its own."},
 		"mutualTLS": object{"type": "mutualTLS", "description": "A client certificate that the configuration maps to a tenant. On a Unix socket the user or group of the caller stands for it."},
 	}

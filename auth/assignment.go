@@ -82,7 +82,7 @@ func (s *Service) AuthenticateConnection(ctx context.Context, c *Connection) (*P
 func (s *Service) believed(m *mac) *Principal {
 	generation := s.cache.generation.Load()
 	e := s.cache.get(m)
-	if e == nil {
+	if e == nil || e.expired(s.now()) {
 		return nil
 	}
 	if s.fresh != nil {
@@ -97,8 +97,8 @@ func (s *Service) believed(m *mac) *Principal {
 	return nil
 }
 
-// settle gives the principal what its assignment says and its tenant is, and remembers it.
-func (s *Service) settle(ctx context.Context, m *mac, a *Assignment, p Principal) (*Principal, error) {
+// settle gives the principal what its assignment says and its tenant is, and remembers it, until a time (zero: while it is confirmed).
+func (s *Service) settle(ctx context.Context, m *mac, a *Assignment, until time.Time, p Principal) (*Principal, error) {
 	p.Role, p.Scopes = a.Role, (SetOf(a.Role.Scopes()...) | SetOf(a.Scopes...)).List()
 	p.rights = rights(p.Scopes)
 	if a.Name != "" {
@@ -116,7 +116,7 @@ func (s *Service) settle(ctx context.Context, m *mac, a *Assignment, p Principal
 			return nil, fmt.Errorf("reading a tenant: %w", err)
 		}
 		p.Tenant, p.TenantName, p.Plan, p.Suspended = t.ID, t.Name, t.Plan, t.Status != TenantActive
-		if s.cache.keep(m, &entry{principal: &p, confirmed: confirmed}, generation) {
+		if s.cache.keep(m, &entry{principal: &p, confirmed: confirmed, expires: until}, generation) {
 			return &p, nil
 		}
 		if ctx.Err() != nil {

@@ -12,11 +12,17 @@ import (
 	"github.com/keywright/keywright/fault"
 )
 
-// Authenticate says who presents this API key, from where (not valid: nobody knows). Whoever has a Principal from here has passed what
+// Authenticate says who presents this API key, or token of another issuer, from where (not valid: nobody knows). Whoever has a Principal from here has passed what
 // Decide asks at the door: expiry, the tenant's status and the address. A credential that is genuine and refused there comes back with the
 // refusal, fault.TenantSuspended or fault.Forbidden, and its decision, so that it can be recorded whose it is.
 func (s *Service) Authenticate(ctx context.Context, presented string, from netip.Addr) (*Principal, Decision, error) {
-	p, err := s.identify(ctx, presented)
+	var p *Principal
+	var err error
+	if s.tokens != nil && isToken(presented) {
+		p, err = s.byToken(ctx, presented)
+	} else {
+		p, err = s.identify(ctx, presented)
+	}
 	if err != nil {
 		return nil, Decision{}, err
 	}

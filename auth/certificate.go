@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"strings"
+	"time"
 )
 
 // CertificateRule assigns what the holder of a client certificate may do. One of the patterns is there, and it is matched as a whole: never a part of a
@@ -184,7 +185,7 @@ func (s *Service) byCertificate(ctx context.Context, chain []*x509.Certificate) 
 	for i := range s.certificates {
 		r := &s.certificates[i]
 		if matched := r.match(n); matched != "" {
-			return s.settle(ctx, &digest, &r.Assignment, Principal{ID: certificateID(matched), Kind: KindCertificate, Name: matched, ExpiresAt: end})
+			return s.settle(ctx, &digest, &r.Assignment, time.Time{}, Principal{ID: certificateID(matched), Kind: KindCertificate, Name: matched, ExpiresAt: end})
 		}
 	}
 	return nil, errUnauthenticated

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"strconv"
+	"time"
 )
 
 // Peer is the process at the other end of a Unix socket: its effective user and group when it connected, as the kernel says (unix(7), SO_PEERCRED). The
@@ -55,7 +56,7 @@ func (s *Service) byPeer(ctx context.Context, peer Peer) (*Principal, error) {
 	for i := range s.peers {
 		if r := &s.peers[i]; r.matches(peer) {
 			name := "peer:" + strconv.FormatUint(uint64(peer.UID), 10)
-			return s.settle(ctx, &digest, &r.Assignment, Principal{ID: name, Kind: KindPeer, Name: name})
+			return s.settle(ctx, &digest, &r.Assignment, time.Time{}, Principal{ID: name, Kind: KindPeer, Name: name})
 		}
 	}
 	return nil, errUnauthenticated

@@ -48,6 +48,8 @@ type Options struct {
 	// Certificates and Peers say who may call without an API key; the first rule that matches is taken. Each has passed its Check.
 	Certificates []CertificateRule
 	Peers        []PeerRule
+	// Tokens checks those of other issuers. Nil: there are none.
+	Tokens TokenVerifier
 }
 
 // Service authenticates callers and keeps their API keys. It is safe for concurrent use, starts no goroutines and needs no
@@ -65,6 +67,7 @@ type Service struct {
 
 	certificates []CertificateRule
 	peers        []PeerRule
+	tokens       TokenVerifier
 	tenantIDs    sync.Map // of the tenants that rules name: uuid.UUID by name, as it was last seen
 
 	pepper   atomic.Pointer[sync.Pool] // of *macer, keyed with the pepper; nil until the root was open once
@@ -87,7 +90,7 @@ func New(store Store, recorder audit.Recorder, o Options) *Service {
 	if o.Generation == nil {
 		o.Generation = func() (uint32, error) { return 1, nil }
 	}
-	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, plans: o.Plan, certificates: o.Certificates, peers: o.Peers, cache: newCache(o.CacheSize)}
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, plans: o.Plan, certificates: o.Certificates, peers: o.Peers, tokens: o.Tokens, cache: newCache(o.CacheSize)}
 }
 
 // macer computes one MAC at a time, without allocating.

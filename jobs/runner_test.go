@@ -347,7 +347,8 @@ func TestOnce(t *testing.T) {
 			t.Errorf("%d jobs at once on node %d", most[i].Load(), i)
 		}
 	}
-	if at := slices.Index(order, other); at > 2*each {
+	// It is in the second turn of the two nodes; what both write down at the same time may come in any order.
+	if at := slices.Index(order, other); at >= 4*each {
 		t.Errorf("the job of the other tenant was the %d-th", at+1)
 	}
 }

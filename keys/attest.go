@@ -105,7 +105,7 @@ func (s *Service) attestHandle(ctx context.Context, key backend.Key, k *Key, v *
 		state = StatePreActive
 	}
 	st := attest.Statement{Tenant: k.Tenant.String(), KeyID: k.ID.String(), KeyVersion: v.Version, Algorithm: string(k.Algorithm), Purpose: string(k.Purpose), PublicKey: v.Public,
-		Custody: string(v.Custody), Origin: string(v.Origin), Exportable: v.Exportable, State: string(state), Policy: statedPolicy(k.Policy),
+		Custody: string(v.Custody), Origin: statedOrigin(v.Origin), Exportable: v.Exportable, State: string(state), Policy: statedPolicy(k.Policy),
 		Backend: attest.Backend{Kind: info.Kind, ID: info.ID}, Nonce: nonce, Time: s.now().UTC().Truncate(time.Second)}
 	statement, err := attest.Encode(st)
 	if err != nil {
@@ -128,6 +128,14 @@ func (s *Service) attestHandle(ctx context.Context, key backend.Key, k *Key, v *
 		return nil, fault.Wrap(fault.Attestation, "the evidence that the backend gives of this key does not verify", err)
 	}
 	return &Attestation{Document: d, Claims: claims}, nil
+}
+
+// statedOrigin is what a statement says of where material came from: generated, or brought, however it came in.
+func statedOrigin(o Origin) string {
+	if o == OriginImportedInside {
+		return string(OriginImported)
+	}
+	return string(o)
 }
 
 func statedPolicy(p Policy) attest.Policy {

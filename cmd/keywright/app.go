@@ -93,7 +93,7 @@ func (a *app) apiKey() (string, error) {
 	if path == "" {
 		return "", nil
 	}
-	b, err := readSmall(path, 4096)
+	b, err := readSmall(path, 16<<10) // a token of another issuer is longer than an API key
 	if err != nil {
 		return "", fmt.Errorf("reading the API key: %w", err)
 	}

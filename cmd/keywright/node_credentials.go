@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/auth/oidc"
 	"github.com/keywright/keywright/transport"
 )
 
@@ -14,9 +15,11 @@ import (
 type credentialsConfig struct {
 	Certificates []certificateConfig `koanf:"certificates"` // needs tls.client_auth
 	Peers        []peerConfig        `koanf:"peers"`        // of Unix sockets
+	Issuers      []issuerConfig      `koanf:"issuers"`      // of tokens (OpenID Connect, JWT)
 
 	certificates []auth.CertificateRule
 	peers        []auth.PeerRule
+	issuers      []oidc.Issuer
 }
 
 // certificateConfig has one of the patterns, and what its holder is given: a role, or scopes, or both.
@@ -44,6 +47,24 @@ type peerConfig struct {
 	Scopes []string `koanf:"scopes"`
 }
 
+// issuerConfig is whose tokens are taken: JSON Web Tokens in Authorization: Bearer.
+type issuerConfig struct {
+	Issuer     string          `koanf:"issuer"`     // the claim iss, exactly; an https URL
+	Audience   []string        `koanf:"audience"`   // one of which the claim aud is to have
+	JWKSURL    string          `koanf:"jwks_url"`   // Default: by discovery.
+	Algorithms []string        `koanf:"algorithms"` // Default: RS256, ES256, EdDSA.
+	Mappings   []mappingConfig `koanf:"mappings"`   // the first of which all claims are there
+}
+
+// mappingConfig is what a token is good for that has all these claims.
+type mappingConfig struct {
+	Claims map[string]string `koanf:"claims"` // by name, or by JSON pointer as in /realm_access/roles
+	Name   string            `koanf:"name"`   // for people. Default: the claim sub.
+	Tenant string            `koanf:"tenant"`
+	Role   string            `koanf:"role"`
+	Scopes []string          `koanf:"scopes"`
+}
+
 func assignment(name, tenant, role string, scopes []string) auth.Assignment {
 	a := auth.Assignment{Name: name, Tenant: tenant, Role: auth.Role(role)}
 	for _, s := range scopes {
@@ -55,7 +76,7 @@ func assignment(name, tenant, role string, scopes []string) auth.Assignment {
 // completeCredentials makes the rules, and refuses those that can never match.
 func (c *config) completeCredentials() error {
 	k := &c.Credentials
-	k.certificates, k.peers = nil, nil
+	k.certificates, k.peers, k.issuers = nil, nil, nil
 	for i, r := range k.Certificates {
 		where := fmt.Sprintf("credentials.certificates[%d]", i)
 		if auth := transport.ClientAuth(c.TLS.ClientAuth); auth != transport.ClientOptional && auth != transport.ClientRequired {
@@ -79,7 +100,27 @@ func (c *config) completeCredentials() error {
 		}
 		k.peers = append(k.peers, rule)
 	}
-	return nil
+	for _, i := range k.Issuers {
+		one := oidc.Issuer{Issuer: i.Issuer, Audience: i.Audience, JWKSURL: i.JWKSURL, Algorithms: i.Algorithms}
+		for _, m := range i.Mappings {
+			one.Mappings = append(one.Mappings, oidc.Mapping{Claims: m.Claims, Assignment: assignment(m.Name, m.Tenant, m.Role, m.Scopes)})
+		}
+		k.issuers = append(k.issuers, one)
+	}
+	_, err := oidc.New(k.issuers, oidc.Options{})
+	return at("credentials.issuers", err)
+}
+
+// tokens checks the tokens of the configured issuers; nil when there are none.
+func (n *node) tokens() (auth.TokenVerifier, error) {
+	if len(n.config.Credentials.issuers) == 0 {
+		return nil, nil //nolint:nilnil // no issuers is no error
+	}
+	v, err := oidc.New(n.config.Credentials.issuers, oidc.Options{Log: n.log})
+	if err != nil {
+		return nil, at("credentials.issuers", err)
+	}
+	return v, nil
 }
 
 // lookUp puts the number of a name where no number stands.

@@ -278,7 +278,7 @@ func TestDamagedPages(t *testing.T) {
 // TestFullThenSpace: what does not fit is not stored, reads go on, and with space again writes do, without a restart.
 func TestFullThenSpace(t *testing.T) {
 	path := filepath.Join(tempDir(t), "store.db")
-	s := open(t, path, sqlite.Options{MaxPages: 100})
+	s := open(t, path, sqlite.Options{MaxPages: 200})
 	tenant := uuid.New()
 	var acknowledged []*keys.Key
 	for i := 0; ; i++ {

@@ -1,5 +1,5 @@
 // Package auth says who is calling, and who may do what: tenants, roles and scopes, API keys, and the one decision function over them. It
-// knows API keys (later: client certificates, tokens).
+// knows API keys, and by the configuration client certificates, processes on a Unix socket and tokens of other issuers.
 //
 // It trusts the root for the pepper and the store for the records. It never keeps or logs a presented secret: only its
 // HMAC under the pepper.

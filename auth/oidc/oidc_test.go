@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -352,6 +353,64 @@ func TestKeys(t *testing.T) {
 	}
 	if _, err := v.Verify(t.Context(), p.sign("three", nil, old)); !fault.Has(err, fault.Unauthenticated) {
 		t.Errorf("an old token: %v", err)
+	}
+}
+
+// The log says in a word why a token is refused, and nothing of the token.
+func TestLogHoldsNoToken(t *testing.T) {
+	p := newProvider(t)
+	p.add("a-key-name", jose.ES256)
+	var out strings.Builder
+	v, err := New([]Issuer{p.issuer()}, Options{Now: p.now, Log: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := p.sign("a-key-name", nil, p.claims(map[string]any{"sub": "canary-subject"}))
+	for _, text := range []string{good, good[:len(good)-8] + "AAAAAAAA", p.sign("a-key-name", nil, p.claims(map[string]any{"aud": "canary-audience"})),
+		p.sign("a-key-name", nil, p.claims(map[string]any{"iss": "canary-issuer"})), "canary.canary.canary"} {
+		_, err := v.Verify(t.Context(), text)
+		if err != nil && (strings.Contains(err.Error(), "canary") || strings.Contains(err.Error(), "eyJ")) {
+			t.Error(err)
+		}
+	}
+	for _, reason := range []string{"signature", "audience", "issuer", "form"} {
+		if !strings.Contains(out.String(), "reason="+reason) {
+			t.Errorf("no reason %s in %s", reason, &out)
+		}
+	}
+	for _, part := range append(strings.Split(good, "."), "canary", "a-key-name", "eyJ") {
+		if strings.Contains(out.String(), part) {
+			t.Errorf("the log holds %s", part)
+		}
+	}
+}
+
+// Many at once, while keys grow old and the issuer comes and goes: a key that is there and good is never refused.
+func TestKeysAtOnce(t *testing.T) {
+	p := newProvider(t)
+	p.add("one", jose.ES256)
+	v := p.verifier()
+	text := p.sign("one", nil, p.claims(map[string]any{"exp": p.clock.Load() + 1<<30}))
+	if _, err := v.Verify(t.Context(), text); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for n := range 8 {
+		wg.Go(func() {
+			for i := range 40 {
+				p.move(time.Minute)
+				if n == 0 {
+					p.set(func() { p.away = i%4 == 0 })
+				}
+				if _, err := v.Verify(t.Context(), text); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := p.asked.Load(); n < 2 || n > 40 {
+		t.Errorf("asked %d times", n)
 	}
 }
 

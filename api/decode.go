@@ -235,18 +235,22 @@ func pointer(p jsontext.Pointer) string {
 	return b.String()
 }
 
+// plainName reports whether a part of a pointer is a place in a list, or a word: what has digits in it may be a key, a PIN or a token.
 func plainName(s string) bool {
-	if s == "" || len(s) > 40 {
+	if s == "" || len(s) > 32 {
 		return false
 	}
+	digits := 0
 	for i := range len(s) {
 		switch c := s[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '_', c == '-':
+		case '0' <= c && c <= '9':
+			digits++
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '_', c == '-':
 		default:
 			return false
 		}
 	}
-	return true
+	return digits == 0 || digits == len(s) && digits <= 4
 }
 
 // isJSON accepts application/json, with charset=utf-8 or no parameter.

@@ -117,7 +117,7 @@ func (k *aeadKey) Open(ctx context.Context, dst, sealed, aad []byte) ([]byte, er
 	if err != nil {
 		return nil, err
 	}
-	if len(dst) > 0 {
+	if dst != nil { // it gets a copy
 		defer clear(out)
 	}
 	return appended(dst, out), nil

@@ -58,6 +58,13 @@ func SoftHSM(t testing.TB) *Part {
 	return part
 }
 
+// SoftHSMUnder is SoftHSM with PINs of the test's choice.
+func SoftHSMUnder(t testing.TB, pin, soPIN string) *Part {
+	t.Helper()
+	part, _ := setUp(t, "softhsm.sh", tempDir(t), "keywright", pin, soPIN)
+	return part
+}
+
 // Another makes one more token in the SoftHSM module that p is a token of. Its PINs are p's.
 func (p *Part) Another(t testing.TB, label string) *Part {
 	t.Helper()

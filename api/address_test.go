@@ -38,7 +38,7 @@ func TestAddress(t *testing.T) {
 		req.Header["X-Forwarded-For"] = c.forwarded
 		w := httptest.NewRecorder()
 		r.Handler().ServeHTTP(w, req)
-		if got := r.auth.from.String(); w.Code != 200 || got != c.want {
+		if got := r.auth.from.Load().String(); w.Code != 200 || got != c.want {
 			t.Errorf("%s %q: %d %s, want %s", c.peer, c.forwarded, w.Code, got, c.want)
 		}
 	}
@@ -56,7 +56,7 @@ func FuzzAddress(f *testing.F) {
 		req.RemoteAddr = "10.0.0.1:9"
 		req.Header["X-Forwarded-For"] = []string{header}
 		r.Handler().ServeHTTP(httptest.NewRecorder(), req)
-		if a := r.auth.from; a.Is4In6() || a.Zone() != "" {
+		if a := *r.auth.from.Load(); a.Is4In6() || a.Zone() != "" {
 			t.Errorf("%q: %s", header, a)
 		}
 	})

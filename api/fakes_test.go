@@ -163,7 +163,7 @@ func turned(b []byte) []byte {
 type fakeAuth struct {
 	Auth
 	scopes       []auth.Scope
-	from         netip.Addr
+	from         atomic.Pointer[netip.Addr]
 	restrictions *auth.Restrictions
 	session      bool // whose credential is one
 }
@@ -180,7 +180,7 @@ func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.
 	default:
 		return nil, auth.Decision{}, fault.New(fault.Unauthenticated, "the credential is not valid")
 	}
-	a.from = from
+	a.from.Store(&from)
 	return p, auth.Decision{}, nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keywright/keywright/backend"
+	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/hsm"
 	"github.com/keywright/keywright/hsm/remote"
 	"github.com/keywright/keywright/hsm/token"
@@ -176,6 +177,24 @@ func (b *backendConfig) hasPIN() bool {
 	})
 }
 
+// openPatiently opens a backend, and tries a token again that fails at that moment: tokens in software do where another node is just writing to them.
+// A PIN that was refused is not sent again, and a TPM counts attempts.
+func (n *node) openPatiently(ctx context.Context, b *backendConfig, registry prometheus.Registerer) (backend.Backend, error) {
+	const tries, pause = 3, 500 * time.Millisecond
+	for try := 1; ; try++ {
+		opened, err := n.openBackend(ctx, b, registry)
+		if err == nil || try == tries || !strings.HasPrefix(b.URI, "pkcs11:") || !fault.Has(err, fault.BackendUnavailable) || errors.Is(err, token.ErrPINRefused) {
+			return opened, err
+		}
+		n.log.Warn("a backend does not open, and is tried again", "backend", b.Name, "error", err)
+		select {
+		case <-time.After(time.Duration(try) * pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
 // openBackends opens all backends at once, so that one that takes its time, or its deadline, does not keep the others waiting. They are in the order of
 // the configuration. The device that is for the root alone is opened with them, and is not among them.
 func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer) ([]backend.Backend, error) {
@@ -188,7 +207,7 @@ func (n *node) openBackends(ctx context.Context, registry prometheus.Registerer)
 	for i := range configured {
 		all.Go(func() {
 			b := &configured[i]
-			if opened[i], errs[i] = n.openBackend(ctx, b, registry); errs[i] != nil {
+			if opened[i], errs[i] = n.openPatiently(ctx, b, registry); errs[i] != nil {
 				errs[i] = fmt.Errorf("opening backend %s: %w", b.Name, errs[i])
 			}
 		})

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -207,12 +206,4 @@ func Cosignatures(signed []byte, witnessKeys []string) ([]Cosignature, error) {
 		found = append(found, Cosignature{Witness: v.Name(), At: time.Unix(int64(at), 0).UTC()})
 	}
 	return found, nil
-}
-
-// signaturesOf gives the lines of a signed note behind its text.
-func signaturesOf(signed []byte) []byte {
-	if i := bytes.LastIndex(signed, []byte("\n\n")); i >= 0 {
-		return signed[i+2:]
-	}
-	return nil
 }

@@ -89,9 +89,6 @@ func TestPostQuantumCheckpoint(t *testing.T) {
 			t.Errorf("%s opens it: %v", name, err)
 		}
 	}
-	if strings.Count(string(signaturesOf(signed)), "\n") != 2 {
-		t.Errorf("signatures: %q", signaturesOf(signed))
-	}
 }
 
 func placeholder(t *testing.T, key string) note.Verifier {

@@ -22,7 +22,6 @@ type Kind string
 const (
 	KindTenant     Kind = "tenant"
 	KindCredential Kind = "credential"
-	KindKey        Kind = "key"
 )
 
 // Bucket names what is limited.

@@ -225,25 +225,41 @@ func (n *node) openStore(ctx context.Context, registry prometheus.Registerer) er
 
 // checkpointSigner is asked whenever a checkpoint is to be signed, by when the keys have been opened, or not yet.
 func (n *node) checkpointSigner(ctx context.Context) (audit.CheckpointSigner, error) {
-	service := n.signer.Load()
-	if service == nil || n.root.Locked() {
-		return nil, fault.New(fault.Locked, "the service is locked: its root is not open yet")
+	service, err := n.signing()
+	if err != nil {
+		return nil, err
 	}
 	return service.InternalSigner(ctx, checkpointKey)
 }
 
-// canSign reports whether this node is open and has the backend with the key of the checkpoints.
-func (n *node) canSign(ctx context.Context) bool {
+// signing gives the keys to sign with, once they have been opened and while the root is.
+func (n *node) signing() (*keys.Service, error) {
 	service := n.signer.Load()
 	if service == nil || n.root.Locked() {
-		return false
+		return nil, fault.New(fault.Locked, "the service is locked: its root is not open yet")
 	}
-	k, err := service.InternalSigner(ctx, checkpointKey)
-	return err == nil && k.Here()
+	return service, nil
 }
 
-// checkpointKey is the name of the service's own key for checkpoints.
-const checkpointKey = "audit-checkpoints"
+// canSign reports whether this node is open and has the backends with both keys of the checkpoints.
+func (n *node) canSign(ctx context.Context) bool {
+	service, err := n.signing()
+	if err != nil {
+		return false
+	}
+	classical, err := service.InternalSigner(ctx, checkpointKey)
+	if err != nil || !classical.Here() {
+		return false
+	}
+	second, err := service.InternalPostQuantumSigner(ctx, postQuantumCheckpointKey)
+	return err == nil && second.Here()
+}
+
+// The names of the service's own keys for checkpoints.
+const (
+	checkpointKey            = "audit-checkpoints"
+	postQuantumCheckpointKey = "audit-checkpoints-ml-dsa-44"
+)
 
 // backups makes backups of what this node works on.
 func (n *node) backups() *backup.Service {

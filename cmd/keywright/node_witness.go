@@ -6,7 +6,6 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/audit/witness"
-	"github.com/keywright/keywright/fault"
 )
 
 // auditConfig is what becomes of the audit log.
@@ -39,9 +38,9 @@ func (c *auditConfig) witnesses() ([]audit.Witness, error) {
 
 // postQuantumSigner is asked beside checkpointSigner.
 func (n *node) postQuantumSigner(ctx context.Context) (audit.PostQuantumSigner, error) {
-	service := n.signer.Load()
-	if service == nil || n.root.Locked() {
-		return nil, fault.New(fault.Locked, "the service is locked: its root is not open yet")
+	service, err := n.signing()
+	if err != nil {
+		return nil, err
 	}
-	return service.InternalPostQuantumSigner(ctx, "audit-checkpoints-ml-dsa-44")
+	return service.InternalPostQuantumSigner(ctx, postQuantumCheckpointKey)
 }

@@ -52,7 +52,7 @@ func testRates(t *testing.T, e *env) {
 	if got, _ := take(other, 10*interval, 20); got != 10 {
 		t.Errorf("another kind of bucket gave %d, want 10", got)
 	}
-	quick := ratelimit.Bucket{Kind: ratelimit.KindKey, ID: uuid.New()}
+	quick := ratelimit.Bucket{Kind: ratelimit.KindCredential, ID: uuid.New()}
 	if got, _, err := e.TakeCells(t.Context(), quick, time.Microsecond, time.Millisecond, 1000); got != 1000 || err != nil {
 		t.Fatalf("a quick bucket gave %d, %v", got, err)
 	}

@@ -7,6 +7,8 @@ func (s *Service) Heard(n cluster.News) {
 	switch n.Kind {
 	case cluster.KindAPIKey, cluster.KindPolicy:
 		s.ForgetAPIKey(n.ID)
+	case cluster.KindSession:
+		s.cache.revoke(n.ID)
 	case cluster.KindTenant:
 		s.ForgetTenant(n.ID)
 	}

@@ -49,7 +49,13 @@ func (s *Service) byToken(ctx context.Context, presented string) (*Principal, er
 	case err != nil:
 		return nil, err
 	}
+	p := id.principal()
+	p.ExpiresAt = id.ExpiresAt
+	return s.settle(ctx, &digest, id.Assignment, until, p)
+}
+
+// principal begins the principal of an identity.
+func (id *Identity) principal() Principal {
 	who := sha256.Sum256([]byte(id.Issuer + "\x00" + id.Subject))
-	return s.settle(ctx, &digest, id.Assignment, until,
-		Principal{ID: "oidc:" + hex.EncodeToString(who[:]), Kind: KindToken, Name: id.Subject, ExpiresAt: id.ExpiresAt})
+	return Principal{ID: "oidc:" + hex.EncodeToString(who[:]), Kind: KindToken, Name: id.Subject}
 }

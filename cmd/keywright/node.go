@@ -66,6 +66,8 @@ type node struct {
 	listening  atomic.Pointer[string] // where the API is served
 	newsPruned time.Time              // of housekeep alone
 
+	sessionsPruned time.Time // of maintain alone
+
 	changes  *events.Feed
 	streams  *events.Streams
 	webhooks *events.Webhooks

@@ -34,6 +34,7 @@ type everything struct {
 	t     *testing.T
 	owner string // of the tenant default, with all scopes of the deployment
 	work  *jobs.Service
+	auth  *auth.Service
 }
 
 type namesOf struct{ store *sqlite.Store }
@@ -93,7 +94,7 @@ func newEverything(t *testing.T) *everything {
 	server, err := New(Options{Keys: service1, Auth: people, Root: keeper, Audit: log, Jobs: work, Rekey: replacing, Events: streams, Webhooks: hooks,
 		Backups: backups, Version: "test", Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	must(err)
-	return &everything{Server: server, t: t, owner: owner, work: work}
+	return &everything{Server: server, t: t, owner: owner, work: work, auth: people}
 }
 
 // ask sends a request. Its id is always the same, so that answers can be compared.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/keywright/keywright/api/qpher"
 	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
 )
@@ -53,6 +54,9 @@ var resources = map[string]*resource{
 	"/jobs/{id}": {nowhere: id, missing: []fault.Code{fault.JobNotFound},
 		theirs: func(x *tenants, _ string) string { return x.newJob(x.them) },
 		ours:   func(x *tenants, _ string) string { return x.newJob(x.us) }},
+	"/sessions/{id}": {nowhere: id, missing: []fault.Code{fault.SessionNotFound},
+		theirs: func(x *tenants, _ string) string { return x.newSession(x.them) },
+		ours:   func(x *tenants, _ string) string { return x.newSession(x.us) }},
 	"/approvals/{id}": {nowhere: id, missing: []fault.Code{fault.ApprovalNotFound},
 		theirs: func(x *tenants, _ string) string { return x.approval },
 		ours:   func(x *tenants, _ string) string { return x.askApproval(x.owner) }},
@@ -178,6 +182,15 @@ func (x *tenants) newJob(tenant uuid.UUID) string {
 		x.t.Fatal(err)
 	}
 	return j.ID.String()
+}
+
+func (x *tenants) newSession(tenant uuid.UUID) string {
+	p := &auth.Principal{ID: "oidc:" + id(), Kind: auth.KindToken, Tenant: tenant, Name: "somebody", Role: auth.RoleViewer, Scopes: auth.RoleViewer.Scopes()}
+	s, _, err := x.auth.OpenSession(x.t.Context(), p, "matrix")
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return s.ID.String()
 }
 
 func (x *tenants) askApproval(as string) string {

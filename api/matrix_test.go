@@ -73,11 +73,13 @@ func (r *route) name() string { return r.Method + " " + r.Path }
 // refusal gives the code with which the rules refuse a credential on a route; "": they don't.
 func (c *column) refusal(r *route) (fault.Code, error) {
 	switch {
+	case r.Tolerant:
+		return fault.Unauthenticated, nil // where browsers sign in: nothing else serves, and nobody has begun
 	case r.Open:
 		return "", nil
 	case c.door != "":
 		return c.door, nil
-	case r.Session:
+	case r.Session, r.Signed, r.Opens:
 		return fault.Forbidden, nil // each column is an API key
 	case r.Scope == "":
 		some, known := settledByHandlers[r.name()]
@@ -195,7 +197,9 @@ func TestMatrix(t *testing.T) {
 		t.Error("that proves nothing")
 	}
 	for name := range settledByHandlers {
-		if !slices.ContainsFunc(e.routes, func(r route) bool { return r.name() == name && r.Scope == "" && !r.Open && !r.Session }) {
+		if !slices.ContainsFunc(e.routes, func(r route) bool {
+			return r.name() == name && r.Scope == "" && !r.Open && !r.Session && !r.Signed && !r.Opens
+		}) {
 			t.Errorf("settledByHandlers has %s, and the table has not", name)
 		}
 	}

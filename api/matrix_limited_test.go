@@ -81,8 +81,8 @@ func TestLimitedToKeys(t *testing.T) {
 						query, body = "", query
 					}
 					w := x.ask(method, path+query, body, as)
-					if w.Code >= 400 && shape(w) == shape(x.ask(method, path+strings.Replace(query, other, none, 1), strings.Replace(body, other, none, 1), as)) {
-						continue // refused before it was looked up
+					if (w.Code >= 400 || method == http.MethodGet) && shape(w) == shape(x.ask(method, path+strings.Replace(query, other, none, 1), strings.Replace(body, other, none, 1), as)) {
+						continue // refused before it was looked up, or nothing found
 					}
 					refusedHere(method, path+query, body)
 				}

@@ -684,15 +684,28 @@ func TestImportTokensOfOthers(t *testing.T) {
 	}
 }
 
-// TestGrantsOfOthersStay: the id of a grant is its maker's choice and one for all tenants. Who asks for one that another tenant has is told
-// that it is taken, as for one on another of the own keys, and changes nothing.
+// TestGrantsOfOthersStay: the id of a grant is its maker's choice within the tenant. Who takes one that another tenant has learns nothing of it, and
+// neither touches the other's; within a tenant an id is one key's and one principal's.
 func TestGrantsOfOthersStay(t *testing.T) {
 	x := newTenants(t)
 	ours := resources["/keys/{key}"].ours(x, "")
-	w := x.ask("PUT", "/keys/"+ours+"/grants/"+x.grant, fmt.Sprintf(`{"principal":"api-key:%s","operations":["decrypt"]}`, x.ownKey.ID), x.owner)
-	refused(t, w, 409, fault.Conflict)
-	refused(t, x.ask("GET", "/keys/"+ours+"/grants/"+x.grant, "", x.owner), 404, fault.GrantNotFound)
-	g := made[wire.Grant](x.everything, x.stranger, "GET", "/keys/"+x.key.ID+"/grants/"+x.grant, "")
+	put := func(key, grant string) *httptest.ResponseRecorder {
+		return x.ask("PUT", "/keys/"+key+"/grants/"+grant, fmt.Sprintf(`{"principal":"api-key:%s","operations":["decrypt"]}`, x.ownKey.ID), x.owner)
+	}
+	fresh := id()
+	if theirs, nowhere := put(ours, x.grant), put(ours, fresh); theirs.Code != http.StatusOK || nowhere.Code != theirs.Code {
+		t.Errorf("another's grant id is told from a free one:\n%s\n%s", theirs.Body, nowhere.Body)
+	}
+	g := made[wire.Grant](x.everything, x.owner, "GET", "/keys/"+ours+"/grants/"+x.grant, "")
+	if g.ID != x.grant || g.Principal != "api-key:"+x.ownKey.ID || !reflect.DeepEqual(g.Operations, []string{"decrypt"}) {
+		t.Errorf("our grant is %+v", g)
+	}
+	another := made[wire.Key](x.everything, x.owner, "POST", "/keys", `{"name":"another","algorithm":"AES-256-GCM"}`)
+	refused(t, put(another.ID, fresh), 409, fault.Conflict)
+	if w := x.ask("DELETE", "/keys/"+ours+"/grants/"+x.grant, "", x.owner); w.Code != http.StatusOK {
+		t.Error(w.Body)
+	}
+	g = made[wire.Grant](x.everything, x.stranger, "GET", "/keys/"+x.key.ID+"/grants/"+x.grant, "")
 	if g.Principal != "api-key:"+x.apiKey || !reflect.DeepEqual(g.Operations, []string{"encrypt"}) {
 		t.Errorf("their grant is now %+v", g)
 	}

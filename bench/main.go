@@ -21,6 +21,7 @@ import (
 // settings of a run; the defaults are those of `make bench`.
 type settings struct {
 	binary   string
+	off      string
 	duration time.Duration
 	rounds   int
 	keys     uint64
@@ -64,12 +65,13 @@ func main() {
 func measure() {
 	var s settings
 	flag.StringVar(&s.binary, "binary", "bin/keywright", "the service's binary")
+	flag.StringVar(&s.off, "unaudited", "bin/keywright-unaudited", "with -only audit, the program that records no operation")
 	flag.DurationVar(&s.duration, "duration", 4*time.Second, "length of one measurement")
 	flag.IntVar(&s.rounds, "rounds", 3, "measurements of each kind; the median counts")
 	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out; of sealed keys at most 100,000")
 	flag.StringVar(&s.out, "out", "bench/out", "folder for table and plots")
 	flag.StringVar(&s.transit, "transit", "", "address of a service with Vault's transit API to measure beside (loopback only)")
-	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm, pq, postgres, nodes, keyspace or reseal")
+	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm, pq, postgres, nodes, keyspace, access, audit or reseal")
 	flag.StringVar(&s.parts, "parts", "softhsm-test", "folder of the scripts that set SoftHSM, swtpm and PostgreSQL up, and of the fault module")
 	flag.StringVar(&s.part, "hsm-part", "", "with -only hsm, this part alone: fast, slow, child, others, heal or pin")
 	flag.StringVar(&s.tpmPart, "tpm-part", "", "with -only tpm, this part alone: fast, slow, cycle or left")

@@ -401,14 +401,17 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 		}
 		return err
 	}
-	v := verified{Valid: true, Origin: r.Origin, Size: r.Size, Root: r.Root[:], Kept: r.Kept, First: r.First, Last: r.Last}
+	v := verified{Valid: true, Origin: r.Origin, Size: r.Size, Root: r.Root[:], Kept: r.Kept, Pruned: r.Pruned, First: r.First, Last: r.Last}
 	for _, w := range witnessed {
 		v.Witnesses = append(v.Witnesses, w.Witness)
 	}
 	return a.show(v, func() error {
 		since := ""
+		if r.Pruned > 0 {
+			since = fmt.Sprintf("; the first %d were pruned, of which the hashes prove", r.Pruned)
+		}
 		if r.Kept > 0 {
-			since = fmt.Sprintf(", and goes on from the checkpoint of %d entries", r.Kept)
+			since += fmt.Sprintf(", and goes on from the checkpoint of %d entries", r.Kept)
 		}
 		if len(v.Witnesses) > 0 {
 			since += " that " + printable(strings.Join(v.Witnesses, ", ")) + " cosigned"
@@ -427,6 +430,8 @@ type verified struct {
 	Size   uint64 `json:"size"`
 	Root   []byte `json:"root_hash"`
 	Kept   uint64 `json:"kept_size,omitempty"`
+	// Pruned entries, the first ones, are there as their hashes alone.
+	Pruned uint64 `json:"pruned,omitempty"`
 	// Witnesses have cosigned the kept checkpoint.
 	Witnesses []string  `json:"witnesses,omitempty"`
 	First     time.Time `json:"first"`

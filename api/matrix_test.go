@@ -25,6 +25,8 @@ import (
 type column struct {
 	name, token string
 	scopes      []auth.Scope
+	kind        auth.Kind  // of what is no API key and is let in
+	role        auth.Role  // of a session
 	door        fault.Code // refused with this whatever it asks for; "": not at the door
 }
 
@@ -79,8 +81,11 @@ func (c *column) refusal(r *route) (fault.Code, error) {
 		return "", nil
 	case c.door != "":
 		return c.door, nil
+	case r.Session && (c.kind != auth.KindSession || c.role != auth.RoleOwner && c.role != auth.RoleAdmin), r.Signed && c.kind != auth.KindSession,
+		r.Opens && (c.kind == "" || c.kind == auth.KindSession):
+		return fault.Forbidden, nil
 	case r.Session, r.Signed, r.Opens:
-		return fault.Forbidden, nil // each column is an API key
+		return "", nil
 	case r.Scope == "":
 		some, known := settledByHandlers[r.name()]
 		if !known {
@@ -101,7 +106,7 @@ func (e *everything) columns() []column {
 		{name: "none", door: fault.Unauthenticated},
 		{name: "malformed", token: "kw_nonsense", door: fault.Unauthenticated},
 		{name: "unknown", token: "kw_abcdefghijkl_0123456789012345678901234567890123456789012", door: fault.Unauthenticated},
-		{name: "first owner", token: e.owner, scopes: slices.Concat(auth.RoleOwner.Scopes(), auth.RoleOperator.Scopes(), []auth.Scope{"audit:export", "backup:read", "backup:write"})},
+		{name: "first owner", token: e.owner, scopes: slices.Concat(auth.RoleOwner.Scopes(), deploymentScopes())},
 	}
 	for _, r := range auth.Roles() {
 		k := e.newAPIKey(e.owner, fmt.Sprintf(`{"name":"role","role":%q}`, r.Role))
@@ -118,16 +123,23 @@ func (e *everything) columns() []column {
 	made[wire.APIKey](e, e.owner, http.MethodPost, "/api-keys/"+renewed.ID+"/rotate", "")
 	expired := e.newAPIKey(e.owner, fmt.Sprintf(`{"name":"expired",%s,"expires_at":%q}`, all, time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)))
 	elsewhere := e.newAPIKey(e.owner, `{"name":"elsewhere",`+all+`,"allowed_cidrs":["198.51.100.0/24","2001:db8::/32"]}`)
-	suspended := made[wire.CreatedTenant](e, e.owner, http.MethodPost, "/tenants", `{"name":"suspended"}`)
-	made[wire.Tenant](e, e.owner, http.MethodPost, "/tenants/"+suspended.ID+"/suspend", "")
+	suspended := e.newSuspended()
 	time.Sleep(time.Until(expired.ExpiresAt.Add(time.Millisecond)))
-	return append(list,
+	return append(append(append(list, e.otherColumns()...), e.sessionColumns()...),
 		column{name: "revoked", token: revoked.Key, door: fault.Unauthenticated},
 		column{name: "rotated away", token: renewed.Key, door: fault.Unauthenticated},
 		column{name: "expired", token: expired.Key, door: fault.Unauthenticated},
 		column{name: "another's prefix", token: e.owner[:len(e.owner)-1] + "_", door: fault.Unauthenticated},
 		column{name: "from elsewhere", token: elsewhere.Key, door: fault.Forbidden},
-		column{name: "of a suspended tenant", token: suspended.OwnerKey.Key, door: fault.TenantSuspended})
+		column{name: "of a suspended tenant", token: suspended, door: fault.TenantSuspended})
+}
+
+// newSuspended makes a tenant that is suspended, and gives its owner's API key.
+func (e *everything) newSuspended() string {
+	e.t.Helper()
+	x := made[wire.CreatedTenant](e, e.owner, http.MethodPost, "/tenants", `{"name":"`+suspendedName+`"}`)
+	made[wire.Tenant](e, e.owner, http.MethodPost, "/tenants/"+x.ID+"/suspend", "")
+	return x.OwnerKey.Key
 }
 
 const surprise = `{"surprise_field":1}`
@@ -141,6 +153,8 @@ func (r *route) probe() (path, body string, status int, codes []fault.Code, err 
 	}
 	late := r.Scope == "" && settledByHandlers[r.name()] != nil // the rights are looked at by the handler, behind the body
 	switch {
+	case r.Signed && r.Method == http.MethodDelete: // which would end the caller's session
+		return path + "?surprise=1", "", 0, []fault.Code{fault.BadQuery}, nil
 	case r.BodyLimit > 0 && !late:
 		return path, surprise, 0, []fault.Code{fault.UnknownField}, nil
 	case r.BodyLimit > 0 && !r.BodyOptional:

@@ -56,12 +56,18 @@ func (s *Server) addWebhook(ctx context.Context, c *call, r *wire.CreateWebhook)
 		return wire.Webhook{}, err
 	}
 	n := events.NewWebhook{Name: r.Name, URL: r.URL, Filter: events.Filter{Types: r.Types, Label: r.Label}}
+	if len(r.Keys) == 0 && c.limited() {
+		return wire.Webhook{}, c.beyond(ctx)
+	}
 	for _, key := range r.Keys {
 		id, err := s.keyID(ctx, c, key)
 		if err != nil {
 			return wire.Webhook{}, err
 		}
-		n.Filter.Keys = append(n.Filter.Keys, id)
+		if id == nil {
+			return wire.Webhook{}, badField("the field keys names keys by id or name")
+		}
+		n.Filter.Keys = append(n.Filter.Keys, *id)
 	}
 	h, secret, err := s.webhooks.Add(ctx, c.manager(), n)
 	if err != nil {

@@ -38,6 +38,7 @@ func Tables() []Table {
 		{Name: "default_keys"},
 		{Name: "idempotency"},
 		{Name: "jobs"},
+		{Name: "tenant_operations"},
 		{Name: "webhooks"},
 		{Name: "webhook_progress"},
 		{Name: "audit_entries"},

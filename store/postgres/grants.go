@@ -71,13 +71,14 @@ func aboutGrant(g *auth.Grant) prepared {
 type putGrant struct {
 	prepared
 	g     auth.Grant
+	row   uuid.UUID // the row's own id if it is new: nobody's choice, so that no tenant meets another's
 	pairs string
 	err   error // of the encoding
 }
 
 // PutGrant adds or replaces a grant; see keys.Store.
 func (s *Store) PutGrant(g *auth.Grant) audit.Change {
-	c := &putGrant{prepared: aboutGrant(g), g: *g}
+	c := &putGrant{prepared: aboutGrant(g), g: *g, row: uuid.New()}
 	if len(g.Context) > 0 {
 		c.pairs, c.err = encode(g.Context)
 	}
@@ -97,9 +98,9 @@ func (c *putGrant) statements() ([]statement, error) {
 		nothing: fails(fault.QuotaExceeded, "the key or the principal has as many grants as it can have"),
 	}, statement{
 		query: sqlPutGrant,
-		args: []any{g.ID[:], g.Tenant[:], g.Key[:], g.Principal, strings.Join(g.Operations, " "), c.pairs, micros(g.ExpiresAt),
+		args: []any{c.row[:], g.ID[:], g.Tenant[:], g.Key[:], g.Principal, strings.Join(g.Operations, " "), c.pairs, micros(g.ExpiresAt),
 			g.CreatedAt.UnixMicro(), g.CreatedBy},
-		nothing: fails(fault.Conflict, "another key has a grant of this id"),
+		nothing: fails(fault.Conflict, "another key or principal has the grant of this id"),
 	}), c.err
 }
 
@@ -123,16 +124,19 @@ func (c *deleteGrant) statements() ([]statement, error) {
 }
 
 const (
-	grantColumns   = "id, tenant, key_id, principal, operations, context, expires_at, created_at, created_by"
-	sqlGrants      = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND key_id = $2 AND id > $3 ORDER BY id LIMIT $4"
-	sqlGrantsOf    = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND principal = $2 ORDER BY id LIMIT $3"
-	sqlGrant       = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND key_id = $2 AND id = $3"
+	// A grant is known by the id that was given for it in its tenant; see migration 00019.
+	grantID        = "COALESCE(given, id)"
+	grantFacts     = "tenant, key_id, principal, operations, context, expires_at, created_at, created_by"
+	grantColumns   = grantID + ", " + grantFacts
+	sqlGrants      = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND key_id = $2 AND " + grantID + " > $3 ORDER BY " + grantID + " LIMIT $4"
+	sqlGrantsOf    = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND principal = $2 ORDER BY " + grantID + " LIMIT $3"
+	sqlGrant       = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND key_id = $2 AND " + grantID + " = $3"
 	sqlHolderThere = "SELECT 1 FROM api_keys WHERE id = $1 AND tenant = $2"
-	sqlGrantsLeft  = `SELECT 1 WHERE (SELECT COUNT(*) FROM grants WHERE tenant = $1 AND key_id = $2 AND id <> $4) < $5
-		AND (SELECT COUNT(*) FROM grants WHERE tenant = $1 AND principal = $3 AND id <> $4) < $5`
+	sqlGrantsLeft  = `SELECT 1 WHERE (SELECT COUNT(*) FROM grants WHERE tenant = $1 AND key_id = $2 AND ` + grantID + ` <> $4) < $5
+		AND (SELECT COUNT(*) FROM grants WHERE tenant = $1 AND principal = $3 AND ` + grantID + ` <> $4) < $5`
 	// A replaced grant must not go to another principal: that one's caches would not be told.
-	sqlPutGrant = "INSERT INTO grants (" + grantColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO UPDATE SET
+	sqlPutGrant = "INSERT INTO grants (id, given, " + grantFacts + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (tenant, (" + grantID + `)) DO UPDATE SET
 		operations = excluded.operations, context = excluded.context, expires_at = excluded.expires_at, created_at = excluded.created_at,
-		created_by = excluded.created_by WHERE grants.tenant = excluded.tenant AND grants.key_id = excluded.key_id AND grants.principal = excluded.principal`
-	sqlDeleteGrant = "DELETE FROM grants WHERE tenant = $1 AND key_id = $2 AND id = $3"
+		created_by = excluded.created_by WHERE grants.key_id = excluded.key_id AND grants.principal = excluded.principal`
+	sqlDeleteGrant = "DELETE FROM grants WHERE tenant = $1 AND key_id = $2 AND " + grantID + " = $3"
 )

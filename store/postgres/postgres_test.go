@@ -41,6 +41,7 @@ func TestStore(t *testing.T) {
 		{"OddTexts", testOddTexts},
 		{"ManyFail", testManyFail},
 		{"VersionRecords", testVersionRecords},
+		{"GrantsOfTheReleaseBefore", testGrantsOfBefore},
 		{"Probe", testProbe},
 		{"Plans", testPlans},
 		{"URI", testURI},

@@ -90,13 +90,14 @@ func aboutGrant(g *auth.Grant) prepared {
 type putGrant struct {
 	prepared
 	g     auth.Grant
+	row   uuid.UUID // the row's own id if it is new: nobody's choice, so that no tenant meets another's
 	pairs string
 	err   error // of the encoding
 }
 
 // PutGrant adds or replaces a grant; see keys.Store.
 func (s *Store) PutGrant(g *auth.Grant) audit.Change {
-	c := &putGrant{prepared: aboutGrant(g), g: *g}
+	c := &putGrant{prepared: aboutGrant(g), g: *g, row: uuid.New()}
 	if len(g.Context) > 0 {
 		c.pairs, c.err = encode(g.Context)
 	}
@@ -125,10 +126,10 @@ func (c *putGrant) apply(w *writer) error {
 	if full {
 		return fault.New(fault.QuotaExceeded, "the key or the principal has as many grants as it can have")
 	}
-	n, err := w.exec(sqlPutGrant, g.ID[:], g.Tenant[:], g.Key[:], g.Principal, strings.Join(g.Operations, " "), c.pairs, micros(g.ExpiresAt),
+	n, err := w.exec(sqlPutGrant, c.row[:], g.ID[:], g.Tenant[:], g.Key[:], g.Principal, strings.Join(g.Operations, " "), c.pairs, micros(g.ExpiresAt),
 		g.CreatedAt.UnixMicro(), g.CreatedBy)
 	if err == nil && n == 0 {
-		return fault.New(fault.Conflict, "another key has a grant of this id")
+		return fault.New(fault.Conflict, "another key or principal has the grant of this id")
 	}
 	return err
 }
@@ -153,15 +154,18 @@ func (c *deleteGrant) apply(w *writer) error {
 }
 
 const (
-	grantColumns  = "id, tenant, key_id, principal, operations, context, expires_at, created_at, created_by"
-	sqlGrants     = "SELECT " + grantColumns + " FROM grants WHERE tenant = ? AND key_id = ? AND id > ? ORDER BY id LIMIT ?"
-	sqlGrantsOf   = "SELECT " + grantColumns + " FROM grants WHERE tenant = ? AND principal = ? ORDER BY id LIMIT ?"
-	sqlGrant      = "SELECT " + grantColumns + " FROM grants WHERE tenant = ? AND key_id = ? AND id = ?"
-	sqlGrantsFull = `SELECT 1 WHERE (SELECT COUNT(*) FROM grants WHERE tenant = ?1 AND key_id = ?2 AND id <> ?4) >= ?5
-		OR (SELECT COUNT(*) FROM grants WHERE tenant = ?1 AND principal = ?3 AND id <> ?4) >= ?5`
+	// A grant is known by the id that was given for it in its tenant; see migration 00019.
+	grantID       = "COALESCE(given, id)"
+	grantFacts    = "tenant, key_id, principal, operations, context, expires_at, created_at, created_by"
+	grantColumns  = grantID + ", " + grantFacts
+	sqlGrants     = "SELECT " + grantColumns + " FROM grants WHERE tenant = ? AND key_id = ? AND " + grantID + " > ? ORDER BY " + grantID + " LIMIT ?"
+	sqlGrantsOf   = "SELECT " + grantColumns + " FROM grants WHERE tenant = ? AND principal = ? ORDER BY " + grantID + " LIMIT ?"
+	sqlGrant      = "SELECT " + grantColumns + " FROM grants WHERE tenant = ? AND key_id = ? AND " + grantID + " = ?"
+	sqlGrantsFull = `SELECT 1 WHERE (SELECT COUNT(*) FROM grants WHERE tenant = ?1 AND key_id = ?2 AND ` + grantID + ` <> ?4) >= ?5
+		OR (SELECT COUNT(*) FROM grants WHERE tenant = ?1 AND principal = ?3 AND ` + grantID + ` <> ?4) >= ?5`
 	// A replaced grant must not go to another principal: that one's caches would not be told.
-	sqlPutGrant = "INSERT INTO grants (" + grantColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET
+	sqlPutGrant = "INSERT INTO grants (id, given, " + grantFacts + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, " + grantID + `) DO UPDATE SET
 		operations = excluded.operations, context = excluded.context, expires_at = excluded.expires_at, created_at = excluded.created_at,
-		created_by = excluded.created_by WHERE grants.tenant = excluded.tenant AND grants.key_id = excluded.key_id AND grants.principal = excluded.principal`
-	sqlDeleteGrant = "DELETE FROM grants WHERE tenant = ? AND key_id = ? AND id = ?"
+		created_by = excluded.created_by WHERE grants.key_id = excluded.key_id AND grants.principal = excluded.principal`
+	sqlDeleteGrant = "DELETE FROM grants WHERE tenant = ? AND key_id = ? AND " + grantID + " = ?"
 )

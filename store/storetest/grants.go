@@ -84,9 +84,17 @@ func testGrants(t *testing.T, e *env) {
 	foreign := changed
 	foreign.ID, foreign.Tenant, foreign.Principal = uuid.New(), uuid.New(), holder.PrincipalID()
 	wantFault(t, "to another tenant's", e.do(t, e.PutGrant(&foreign)), fault.APIKeyNotFound)
+	// Another tenant's choice of the same id is another grant.
+	namesake := newAPIKey(uuid.New(), "namesake")
+	theirs := &auth.Grant{ID: changed.ID, Tenant: namesake.Tenant, Key: other, Principal: namesake.PrincipalID(), Operations: []string{"sign"}, CreatedAt: now(), CreatedBy: "system"}
+	e.must(t, e.InsertAPIKey(namesake), e.PutGrant(theirs))
 	e.must(t, e.DeleteGrant(&changed))
 	_, err = e.Grant(t.Context(), tenant, key, changed.ID)
 	wantFault(t, "removed", err, fault.GrantNotFound)
+	if got, err = e.Grant(t.Context(), theirs.Tenant, other, theirs.ID); err != nil {
+		t.Fatal(err)
+	}
+	wantSame(t, "of the same id in another tenant", got, theirs)
 }
 
 func testGrantsFull(t *testing.T, e *env) {

@@ -177,7 +177,7 @@ func (s *Server) still(ctx context.Context, c *call) bool {
 	if err != nil || p.Tenant != c.principal.Tenant {
 		return false
 	}
-	d := auth.Decide(&auth.Request{Principal: p, Now: time.Now(), Any: c.route.oneOf(), All: auth.SetOf(c.route.And)})
+	d := c.route.permits(p, time.Now())
 	return d.Allowed
 }
 

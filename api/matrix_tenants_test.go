@@ -430,7 +430,7 @@ var references = map[string][]string{
 	"POST /keys/import":           {`{"key":"%s","import_token":"x","wrapped_key":"AA=="}`, `{"key":"%s","public_key":"x"}`},
 	"POST /keys/{key}/export":     {`{"to":"%s"}`},
 	"POST /approvals":             {`{"key":"%s","operation":"key.delete"}`},
-	"POST /authorize":             {`{"key":"%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt","key":"OURS"}`},
+	"POST /authorize":             {`{"key":"%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt","key":"OURS"}`, `{"operation":"api-key.revoke","resource":"api-key:%s"}`},
 	"PUT /keys/{key}/grants/{id}": {`{"principal":"api-key:%s","operations":["encrypt"]}`},
 	"POST /webhooks":              {`{"name":"x","url":"http://127.0.0.1:9/","keys":["%s"]}`},
 	"POST /api-keys":              {`{"name":"x","role":"viewer","keys":["%s"]}`},

@@ -29,7 +29,7 @@ func wireWebhook(h *events.Hook, secret string) wire.Webhook {
 
 // manager is who administers webhooks.
 func (c *call) manager() events.Caller {
-	return events.Caller{Tenant: c.principal.Tenant, Principal: c.principal.ID, RequestID: c.id}
+	return events.Caller{Tenant: c.principal.Tenant, Principal: c.principal.ID, RequestID: c.id, Judge: c.judge()}
 }
 
 // onWebhook calls f with the webhook of the path, where there are any.

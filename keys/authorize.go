@@ -13,6 +13,7 @@ type AuthorizeRequest struct {
 	Operation string          // as the audit log names it
 	Key       string          // id or name; "" for what is about no key
 	Context   map[string]string
+	Resource  *auth.Resource // what an act that is about no key is about; nil: that is left open
 }
 
 // Authorize says what would be decided, and by which rule, without doing it. About another principal it takes scope policies:read. A quorum
@@ -33,12 +34,13 @@ func (s *Service) Authorize(ctx context.Context, c Caller, r AuthorizeRequest) (
 			as = r.As
 		}
 		v, known := verbNamed(r.Operation)
-		if !known {
-			scope, other := auth.ActionScope(r.Operation)
+		if !known || v.internal() {
+			act, other := auth.ActNamed(r.Operation)
 			if !other || r.Key != "" {
 				return auth.Decision{}, fault.New(fault.BadField, "the operation is unknown, or is about no key")
 			}
-			return auth.Decide(&auth.Request{Principal: as, Now: q.start, Any: auth.SetOf(scope)}), nil
+			ask := act.Ask(as, q.start, r.Resource)
+			return auth.Decide(&ask), nil
 		}
 		ask := q.askFor(v)
 		ask.Principal, ask.Context = as, r.Context
@@ -52,4 +54,16 @@ func (s *Service) Authorize(ctx context.Context, c Caller, r AuthorizeRequest) (
 		ask.Key = rec.facts
 		return auth.Decide(&ask), nil
 	}, nil)
+}
+
+// ActRequest is the question about what the audit log calls so, before the key is known and by nobody yet. ok is false for what is about no key, or
+// is never asked for by callers.
+func ActRequest(name string) (r auth.Request, ok bool) {
+	v, known := verbNamed(name)
+	if !known || v.internal() {
+		return auth.Request{}, false
+	}
+	r = askFor(v)
+	r.Pending = true
+	return r, true
 }

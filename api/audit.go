@@ -13,6 +13,7 @@ import (
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keys"
 )
 
 func wireEntry(f audit.Found) wire.AuditEntry {
@@ -55,11 +56,22 @@ func (s *Server) searchAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.
 	if err != nil {
 		return none, err
 	}
-	out := wire.List[wire.AuditEntry]{Items: make([]wire.AuditEntry, len(found)), NextCursor: next}
+	out := wire.List[wire.AuditEntry]{Items: make([]wire.AuditEntry, 0, len(found)), NextCursor: next}
 	for i := range found {
-		out.Items[i] = wireEntry(found[i])
+		told, err := c.told(ctx, &found[i].Entry)
+		if err != nil {
+			return none, err
+		}
+		if told {
+			out.Items = append(out.Items, wireEntry(found[i]))
+		}
 	}
 	return out, nil
+}
+
+// told reports whether the caller is told of an entry of its tenant.
+func (c *call) told(ctx context.Context, e *audit.Entry) (bool, error) {
+	return c.s.keys.Told(ctx, keys.Caller{Principal: c.principal, RequestID: c.id}, keys.Happened{Action: e.Action, Principal: e.Principal, Key: e.Key})
 }
 
 func (s *Server) checkpoint(ctx context.Context, c *call, _ *wire.Empty) (wire.Checkpoint, error) {
@@ -105,7 +117,13 @@ func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof,
 	if err != nil {
 		return wire.Proof{}, err
 	}
-	if found.Entry.Tenant != c.principal.Tenant {
+	told := found.Entry.Tenant == c.principal.Tenant
+	if told {
+		if told, err = c.told(ctx, &found.Entry); err != nil {
+			return wire.Proof{}, err
+		}
+	}
+	if !told {
 		return wire.Proof{}, fault.New(fault.EntryNotFound, unknown)
 	}
 	p, err := s.audit.Prove(ctx, n)

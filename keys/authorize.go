@@ -3,6 +3,8 @@ package keys
 import (
 	"context"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 )
@@ -66,4 +68,33 @@ func ActRequest(name string) (r auth.Request, ok bool) {
 	r = askFor(v)
 	r.Pending = true
 	return r, true
+}
+
+// Happened is what an entry of the audit log, or an event, tells of.
+type Happened struct {
+	Action    string
+	Principal string    // whose act it was
+	Key       uuid.UUID // zero: about none
+}
+
+// Told reports whether a caller is told of what happened in its tenant. Who may read the log is told everything, unless the credential is limited to some
+// keys or operations: then it is told what it did itself, and what is about keys that it reaches, by operations that are left to it. By what a key is
+// called and labelled today.
+func (s *Service) Told(ctx context.Context, c Caller, h Happened) (bool, error) {
+	p := c.Principal
+	if !p.Limited() || h.Principal == p.ID {
+		return true, nil
+	}
+	if h.Key == uuid.Nil {
+		return false, nil
+	}
+	r, err := s.recordByID(ctx, p.Tenant, h.Key)
+	if fault.Has(err, fault.KeyNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	d := auth.Decide(&auth.Request{Principal: p, Now: s.now(), Key: r.facts, Operation: h.Action})
+	return d.Allowed, nil
 }

@@ -16,7 +16,7 @@ SOAK     ?= 15s
 export CGO_ENABLED := 1
 export GOFLAGS     := -buildvcs=false
 
-.PHONY: all build run run-hsm run-tpm stop test unit judges crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres bench-nodes bench-keyspace bench-reseal soak fuzz clean
+.PHONY: all build run run-hsm run-tpm stop test unit judges crash lint bench bench-quick bench-hsm bench-tpm bench-pq bench-postgres bench-nodes bench-keyspace bench-reseal bench-access bench-audit bench-log soak fuzz clean
 
 all: build
 
@@ -121,6 +121,23 @@ bench-nodes: build
 bench-keyspace: build
 	$(GO) build -o $(BIN)/bench ./bench
 	$(BIN)/bench -binary $(BIN)/keywright -only keyspace
+
+# What a request pays for being let in: credential, tenant, rates, scope. A minute.
+bench-access: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only access
+
+# The audited service beside the same with an audit log that records no operation, which bench/unaudited makes a program of. Two minutes.
+bench-audit: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(GO) build -overlay bench/unaudited/overlay.json -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $(BIN)/keywright-unaudited ./cmd/keywright
+	$(BIN)/bench -binary $(BIN)/keywright -only audit
+
+# Proofs over an audit log of ten million entries, its export and the verification of that; ten gigabytes below /tmp. About ten minutes;
+# -log-postgres is on PostgreSQL.
+bench-log: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only log
 
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:

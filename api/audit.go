@@ -13,7 +13,6 @@ import (
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/fault"
-	"github.com/keywright/keywright/keys"
 )
 
 func wireEntry(f audit.Found) wire.AuditEntry {
@@ -41,16 +40,8 @@ func (s *Server) searchAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.
 	if f.To, err = c.time("to"); err != nil {
 		return none, err
 	}
-	if key := c.query.Get("key"); key != "" {
-		id, err := uuid.Parse(key)
-		if err != nil || len(key) != 36 {
-			k, err := s.keys.Get(ctx, c.caller(), key)
-			if err != nil {
-				return none, err
-			}
-			id = k.ID
-		}
-		f.Key = &id
+	if f.Key, err = s.keyID(ctx, c, c.query.Get("key")); err != nil {
+		return none, err
 	}
 	found, next, err := s.audit.List(ctx, f, cursor, limit)
 	if err != nil {
@@ -67,11 +58,6 @@ func (s *Server) searchAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.
 		}
 	}
 	return out, nil
-}
-
-// told reports whether the caller is told of an entry of its tenant.
-func (c *call) told(ctx context.Context, e *audit.Entry) (bool, error) {
-	return c.s.keys.Told(ctx, keys.Caller{Principal: c.principal, RequestID: c.id}, keys.Happened{Action: e.Action, Principal: e.Principal, Key: e.Key})
 }
 
 func (s *Server) checkpoint(ctx context.Context, c *call, _ *wire.Empty) (wire.Checkpoint, error) {
@@ -126,11 +112,18 @@ func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof,
 	if !told {
 		return wire.Proof{}, fault.New(fault.EntryNotFound, unknown)
 	}
-	p, err := s.audit.Prove(ctx, n)
+	var p *audit.Proof
+	if _, given := c.query["size"]; !given {
+		p, err = s.audit.Prove(ctx, n)
+	} else if size, bad := c.number("size", 1, math.MaxInt64, 0); bad != nil {
+		return wire.Proof{}, bad
+	} else {
+		p, err = s.audit.ProveIn(ctx, n, size)
+	}
 	if err != nil {
 		return wire.Proof{}, err
 	}
-	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)),
+	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)), Size: p.Size,
 		Checkpoint: string(p.Checkpoint)}
 	for i := range p.Hashes {
 		out.Hashes[i] = p.Hashes[i][:]
@@ -172,7 +165,7 @@ func (s *Server) consistency(ctx context.Context, c *call, _ *wire.Empty) (wire.
 const exportMedia = "text/plain; charset=utf-8"
 
 // exportAudit streams the log. It holds the entries of every tenant, since a part of a Merkle tree's leaves proves nothing
-// about the whole: so it is for those who may change settings.
+// about the whole: so it has a scope of its own, and is not for a limited credential.
 func (s *Server) exportAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.Empty, error) {
 	// The first write sends the header: until then a failure can still be told by its status.
 	c.answer.stream = func(w http.ResponseWriter) error {

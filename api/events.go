@@ -76,26 +76,14 @@ func (s *Server) eventFilter(ctx context.Context, c *call) (events.Filter, error
 	if types := c.query.Get("types"); types != "" {
 		f.Types = strings.Split(types, ",")
 	}
-	if key := c.query.Get("key"); key != "" {
-		id, err := s.keyID(ctx, c, key)
-		if err != nil {
-			return f, err
-		}
-		f.Keys = []uuid.UUID{id}
+	id, err := s.keyID(ctx, c, c.query.Get("key"))
+	if err != nil {
+		return f, err
+	}
+	if id != nil {
+		f.Keys = []uuid.UUID{*id}
 	}
 	return f, nil
-}
-
-// keyID gives the id of a key that may be named by it or by its name. An id is taken as it is: its key may be long gone.
-func (s *Server) keyID(ctx context.Context, c *call, key string) (uuid.UUID, error) {
-	if id, err := uuid.Parse(key); err == nil && len(key) == 36 {
-		return id, nil
-	}
-	k, err := s.keys.Get(ctx, c.caller(), key)
-	if err != nil {
-		return uuid.Nil, err
-	}
-	return k.ID, nil
 }
 
 // tell writes the stream.

@@ -91,7 +91,9 @@ func TestLimitedAreToldTheirs(t *testing.T) {
 			refused(t, e.ask(r[0], r[1], r[2], credential), 403, fault.Forbidden)
 		}
 		own := read(credential, "&action=authorize&outcome=ERR_FORBIDDEN")
-		if len(own) < 5 || slices.ContainsFunc(own, func(e wire.AuditEntry) bool { return !strings.HasSuffix(e.Detail, " rule "+string(auth.RuleUnfiltered)) }) {
+		if len(own) < 5 || slices.ContainsFunc(own, func(e wire.AuditEntry) bool {
+			return !strings.HasSuffix(e.Detail, " rule "+string(auth.RuleUnfiltered))
+		}) {
 			t.Errorf("%s: the log says %+v", c.what, own)
 		}
 		if said := e.explained(credential, `{"operation":"webhook.create"}`); said.Allowed || said.Rule != string(auth.RuleUnfiltered) {

@@ -61,7 +61,10 @@ func (s *Server) addWebhook(ctx context.Context, c *call, r *wire.CreateWebhook)
 		if err != nil {
 			return wire.Webhook{}, err
 		}
-		n.Filter.Keys = append(n.Filter.Keys, id)
+		if id == nil {
+			return wire.Webhook{}, badField("the field keys names keys by id or name")
+		}
+		n.Filter.Keys = append(n.Filter.Keys, *id)
 	}
 	h, secret, err := s.webhooks.Add(ctx, c.manager(), n)
 	if err != nil {

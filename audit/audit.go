@@ -67,7 +67,19 @@ type Item struct {
 // Stored is an entry as it lies in the store.
 type Stored struct {
 	Index uint64
-	Leaf  []byte
+	Leaf  []byte   // nil of one that was pruned
+	Hash  [32]byte // of one that was pruned: its leaf hash
+}
+
+// Pruned reports whether only the hash of the entry is kept.
+func (s *Stored) Pruned() bool { return s.Leaf == nil }
+
+// LeafHash gives the entry's RFC 6962 §2.1 leaf hash.
+func (s *Stored) LeafHash() [32]byte {
+	if s.Pruned() {
+		return s.Hash
+	}
+	return LeafHash(s.Leaf)
 }
 
 // Filter selects entries; zero fields select all. From and To bound the time: From ≤ t < To.

@@ -49,7 +49,7 @@ func checkHead(ctx context.Context, store Store, head Head) error {
 	return nil
 }
 
-// checkTail shows that the last entries hash to their leaf hashes, that the last whole tile hashes to its node, and that
+// checkTail shows that the last entries hash to their leaf hashes (those of them that were pruned are their hashes), that the last whole tile hashes to its node, and that
 // there is no entry that the head does not count.
 func checkTail(ctx context.Context, store Store, head Head) error {
 	from := head.Size &^ (tile - 1)
@@ -83,7 +83,7 @@ func checkTail(ctx context.Context, store Store, head Head) error {
 		return err
 	}
 	for i, e := range entries {
-		if e.Index != from+uint64(i) || LeafHash(e.Leaf) != hashes[i] {
+		if e.Index != from+uint64(i) || e.LeafHash() != hashes[i] {
 			return corrupted(fmt.Sprintf("entry %d of the audit log is not the one that was recorded", from+uint64(i)))
 		}
 	}

@@ -16,12 +16,15 @@ import (
 
 // The lines of an export around its entries; docs/formats/audit.md has the layout.
 const (
-	exportHeader = "keywright-audit-export/v1"
-	blockMark    = '#' // begins the line after each block of entries; an entry begins with '{'
+	exportHeader   = "keywright-audit-export/v2"
+	exportHeaderV1 = "keywright-audit-export/v1" // read, no more written
+	blockMark      = '#'                         // begins the line of each block; an entry begins with '{'
+	prunedLine     = "-"                         // in the place of an entry of which only the hash is kept
 )
 
-// Export writes the log up to a fresh checkpoint to w: the checkpoint, then every entry as the exact line that is hashed,
-// and after each 256 entries a proof that they are in the checkpoint's tree. VerifyExport checks it, offline. What is
+// Export writes the log up to a fresh checkpoint to w: the checkpoint, then for each 256 entries their hashes, with a proof that
+// these are in the checkpoint's tree, and the entries, each as the exact line that is hashed. Of those that were pruned there is the
+// hash alone. VerifyExport checks it, offline. What is
 // written is checked on the way: the error is fault.StoreCorrupted, with the entries that do not fit, when the store no
 // longer holds what was recorded. An error leaves w with an export that does not verify. progress, when not nil, is called
 // with the number of entries written so far. The memory is constant; records go on meanwhile.
@@ -103,27 +106,29 @@ func (l *Log) exportTo(ctx context.Context, w io.Writer, s *signedHead, progress
 
 func writeBlock(out *bufio.Writer, blocks *blockReader, s *signedHead, block []Stored) error {
 	first := block[0].Index
-	head, line := Head{}, make([]byte, 0, 1<<10)
-	for i, e := range block {
-		if e.Index != first+uint64(i) {
+	head, hashes := Head{}, make([]tlog.Hash, len(block))
+	for i := range block {
+		if block[i].Index != first+uint64(i) {
 			return corrupted("the store gives audit entries out of order")
 		}
-		head.add(LeafHash(e.Leaf), nil)
-		if _, err := out.Write(append(append(line[:0], e.Leaf...), '\n')); err != nil {
-			return fmt.Errorf("writing the audit export: %w", err)
-		}
+		hashes[i] = block[i].LeafHash()
+		head.add(hashes[i], nil)
 	}
-	proof, err := tlog.ProveRecord(int64(blockCount(s.Size)), int64(first/tile), blocks)
+	proof, err := blocks.prove(s, first/tile, head.Root())
 	if err != nil {
-		_, err = proofHashes(proof, err)
 		return err
 	}
-	if tlog.CheckRecord(proof, int64(blockCount(s.Size)), s.Root, int64(first/tile), head.Root()) != nil {
-		return corrupted(fmt.Sprintf("entries %d to %d of the audit log are not those that were recorded",
-			first, first+uint64(len(block))-1))
-	}
-	if _, err := out.Write(blockLine(first/tile, proof)); err != nil {
+	if _, err := out.Write(blockLine(first/tile, hashes, proof)); err != nil {
 		return fmt.Errorf("writing the audit export: %w", err)
+	}
+	line := make([]byte, 0, 1<<10)
+	for i := range block {
+		if line = append(line[:0], block[i].Leaf...); block[i].Pruned() {
+			line = append(line, prunedLine...)
+		}
+		if _, err := out.Write(append(line, '\n')); err != nil {
+			return fmt.Errorf("writing the audit export: %w", err)
+		}
 	}
 	return nil
 }
@@ -133,17 +138,25 @@ func writeBlock(out *bufio.Writer, blocks *blockReader, s *signedHead, block []S
 // leaves is one between blocks.
 func blockCount(size uint64) uint64 { return (size + tile - 1) / tile }
 
-// blockLine is the line that ends a block: its number and the audit path of its hash in the tree over the blocks.
-func blockLine(number uint64, proof tlog.RecordProof) []byte {
-	b := strconv.AppendUint([]byte{blockMark}, number, 10)
+// blockStart is how the line of a block begins.
+func blockStart(number uint64) []byte { return strconv.AppendUint([]byte{blockMark}, number, 10) }
+
+// blockLine is the line that begins a block: its number, the leaf hashes of its entries, and the audit path of its hash in the tree over
+// the blocks.
+func blockLine(number uint64, hashes []tlog.Hash, proof tlog.RecordProof) []byte {
+	b := appendHashes(blockStart(number), hashes)
 	if len(proof) > 0 {
-		raw := make([]byte, 0, len(proof)*tlog.HashSize)
-		for _, h := range proof {
-			raw = append(raw, h[:]...)
-		}
-		b = base64.StdEncoding.AppendEncode(append(b, ' '), raw)
+		b = appendHashes(b, proof)
 	}
 	return append(b, '\n')
+}
+
+func appendHashes(b []byte, hashes []tlog.Hash) []byte {
+	raw := make([]byte, 0, len(hashes)*tlog.HashSize)
+	for i := range hashes {
+		raw = append(raw, hashes[i][:]...)
+	}
+	return base64.StdEncoding.AppendEncode(append(b, ' '), raw)
 }
 
 // blockReader gives tlog the hashes of the tree over the blocks: whole ones are nodes in the store, those over the short
@@ -153,6 +166,13 @@ type blockReader struct {
 	store Store
 	whole uint64             // blocks of 256 entries
 	edge  map[uint8][32]byte // by level, the subtree that ends with the short block
+	last  map[place][32]byte // the nodes of the path before: that of the next block shares most of them
+}
+
+// place is where a node is in the tree.
+type place struct {
+	level uint8
+	index uint64
 }
 
 func newBlockReader(ctx context.Context, store Store, size uint64) (*blockReader, error) {
@@ -171,33 +191,54 @@ func newBlockReader(ctx context.Context, store Store, size uint64) (*blockReader
 	return r, nil
 }
 
+// prove gives the path of a block in the checkpoint's tree. A hash that is not the block's there is fault.StoreCorrupted.
+func (r *blockReader) prove(s *signedHead, number uint64, root [32]byte) (tlog.RecordProof, error) {
+	count := blockCount(s.Size)
+	proof, err := tlog.ProveRecord(int64(count), int64(number), r)
+	if err != nil {
+		_, err = proofHashes(proof, err)
+		return nil, err
+	}
+	if tlog.CheckRecord(proof, int64(count), s.Root, int64(number), root) != nil {
+		return nil, corrupted(fmt.Sprintf("entries %d to %d of the audit log are not those that were recorded", number*tile, min(number*tile+tile, s.Size)-1))
+	}
+	return proof, nil
+}
+
 func (r *blockReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	out := make([]tlog.Hash, len(indexes))
+	used := make(map[place][32]byte, len(indexes))
 	var nodes []Node
+	var missing []int
 	for i, x := range indexes {
-		level, n := tlog.SplitStoredHashIndex(x)
-		if (uint64(n)+1)<<level <= r.whole {
-			nodes = append(nodes, Node{Level: uint8(level) + NodeLevel, Index: uint64(n)})
+		l, n := tlog.SplitStoredHashIndex(x)
+		level, index := uint8(l), uint64(n)
+		if (index+1)<<level > r.whole {
+			h, err := r.edgeHash(level, index)
+			if err != nil {
+				return nil, err
+			}
+			out[i] = h
 			continue
 		}
-		h, err := r.edgeHash(uint8(level), uint64(n))
+		at := place{level + NodeLevel, index}
+		h, known := r.last[at]
+		if !known {
+			nodes, missing = append(nodes, Node{Level: at.level, Index: at.index}), append(missing, i)
+			continue
+		}
+		out[i], used[at] = h, h
+	}
+	if len(nodes) > 0 {
+		stored, err := r.nodes(nodes)
 		if err != nil {
 			return nil, err
 		}
-		out[i] = h
-	}
-	if len(nodes) == 0 {
-		return out, nil
-	}
-	stored, err := r.nodes(nodes)
-	if err != nil {
-		return nil, err
-	}
-	for i, x := range indexes {
-		if level, n := tlog.SplitStoredHashIndex(x); (uint64(n)+1)<<level <= r.whole {
-			out[i], stored = stored[0], stored[1:]
+		for j, i := range missing {
+			out[i], used[place{nodes[j].Level, nodes[j].Index}] = stored[j], stored[j]
 		}
 	}
+	r.last = used
 	return out, nil
 }
 

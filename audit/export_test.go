@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"pgregory.net/rapid"
+
 	"github.com/keywright/keywright/fault"
 )
 
@@ -44,7 +46,7 @@ func TestExport(t *testing.T) {
 		if n > 0 && (!r.First.Equal(testEntry(0).Time) || !r.Last.Equal(testEntry(n-1).Time)) {
 			t.Errorf("%d entries: from %v to %v", n, r.First, r.Last)
 		}
-		if n < 4000 && !bytes.Contains(export, bytes.Join(append(s.leaves[:min(n, 256):min(n, 256)], nil), []byte("\n"))) {
+		if n > 0 && n < 4000 && !bytes.Contains(export, bytes.Join(append(s.leaves[:min(n, 256):min(n, 256)], nil), []byte("\n"))) {
 			t.Errorf("%d entries: not the exact lines", n)
 		}
 		var again bytes.Buffer
@@ -153,74 +155,85 @@ func TestExportKeptCheckpoint(t *testing.T) {
 	}
 }
 
-// Whatever is done to an export, it does not verify, and the entries named hold the damage.
+// Whatever is done to an export, it does not verify, and what is named is the damage.
 func TestExportTampered(t *testing.T) {
 	s := newMemStore()
 	_, export, key := exported(t, s, newSigner(t), 700)
 	lines := bytes.SplitAfter(export, []byte("\n"))
 	lines = lines[:len(lines)-1]
-	start := 0 // line of entry 0
-	for !bytes.HasPrefix(lines[start], []byte("{")) {
+	start := 0 // line of block 0
+	for !bytes.HasPrefix(lines[start], []byte("#")) {
 		start++
 	}
-	at := func(i int) int { return start + i + i/256 } // line of entry i
+	at := func(i int) int { return start + i + i/256 + 1 } // line of entry i
+	block := func(i int) int { return start + i*257 }      // line of block i
 	other := AppendLeaf(nil, &Entry{Action: "other"})
 	other = append(other, '\n')
+	replace := func(i int, old, by string) func([][]byte) [][]byte {
+		return func(l [][]byte) [][]byte { l[i] = bytes.Replace(l[i], []byte(old), []byte(by), 1); return l }
+	}
 	for name, c := range map[string]struct {
 		do          func(l [][]byte) [][]byte
 		first, last uint64
+		line        int
 	}{
-		"changed": {func(l [][]byte) [][]byte { l[at(300)] = other; return l }, 256, 511},
-		"outcome": {func(l [][]byte) [][]byte {
-			l[at(5)] = bytes.Replace(l[at(5)], []byte(`"ok"`), []byte(`"no"`), 1)
+		"changed":            {func(l [][]byte) [][]byte { l[at(300)] = other; return l }, 300, 300, at(300)},
+		"outcome":            {replace(at(5), `"ok"`, `"no"`), 5, 5, at(5)},
+		"first":              {replace(at(0), `"ok"`, `"no"`), 0, 0, at(0)},
+		"last":               {replace(at(699), `"ok"`, `"no"`), 699, 699, at(699)},
+		"damaged":            {func(l [][]byte) [][]byte { l[at(300)] = []byte("{}\n"); return l }, 300, 300, at(300)},
+		"empty line":         {func(l [][]byte) [][]byte { l[at(300)] = []byte("\n"); return l }, 300, 300, at(300)},
+		"long line":          {func(l [][]byte) [][]byte { l[at(300)] = bytes.Repeat([]byte("a"), 1<<20); return l }, 300, 300, at(300)},
+		"dropped":            {func(l [][]byte) [][]byte { return append(l[:at(300)], l[at(300)+1:]...) }, 300, 300, at(300)},
+		"added":              {func(l [][]byte) [][]byte { return append(l[:at(300)], append([][]byte{other}, l[at(300):]...)...) }, 300, 300, at(300)},
+		"doubled":            {func(l [][]byte) [][]byte { return append(l[:at(300)], append([][]byte{l[at(300)]}, l[at(300):]...)...) }, 301, 301, at(301)},
+		"swapped":            {func(l [][]byte) [][]byte { l[at(300)], l[at(301)] = l[at(301)], l[at(300)]; return l }, 300, 300, at(300)},
+		"swapped far":        {func(l [][]byte) [][]byte { l[at(3)], l[at(600)] = l[at(600)], l[at(3)]; return l }, 3, 3, at(3)},
+		"as if pruned":       {func(l [][]byte) [][]byte { l[at(300)] = []byte("-\n"); return l }, 300, 300, at(300)},
+		"first as if pruned": {func(l [][]byte) [][]byte { l[at(0)] = []byte("-\n"); return l }, 0, 0, at(0)},
+		"all as if pruned": {func(l [][]byte) [][]byte {
+			for i := range 700 {
+				l[at(i)] = []byte("-\n")
+			}
 			return l
-		}, 0, 255},
-		"damaged":     {func(l [][]byte) [][]byte { l[at(300)] = []byte("{}\n"); return l }, 300, 300},
-		"empty line":  {func(l [][]byte) [][]byte { l[at(300)] = []byte("\n"); return l }, 300, 300},
-		"long line":   {func(l [][]byte) [][]byte { l[at(300)] = bytes.Repeat([]byte("a"), 1<<20); return l }, 300, 300},
-		"dropped":     {func(l [][]byte) [][]byte { return append(l[:at(300)], l[at(300)+1:]...) }, 256, 511},
-		"added":       {func(l [][]byte) [][]byte { return append(l[:at(300)], append([][]byte{other}, l[at(300):]...)...) }, 256, 511},
-		"doubled":     {func(l [][]byte) [][]byte { return append(l[:at(300)], append([][]byte{l[at(300)]}, l[at(300):]...)...) }, 256, 511},
-		"swapped":     {func(l [][]byte) [][]byte { l[at(300)], l[at(301)] = l[at(301)], l[at(300)]; return l }, 256, 511},
-		"swapped far": {func(l [][]byte) [][]byte { l[at(3)], l[at(600)] = l[at(600)], l[at(3)]; return l }, 0, 255},
+		}, 0, 699, at(0)},
 		"blocks swapped": {func(l [][]byte) [][]byte {
 			var out [][]byte
 			out = append(out, l[:start]...)
-			out = append(out, l[start+257:start+514]...)
-			out = append(out, l[start:start+257]...)
-			return append(out, l[start+514:]...)
-		}, 0, 255},
-		"block dropped": {func(l [][]byte) [][]byte { return append(l[:start], l[start+257:]...) }, 0, 255},
-		"last dropped":  {func(l [][]byte) [][]byte { return append(l[:at(699)], l[at(699)+1:]...) }, 512, 699},
-		"last added":    {func(l [][]byte) [][]byte { return append(l[:at(699)+1], other, l[at(699)+1]) }, 512, 699},
-		"cut":           {func(l [][]byte) [][]byte { return l[:at(300)] }, 300, 300},
-		"cut in line":   {func(l [][]byte) [][]byte { l[at(300)] = l[at(300)][:20]; return l[:at(300)+1] }, 300, 300},
-		"cut at block":  {func(l [][]byte) [][]byte { return l[:at(512)-1] }, 256, 511},
-		"no block line": {func(l [][]byte) [][]byte { return append(l[:at(256)-1], l[at(256):]...) }, 0, 255},
-		"block number": {func(l [][]byte) [][]byte {
-			l[at(256)-1] = bytes.Replace(l[at(256)-1], []byte("#0"), []byte("#1"), 1)
+			out = append(out, l[block(1):block(2)]...)
+			out = append(out, l[start:block(1)]...)
+			return append(out, l[block(2):]...)
+		}, 0, 255, start},
+		"block dropped":         {func(l [][]byte) [][]byte { return append(l[:start], l[block(1):]...) }, 0, 255, start},
+		"last dropped":          {func(l [][]byte) [][]byte { return l[:at(699)] }, 699, 699, at(699)},
+		"last of block dropped": {func(l [][]byte) [][]byte { return append(l[:at(255)], l[at(255)+1:]...) }, 255, 255, at(255)},
+		"last of block added":   {func(l [][]byte) [][]byte { return append(l[:at(255)+1], append([][]byte{other}, l[at(255)+1:]...)...) }, 256, 511, block(1)},
+		"cut":                   {func(l [][]byte) [][]byte { return l[:at(300)] }, 300, 300, at(300)},
+		"cut in line":           {func(l [][]byte) [][]byte { l[at(300)] = l[at(300)][:20]; return l[:at(300)+1] }, 300, 300, at(300)},
+		"cut at block":          {func(l [][]byte) [][]byte { return l[:block(2)] }, 512, 699, block(2)},
+		"no block line":         {func(l [][]byte) [][]byte { return append(l[:block(1)], l[block(1)+1:]...) }, 256, 511, block(1)},
+		"block number":          {replace(block(0), "#0", "#1"), 0, 255, start},
+		"block number 0":        {replace(block(0), "#0", "#00"), 0, 255, start},
+		"block hash":            {func(l [][]byte) [][]byte { l[start] = flipped(l[start], 30); return l }, 0, 255, start},
+		"block proof":           {func(l [][]byte) [][]byte { l[start] = flipped(l[start], len(l[start])-10); return l }, 0, 255, start},
+		"block without proof": {func(l [][]byte) [][]byte {
+			l[start] = append(bytes.Clone(l[start][:bytes.LastIndexByte(l[start], ' ')]), '\n')
 			return l
-		}, 0, 255},
-		"block number 0": {func(l [][]byte) [][]byte {
-			l[at(256)-1] = bytes.Replace(l[at(256)-1], []byte("#0"), []byte("#00"), 1)
+		}, 0, 255, start},
+		"block short":  {func(l [][]byte) [][]byte { l[start] = []byte("#0\n"); return l }, 0, 255, start},
+		"block space":  {replace(start, "\n", " \n"), 0, 255, start},
+		"block return": {replace(start, "\n", "\r\n"), 0, 255, start},
+		"hash and entry": {func(l [][]byte) [][]byte {
+			l[start], l[at(7)] = flipped(l[start], 30), other
 			return l
-		}, 0, 255},
-		"block hash":  {func(l [][]byte) [][]byte { b := bytes.Clone(l[at(256)-1]); b[10] ^= 1; l[at(256)-1] = b; return l }, 0, 255},
-		"block short": {func(l [][]byte) [][]byte { l[at(256)-1] = []byte("#0\n"); return l }, 0, 255},
-		"block space": {func(l [][]byte) [][]byte {
-			l[at(256)-1] = bytes.Replace(l[at(256)-1], []byte("\n"), []byte(" \n"), 1)
-			return l
-		}, 0, 255},
-		"block return": {func(l [][]byte) [][]byte {
-			l[at(256)-1] = bytes.Replace(l[at(256)-1], []byte("\n"), []byte("\r\n"), 1)
-			return l
-		}, 0, 255},
-		"trailing":      {func(l [][]byte) [][]byte { return append(l, other) }, 0, 0},
-		"trailing byte": {func(l [][]byte) [][]byte { return append(l, []byte("\n")) }, 0, 0},
-		"version":       {func(l [][]byte) [][]byte { l[0] = []byte("keywright-audit-export/v2\n"); return l }, 0, 0},
-		"no header":     {func(l [][]byte) [][]byte { return l[1:] }, 0, 0},
-		"nothing":       {func([][]byte) [][]byte { return nil }, 0, 0},
-		"header only":   {func(l [][]byte) [][]byte { return l[:3] }, 0, 0},
+		}, 0, 255, start},
+		"trailing":      {func(l [][]byte) [][]byte { return append(l, other) }, 0, 0, at(700)},
+		"trailing byte": {func(l [][]byte) [][]byte { return append(l, []byte("\n")) }, 0, 0, at(700)},
+		"version":       {func(l [][]byte) [][]byte { l[0] = []byte("keywright-audit-export/v3\n"); return l }, 0, 0, 0},
+		"version 1":     {func(l [][]byte) [][]byte { l[0] = []byte("keywright-audit-export/v1\n"); return l }, 0, 0, start},
+		"no header":     {func(l [][]byte) [][]byte { return l[1:] }, 0, 0, 0},
+		"nothing":       {func([][]byte) [][]byte { return nil }, 0, 0, 0},
+		"header only":   {func(l [][]byte) [][]byte { return l[:3] }, 0, 0, 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bad := bytes.Join(c.do(append([][]byte(nil), lines...)), nil)
@@ -229,11 +242,26 @@ func TestExportTampered(t *testing.T) {
 			if !errors.As(err, &b) {
 				t.Fatalf("got %v", err)
 			}
-			if b.First != c.first || b.Last != c.last || b.Line == 0 {
-				t.Errorf("names line %d, entries %d to %d, want %d to %d: %v", b.Line, b.First, b.Last, c.first, c.last, err)
+			if b.First != c.first || b.Last != c.last || b.Line != uint64(c.line)+1 {
+				t.Errorf("names line %d, entries %d to %d, want line %d, %d to %d: %v", b.Line, b.First, b.Last, c.line+1, c.first, c.last, err)
+			}
+			only := name == "block hash"
+			if got := strings.Contains(b.Reason, "themselves are those that were recorded"); got != only {
+				t.Errorf("says of the entries: %v", err)
 			}
 		})
 	}
+}
+
+// flipped gives a copy of a line of base64 in which one character is another.
+func flipped(line []byte, i int) []byte {
+	b := bytes.Clone(line)
+	if b[i] == 'A' {
+		b[i] = 'B'
+	} else {
+		b[i] = 'A'
+	}
+	return b
 }
 
 func TestBadExportMessage(t *testing.T) {
@@ -252,7 +280,7 @@ func TestBadExportMessage(t *testing.T) {
 func TestExportBits(t *testing.T) {
 	_, export, key := exported(t, newMemStore(), newSigner(t), 300)
 	rnd := rand.New(rand.NewPCG(3, 4))
-	sig := bytes.Index(export, []byte("\n\n{")) // the last digit of the signature has unused bits
+	sig := bytes.Index(export, []byte("\n\n#")) // the last digit of the signature has unused bits
 	for n := range 800 {
 		i := rnd.IntN(len(export))
 		if n < 400 {
@@ -297,16 +325,96 @@ type failingWriter struct{ err error }
 
 func (w failingWriter) Write([]byte) (int, error) { return 0, w.err }
 
+// fixedSigner has a fixed key: the corpus and every fuzzing process must agree on it.
+func fixedSigner() *softSigner {
+	return &softSigner{key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}
+}
+
 func FuzzVerifyExport(f *testing.F) {
-	s := newMemStore()
-	// A fixed key: the corpus and every fuzzing process must agree on it.
-	_, export, key := exported(f, s, &softSigner{key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}, 3)
-	f.Add(export)
-	f.Add(export[:len(export)/2])
+	whole := newMemStore()
+	_, export, key := exported(f, whole, fixedSigner(), 3)
+	pruned := newMemStore()
+	pruned.fill(f, 3)
+	pruned.append(pruneEntry(0, 2))
+	pruned.kept = 2
+	_, short, _ := exported(f, pruned, fixedSigner(), 4)
+	for _, b := range [][]byte{export, short} {
+		f.Add(b)
+		f.Add(b[:len(b)/2])
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := VerifyExport(bytes.NewReader(b), nil, key, nil)
-		if err == nil && (r.Size != 3 || r.Root != mth(s.hashes)) {
+		if err != nil {
+			return
+		}
+		switch {
+		case r.Size == 3 && r.Root == mth(whole.hashes) && r.Pruned == 0:
+		case r.Size == 4 && r.Root == mth(pruned.hashes) && r.Pruned <= 2: // with less pruned it is true as well
+		default:
 			t.Fatalf("verified as %+v", r)
+		}
+	})
+}
+
+// Whatever the log, wherever it is pruned: a line that is damaged is what is named.
+func TestDamagedLine(t *testing.T) {
+	signer := newSigner(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newMemStore()
+		n := rapid.IntRange(1, 800).Draw(rt, "entries")
+		s.fill(t, n)
+		s.kept = uint64(rapid.IntRange(0, n).Draw(rt, "pruned"))
+		if s.kept > 0 {
+			if half := s.kept / 2; half > 0 {
+				s.append(pruneEntry(0, half))
+			}
+			s.append(pruneEntry(s.kept/2, s.kept))
+		}
+		s.fill(t, rapid.IntRange(0, 300).Draw(rt, "behind"))
+		size := s.head.Size
+		l := openLog(t, s, Options{Signer: signer.open, CheckpointEvery: -1})
+		var b bytes.Buffer
+		if _, err := l.Export(context.Background(), &b, nil); err != nil {
+			rt.Fatal(err)
+		}
+		key := mustKey(t, l)
+		r, err := VerifyExport(bytes.NewReader(b.Bytes()), nil, key, nil)
+		if err != nil || r.Size != size || r.Pruned != s.kept || r.Root != mth(s.hashes) {
+			rt.Fatalf("%+v, %v", r, err)
+		}
+		lines := bytes.SplitAfter(b.Bytes(), []byte("\n"))
+		start := bytes.Count(b.Bytes()[:bytes.Index(b.Bytes(), []byte("\n#"))+1], []byte("\n"))
+		first := uint64(rapid.IntRange(0, int(size)-1).Draw(rt, "damaged"))
+		line, last := start+int(first+first/256)+1, first
+		if rapid.Bool().Draw(rt, "line of hashes") {
+			first = first / 256 * 256
+			line, last = start+int(first/256*257), min(first+256, size)-1
+		}
+		var by []byte
+		switch rapid.IntRange(0, 4).Draw(rt, "how") {
+		case 0:
+			by = []byte("{}\n")
+		case 1:
+			by = []byte("\n")
+		case 2:
+			by = append(AppendLeaf(nil, &Entry{Action: "other"}), '\n')
+		case 3:
+			by = bytes.Clone(lines[line])
+			by[rapid.IntRange(0, len(by)-2).Draw(rt, "at")] ^= 1 << rapid.IntRange(0, 3).Draw(rt, "bit")
+		case 4:
+			if by = []byte("-\n"); bytes.Equal(lines[line], by) {
+				by = nil // as it is already: it is taken out
+			}
+		}
+		lines[line] = by
+		_, err = VerifyExport(bytes.NewReader(bytes.Join(lines, nil)), nil, key, nil)
+		var bad *BadExport
+		if !errors.As(err, &bad) || bad.First != first || bad.Last != last {
+			// Of pruned entries, which all look alike, one that is taken out is missed at the end of them.
+			if by == nil && bad != nil && bad.First >= first && bad.First <= s.kept {
+				return
+			}
+			rt.Fatalf("names %v, want %d to %d", err, first, last)
 		}
 	})
 }

@@ -20,6 +20,7 @@ type memStore struct {
 	head     Head
 	leaves   [][]byte
 	hashes   [][32]byte
+	kept     uint64 // of the first entry that is not pruned
 	nodes    map[Node][32]byte
 	cosigned []byte
 	note     []byte
@@ -133,12 +134,16 @@ func (s *memStore) AuditEntries(_ context.Context, from uint64, limit int) ([]St
 	}
 	var out []Stored
 	for i := from; i < uint64(len(s.leaves)) && len(out) < limit; i++ {
+		if i < s.kept {
+			out = append(out, Stored{Index: i, Hash: s.hashes[i]})
+			continue
+		}
 		out = append(out, Stored{Index: i, Leaf: s.leaves[i]})
 	}
 	return out, nil
 }
 
-func (s *memStore) AuditSearch(_ context.Context, f Filter, before uint64, limit int) ([]Stored, uint64, error) {
+func (s *memStore) AuditSearch(_ context.Context, f Filter, before uint64, limit int) (found []Stored, next uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.read(); err != nil {
@@ -146,7 +151,12 @@ func (s *memStore) AuditSearch(_ context.Context, f Filter, before uint64, limit
 	}
 	var out []Stored
 	i := min(before, uint64(len(s.leaves)))
-	for seen := 0; i > 0 && seen < s.searchMax && len(out) < limit; seen++ {
+	defer func() {
+		if next <= s.kept {
+			next = 0
+		}
+	}()
+	for seen := 0; i > s.kept && seen < s.searchMax && len(out) < limit; seen++ {
 		i--
 		e, err := ParseLeaf(s.leaves[i])
 		if err != nil {
@@ -227,16 +237,17 @@ func (s *memStore) Checkpoint(context.Context) ([]byte, error) {
 // fill appends n entries without a log.
 func (s *memStore) fill(t testing.TB, n int) {
 	t.Helper()
-	var nodes []Node
 	for range n {
-		i := s.head.Size
-		leaf := AppendLeaf(nil, testEntry(int(i)))
-		s.leaves = append(s.leaves, leaf)
-		s.hashes = append(s.hashes, LeafHash(leaf))
-		nodes = s.head.add(s.hashes[i], nodes[:0])
-		for _, x := range nodes {
-			s.nodes[Node{Level: x.Level, Index: x.Index}] = x.Hash
-		}
+		s.append(testEntry(int(s.head.Size)))
+	}
+}
+
+func (s *memStore) append(e *Entry) {
+	leaf := AppendLeaf(nil, e)
+	s.leaves = append(s.leaves, leaf)
+	s.hashes = append(s.hashes, LeafHash(leaf))
+	for _, x := range s.head.add(s.hashes[s.head.Size], nil) {
+		s.nodes[Node{Level: x.Level, Index: x.Index}] = x.Hash
 	}
 }
 

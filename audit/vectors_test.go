@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"os"
 	"testing"
 	"time"
@@ -151,13 +152,19 @@ func TestVectorLog(t *testing.T) {
 	if len(points) > 0 {
 		t.Errorf("%d checkpoints were not come to", len(points))
 	}
+	second, err := os.ReadFile("../docs/formats/vectors/audit-export-v2.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var b bytes.Buffer
-	if _, err := l.Export(ctx, &b, nil); err != nil || !bytes.Equal(b.Bytes(), export) {
+	if _, err := l.Export(ctx, &b, nil); err != nil || !bytes.Equal(b.Bytes(), second) {
 		t.Errorf("the export differs: %v", err)
 	}
 	for _, c := range v.Checkpoints {
-		if r, err := VerifyExport(bytes.NewReader(export), []byte(c.Note), v.VerifierKey, nil); err != nil || r.Kept != c.Size || r.Size != 300 {
-			t.Errorf("verified with the checkpoint at %d: %+v, %v", c.Size, r, err)
+		for version, export := range [][]byte{export, second} {
+			if r, err := VerifyExport(bytes.NewReader(export), []byte(c.Note), v.VerifierKey, nil); err != nil || r.Kept != c.Size || r.Size != 300 {
+				t.Errorf("version %d verified with the checkpoint at %d: %+v, %v", version+1, c.Size, r, err)
+			}
 		}
 	}
 	for _, c := range v.Inclusion {
@@ -170,6 +177,60 @@ func TestVectorLog(t *testing.T) {
 		p, err := l.ConsistencyProof(ctx, c.From, c.To)
 		if d := cmp.Diff(c.Hashes, hexes(p)); d != "" || err != nil {
 			t.Errorf("%d to %d: %v %s", c.From, c.To, err, d)
+		}
+	}
+}
+
+// exportVectors are docs/formats/vectors/audit-export.json, made by a separate implementation.
+type exportVectors struct {
+	VerifierKey string `json:"verifier_key"`
+	Files       []struct {
+		File         string
+		Size, Pruned uint64
+		Root         string
+	}
+	Cases []struct {
+		Name, File  string
+		Line        int
+		Text        *string
+		BadLine     uint64 `json:"bad_line"`
+		First, Last uint64
+	}
+}
+
+func TestVectorExports(t *testing.T) {
+	const folder = "../docs/formats/vectors/"
+	text, err := os.ReadFile(folder + "audit-export.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v exportVectors
+	if err := json.Unmarshal(text, &v); err != nil {
+		t.Fatal(err)
+	}
+	if len(v.Files) < 2 || len(v.Cases) < 10 {
+		t.Fatal("vectors are missing")
+	}
+	files := map[string][]byte{}
+	for _, f := range v.Files {
+		if files[f.File], err = os.ReadFile(folder + f.File); err != nil {
+			t.Fatal(err)
+		}
+		r, err := VerifyExport(bytes.NewReader(files[f.File]), nil, v.VerifierKey, nil)
+		if err != nil || r.Size != f.Size || r.Pruned != f.Pruned || hex.EncodeToString(r.Root[:]) != f.Root {
+			t.Errorf("%s: %+v, %v", f.File, r, err)
+		}
+	}
+	for _, c := range v.Cases {
+		lines := bytes.SplitAfter(files[c.File], []byte("\n"))
+		lines[c.Line-1] = nil
+		if c.Text != nil {
+			lines[c.Line-1] = []byte(*c.Text + "\n")
+		}
+		_, err := VerifyExport(bytes.NewReader(bytes.Join(lines, nil)), nil, v.VerifierKey, nil)
+		var bad *BadExport
+		if !errors.As(err, &bad) || bad.Line != c.BadLine || bad.First != c.First || bad.Last != c.Last {
+			t.Errorf("%s: names %+v, want line %d, entries %d to %d", c.Name, err, c.BadLine, c.First, c.Last)
 		}
 	}
 }

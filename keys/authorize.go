@@ -78,23 +78,25 @@ type Happened struct {
 }
 
 // Told reports whether a caller is told of what happened in its tenant. Who may read the log is told everything, unless the credential is limited to some
-// keys or operations: then it is told what it did itself, and what is about keys that it reaches, by operations that are left to it. By what a key is
-// called and labelled today.
+// keys or operations: then it is told what is about keys that it reaches, by operations that are left to it or by itself, and of what is about no key what it
+// did itself. By what a key is called and labelled today.
 func (s *Service) Told(ctx context.Context, c Caller, h Happened) (bool, error) {
 	p := c.Principal
-	if !p.Limited() || h.Principal == p.ID {
+	own := h.Principal == p.ID
+	if !p.Limited() || own && h.Key == uuid.Nil {
 		return true, nil
 	}
 	if h.Key == uuid.Nil {
 		return false, nil
 	}
+	facts := &auth.Key{ID: h.Key, Tenant: p.Tenant} // of one that is gone there is the id
 	r, err := s.recordByID(ctx, p.Tenant, h.Key)
-	if fault.Has(err, fault.KeyNotFound) {
-		return false, nil
-	}
-	if err != nil {
+	if err != nil && !fault.Has(err, fault.KeyNotFound) {
 		return false, err
 	}
-	d := auth.Decide(&auth.Request{Principal: p, Now: s.now(), Key: r.facts, Operation: h.Action})
+	if err == nil {
+		facts = r.facts
+	}
+	d := auth.Decide(&auth.Request{Principal: p, Now: s.now(), Key: facts, Operation: h.Action, Reads: own})
 	return d.Allowed, nil
 }

@@ -163,8 +163,10 @@ func (v verifierKey) get() (string, error) {
 }
 
 type auditProofCmd struct {
-	Index uint64 `arg:"" help:"Index of the entry."`
+	Index      uint64 `arg:"" help:"Index of the entry."`
+	Checkpoint string `placeholder:"FILE" help:"A checkpoint that was kept: proves that the entry was in the log by then."`
 	verifierKey
+	cosigners
 }
 
 func (k auditProofCmd) Run(ctx context.Context, a *app) error {
@@ -184,11 +186,42 @@ func (k auditProofCmd) Run(ctx context.Context, a *app) error {
 		}
 		key = p.VerifierKey
 	}
+	if k.Checkpoint != "" {
+		return k.inKept(ctx, a, c, key)
+	}
+	if len(k.WitnessKeyFile) > 0 {
+		return usage("--witness-key-file goes with --checkpoint: the newest checkpoint has no cosignatures yet")
+	}
 	p, err := c.AuditProof(ctx, k.Index)
 	if err != nil {
 		return err
 	}
-	head, err := checkProof(p, k.Index, key)
+	return k.show(a, p, key, p.Checkpoint)
+}
+
+// inKept proves in the log of a checkpoint that was kept.
+func (k auditProofCmd) inKept(ctx context.Context, a *app, c *client.Client, key string) error {
+	kept, err := readSmall(k.Checkpoint, 64<<10)
+	if err != nil {
+		return fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	head, err := audit.OpenCheckpoint(kept, key)
+	if err != nil {
+		return &exitError{exitInvalid, "the checkpoint that was kept: " + err.Error()}
+	}
+	if _, err := k.check(kept); err != nil {
+		return err
+	}
+	p, err := c.AuditProofIn(ctx, k.Index, head.Size)
+	if err != nil {
+		return err
+	}
+	return k.show(a, p, key, string(kept))
+}
+
+// show prints a proof that holds.
+func (k auditProofCmd) show(a *app, p *wire.Proof, key, checkpoint string) error {
+	head, err := checkProof(p, checkpoint, k.Index, key)
 	if err != nil {
 		return &exitError{exitInvalid, err.Error()}
 	}
@@ -199,8 +232,8 @@ func (k auditProofCmd) Run(ctx context.Context, a *app) error {
 }
 
 // checkProof verifies an inclusion proof (RFC 6962 section 2.1.1) from the leaf's own bytes.
-func checkProof(p *wire.Proof, index uint64, key string) (audit.Checkpoint, error) {
-	head, err := audit.OpenCheckpoint([]byte(p.Checkpoint), key)
+func checkProof(p *wire.Proof, checkpoint string, index uint64, key string) (audit.Checkpoint, error) {
+	head, err := audit.OpenCheckpoint([]byte(checkpoint), key)
 	if err != nil {
 		return head, err
 	}
@@ -401,14 +434,17 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 		}
 		return err
 	}
-	v := verified{Valid: true, Origin: r.Origin, Size: r.Size, Root: r.Root[:], Kept: r.Kept, First: r.First, Last: r.Last}
+	v := verified{Valid: true, Origin: r.Origin, Size: r.Size, Root: r.Root[:], Kept: r.Kept, Pruned: r.Pruned, First: r.First, Last: r.Last}
 	for _, w := range witnessed {
 		v.Witnesses = append(v.Witnesses, w.Witness)
 	}
 	return a.show(v, func() error {
 		since := ""
+		if r.Pruned > 0 {
+			since = fmt.Sprintf("; the first %d were pruned, of which the hashes prove", r.Pruned)
+		}
 		if r.Kept > 0 {
-			since = fmt.Sprintf(", and goes on from the checkpoint of %d entries", r.Kept)
+			since += fmt.Sprintf(", and goes on from the checkpoint of %d entries", r.Kept)
 		}
 		if len(v.Witnesses) > 0 {
 			since += " that " + printable(strings.Join(v.Witnesses, ", ")) + " cosigned"
@@ -427,6 +463,8 @@ type verified struct {
 	Size   uint64 `json:"size"`
 	Root   []byte `json:"root_hash"`
 	Kept   uint64 `json:"kept_size,omitempty"`
+	// Pruned entries, the first ones, are there as their hashes alone.
+	Pruned uint64 `json:"pruned,omitempty"`
 	// Witnesses have cosigned the kept checkpoint.
 	Witnesses []string  `json:"witnesses,omitempty"`
 	First     time.Time `json:"first"`

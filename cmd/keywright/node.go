@@ -104,7 +104,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation, Idempotency: n.store, Fresh: n.fresh, Plan: n.hasPlan,
 		Certificates: c.Credentials.certificates, Peers: c.Credentials.peers, Tokens: tokens})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
-	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: n.audit, Backends: n.backends,
+	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: recorder(n.audit), Backends: n.backends,
 		Registerer: registry, Logger: log, Regranted: n.auth.Regranted, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
 	if err != nil {
 		return n, err

@@ -59,11 +59,11 @@ type SecurityUpdate struct {
 }
 
 // ActionSecurity is the change of security settings in the audit log.
-const ActionSecurity = "settings.security.update"
+const ActionSecurity = "settings.security.set"
 
 // Security gives what the caller's tenant has settled. It needs scope settings:read.
 func (s *Service) Security(ctx context.Context, caller *Principal) (*Security, error) {
-	if err := s.decide(caller, ScopeSettingsRead); err != nil {
+	if err := s.decide(caller, "settings.security.get", nil); err != nil {
 		return nil, unwrapped(err)
 	}
 	t, err := s.store.Tenant(ctx, caller.Tenant)
@@ -98,8 +98,8 @@ func (s *Service) SetSecurity(ctx context.Context, caller *Principal, u Security
 
 // secured gives the caller's tenant with what it is to settle.
 func (s *Service) secured(ctx context.Context, caller *Principal, u SecurityUpdate, from netip.Addr) (*Tenant, error) {
-	if d := Decide(&Request{Principal: caller, Now: s.now(), Session: true}); !d.Allowed {
-		return nil, &refusal{error: d.Err(), rule: d.Rule}
+	if err := s.decide(caller, ActionSecurity, nil); err != nil {
+		return nil, err
 	}
 	t, err := s.store.Tenant(ctx, caller.Tenant)
 	if err != nil {

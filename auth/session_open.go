@@ -8,13 +8,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
-	"github.com/keywright/keywright/fault"
 )
 
 // Actions on sessions in the audit log.
 const (
 	ActionSessionCreate = "session.create"
 	ActionSessionEnd    = "session.end"
+	ActionSessionLeave  = "session.leave" // the own one
 )
 
 // OpenSession exchanges a credential that is no API key, of a caller whom Authenticate or AuthenticateConnection has let in, for a session, and gives
@@ -54,8 +54,8 @@ func (s *Service) openSession(ctx context.Context, caller *Principal, x, before 
 
 // prepareSession gives x an identity, a secret, its rights and its times.
 func (s *Service) prepareSession(caller *Principal, x *Session) (presented string, err error) {
-	if d := Decide(&Request{Principal: caller, Now: s.now(), Opens: true}); !d.Allowed {
-		return "", &refusal{error: d.Err(), rule: d.Rule}
+	if err := s.decide(caller, ActionSessionCreate, nil); err != nil {
+		return "", err
 	}
 	if x.ID, err = uuid.NewV7(); err != nil {
 		return "", fmt.Errorf("making an id: %w", err)
@@ -81,9 +81,12 @@ func (s *Service) EndSession(ctx context.Context, caller *Principal, id uuid.UUI
 	if caller == nil {
 		return nil, errUnauthenticated
 	}
-	start := time.Now()
-	e := audit.Entry{Tenant: caller.Tenant, Principal: caller.ID, Action: ActionSessionEnd, Resource: "session:" + id.String(), RequestID: requestID}
-	x, err := s.mayEndSession(ctx, caller, id)
+	start, action := time.Now(), ActionSessionEnd
+	if caller.Kind == KindSession && caller.Session == id {
+		action = ActionSessionLeave
+	}
+	e := audit.Entry{Tenant: caller.Tenant, Principal: caller.ID, Action: action, Resource: "session:" + id.String(), RequestID: requestID}
+	x, err := s.mayEndSession(ctx, caller, action, id)
 	if err == nil {
 		ok := e
 		at := s.now().UTC().Truncate(time.Microsecond)
@@ -99,29 +102,22 @@ func (s *Service) EndSession(ctx context.Context, caller *Principal, id uuid.UUI
 	return x, nil
 }
 
-func (s *Service) mayEndSession(ctx context.Context, caller *Principal, id uuid.UUID) (*Session, error) {
-	own := caller.Kind == KindSession && caller.Session == id
-	var oneOf []Scope
-	if !own {
-		oneOf = []Scope{ScopeSettingsWrite}
-	}
-	if err := s.decide(caller, oneOf...); err != nil {
+// mayEndSession looks whether the caller may end a session: one that can make owners, and is another's, is not for everybody to end.
+func (s *Service) mayEndSession(ctx context.Context, caller *Principal, action string, id uuid.UUID) (*Session, error) {
+	if err := s.decide(caller, action, nil); err != nil {
 		return nil, err
 	}
 	x, err := s.store.Session(ctx, caller.Tenant, id)
-	if err != nil {
-		return nil, err
+	if err != nil || action == ActionSessionLeave {
+		return x, err
 	}
-	if !own && x.Principal != caller.ID && SetOf(x.Scopes...).Has(ScopeOwnersWrite) && !caller.Has(ScopeOwnersWrite) {
-		return nil, &refusal{error: fault.New(fault.Forbidden, "an owner's session is ended by owners"), rule: RuleOwners}
-	}
-	return x, nil
+	return x, s.decide(caller, action, &Resource{Tenant: x.Tenant, Principal: x.Principal, Needs: SetOf(x.Scopes...) & SetOf(ScopeOwnersWrite)})
 }
 
 // OwnSession gives the record of the session that the caller has presented. fault.Forbidden when it has presented something else.
 func (s *Service) OwnSession(ctx context.Context, caller *Principal) (*Session, error) {
-	if d := Decide(&Request{Principal: caller, Now: s.now(), Signed: true}); !d.Allowed {
-		return nil, d.Err()
+	if err := s.decide(caller, "session.get", nil); err != nil {
+		return nil, unwrapped(err)
 	}
 	return s.store.Session(ctx, caller.Tenant, caller.Session)
 }
@@ -129,7 +125,7 @@ func (s *Service) OwnSession(ctx context.Context, caller *Principal) (*Session, 
 // Sessions lists the living sessions of the caller's tenant by id, which is the order in which they were made, 1 to 1000 a page (0: 100). It needs
 // scope settings:write. fault.BadCursor, fault.BadQuery.
 func (s *Service) Sessions(ctx context.Context, caller *Principal, cursor string, limit int) (page []*Session, next string, err error) {
-	if err := s.decide(caller, ScopeSettingsWrite); err != nil {
+	if err := s.decide(caller, "session.list", nil); err != nil {
 		return nil, "", unwrapped(err)
 	}
 	after, limit, err := pageOf(cursor, limit)

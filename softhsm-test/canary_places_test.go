@@ -262,7 +262,7 @@ func (f *flock) listens(sinkFile string) {
 	t := f.t
 	deadline := time.Now().Add(20 * time.Second)
 	has := func(text []byte, what string) bool { return len(f.decoys.in(text)[what]) > 0 }
-	for !(has(f.ears.hooks.text(), "key") && has(f.ears.log.text(), "request") && has([]byte(f.ears.lines.String()), "request")) && time.Now().Before(deadline) {
+	for time.Now().Before(deadline) && (!has(f.ears.hooks.text(), "key") || !has(f.ears.log.text(), "request") || !has([]byte(f.ears.lines.String()), "request")) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	f.place("what the webhook's receiver was sent", f.ears.hooks.text(), "key")

@@ -107,11 +107,18 @@ func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof,
 	if !reached {
 		return wire.Proof{}, fault.New(fault.EntryNotFound, unknown)
 	}
-	p, err := s.audit.Prove(ctx, n)
+	var p *audit.Proof
+	if _, given := c.query["size"]; !given {
+		p, err = s.audit.Prove(ctx, n)
+	} else if size, bad := c.number("size", 1, math.MaxInt64, 0); bad != nil {
+		return wire.Proof{}, bad
+	} else {
+		p, err = s.audit.ProveIn(ctx, n, size)
+	}
 	if err != nil {
 		return wire.Proof{}, err
 	}
-	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)),
+	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)), Size: p.Size,
 		Checkpoint: string(p.Checkpoint)}
 	for i := range p.Hashes {
 		out.Hashes[i] = p.Hashes[i][:]

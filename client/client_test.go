@@ -200,6 +200,8 @@ func TestRoutes(t *testing.T) {
 		}, request{"GET", "/api/v1/audit", "action=a&from=2026-01-02T03%3A04%3A05Z&key=k&outcome=ok&principal=p&to=2026-01-02T03%3A04%3A06Z", "", ""}},
 		{"proof", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditProof(ctx, 7); return err },
 			request{"GET", "/api/v1/audit/entries/7/proof", "", "", ""}},
+		{"proof in a kept checkpoint", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditProofIn(ctx, 7, 9); return err },
+			request{"GET", "/api/v1/audit/entries/7/proof", "size=9", "", ""}},
 		{"cosigned", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditCosigned(ctx); return err },
 			request{"GET", "/api/v1/audit/checkpoint", "cosigned=true", "", ""}},
 		{"consistency", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditConsistency(ctx, 7); return err },

@@ -453,7 +453,7 @@ var references = map[string][]string{
 	"POST /keys/import":           {`{"key":"%s","import_token":"x","wrapped_key":"AA=="}`, `{"key":"%s","public_key":"PEM"}`, `{"name":"NEW","algorithm":"RSA-2048","public_key":"PEM","policy":{"quorum":{"operations":["key.delete"],"approvals":1,"approvers":["api-key:%s"]}}}`},
 	"POST /keys/{key}/export":     {`{"to":"%s"}`},
 	"POST /approvals":             {`{"key":"%s","operation":"key.delete"}`, `{"key":"OURS","operation":"key.revoke-grant","target":"%s"}`},
-	"POST /authorize":             {`{"key":"%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt","key":"OURS"}`},
+	"POST /authorize":             {`{"key":"%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt"}`, `{"principal":"api-key:%s","operation":"encrypt","key":"OURS"}`, `{"operation":"api-key.revoke","resource":"api-key:%s"}`},
 	"PUT /keys/{key}/grants/{id}": {`{"principal":"api-key:%s","operations":["encrypt"]}`},
 	"POST /webhooks":              {`{"name":"NEW","url":"http://127.0.0.1:9/","keys":["%s"]}`, `{"name":"NEW","url":"http://127.0.0.1:9/","label":"%s"}`},
 	"POST /api-keys":              {`{"name":"x","role":"viewer","keys":["%s"]}`},

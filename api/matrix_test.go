@@ -56,7 +56,7 @@ var anyone []auth.Scope
 var settledByHandlers = map[string][]auth.Scope{
 	"GET /jobs":                    {"keys:read", "nodes:read"},
 	"GET /jobs/{id}":               {"keys:read", "nodes:read"},
-	"POST /jobs/{id}/cancel":       anyone,
+	"POST /jobs/{id}/cancel":       {"keys:write", "backends:write", "root:write"},
 	"POST /api-keys/{id}/rotate":   {"settings:write"},
 	"GET /me":                      anyone,
 	"GET /tenants/{id}":            {"tenants:read", "tenants:write"},

@@ -47,6 +47,9 @@ type route struct {
 	Do           endpoint
 	Qpher        qpher.Group // answers in Qpher's forms; "": in ours
 	onKey        bool        // the path has {key}
+
+	Act string       // what it asks for, as the audit log names it; by settleActs, as the next
+	ask auth.Request // of auth.Decide at the door, but for who asks and when
 }
 
 // param is a query parameter.

@@ -104,7 +104,12 @@ func (s *Service) settle(ctx context.Context, m *mac, a *Assignment, until time.
 		if err := s.assign(ctx, a, &p); err != nil {
 			return nil, err
 		}
-		if s.cache.keep(m, &entry{principal: &p, confirmed: confirmed, expires: until}, generation) {
+		p.Grants = nil
+		if err := s.granted(ctx, &p); err != nil {
+			return nil, err
+		}
+		holder, _ := GrantHolder(p.Tenant, p.ID)
+		if s.cache.keep(m, &entry{principal: &p, id: holder, confirmed: confirmed, expires: until}, generation) {
 			return &p, nil
 		}
 		if ctx.Err() != nil {
@@ -115,11 +120,7 @@ func (s *Service) settle(ctx context.Context, m *mac, a *Assignment, until time.
 
 // assign gives a principal what its assignment says and its tenant is.
 func (s *Service) assign(ctx context.Context, a *Assignment, p *Principal) error {
-	p.Role, p.Scopes = a.Role, (SetOf(a.Role.Scopes()...) | SetOf(a.Scopes...)).List()
-	p.rights = rights(p.Scopes)
-	if a.Name != "" {
-		p.Name = a.Name
-	}
+	p.assigned(a)
 	t, err := s.named(ctx, a.Tenant)
 	switch {
 	case fault.Has(err, fault.TenantNotFound):

@@ -143,7 +143,11 @@ func (s *Service) readSession(ctx context.Context, m *mac) (*entry, error) {
 	l.written.Store(x.SeenAt.UnixMicro())
 	p := &Principal{ID: x.Principal, Kind: KindSession, Session: x.ID, Tenant: x.Tenant, Name: x.Name, Role: x.Role, Scopes: x.Scopes, TenantName: t.Name, Plan: t.Plan,
 		Suspended: t.Status != TenantActive, Security: t.Security.shared(), ExpiresAt: l.expires, rights: rights(x.Scopes)}
-	return &entry{principal: p, id: x.ID, expires: l.expires, session: l}, nil
+	if err := s.granted(ctx, p); err != nil {
+		return nil, err
+	}
+	holder, _ := GrantHolder(p.Tenant, p.ID)
+	return &entry{principal: p, id: holder, expires: l.expires, session: l}, nil
 }
 
 // touch notes the use of a session, and writes it now and then: one of those who use it at the same time does.

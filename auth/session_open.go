@@ -43,7 +43,7 @@ func (s *Service) openSession(ctx context.Context, caller *Principal, x, before 
 		err = s.record(ctx, start, &ok, nil, append(changes, s.store.InsertSession(x, SessionBounds{PerPrincipal: s.sessions.PerPrincipal,
 			PerTenant: s.sessions.PerTenant, Alive: s.alive(caller.Security, x.CreatedAt)}))...)
 		if before != nil {
-			s.cache.revoke(before.ID)
+			s.forgetSession(before.ID)
 		}
 	}
 	if err != nil {
@@ -91,7 +91,7 @@ func (s *Service) EndSession(ctx context.Context, caller *Principal, id uuid.UUI
 		ok := e
 		at := s.now().UTC().Truncate(time.Microsecond)
 		err = s.record(ctx, start, &ok, nil, s.store.EndSession(caller.Tenant, id, at))
-		s.cache.revoke(id) // also after an error: it may have become durable although nobody can say so
+		s.forgetSession(id) // also after an error: it may have become durable although nobody can say so
 		if x.EndedAt.IsZero() {
 			x.EndedAt = at
 		}

@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"strings"
 	"time"
 
@@ -56,6 +55,5 @@ func (s *Service) byToken(ctx context.Context, presented string) (*Principal, er
 
 // principal begins the principal of an identity.
 func (id *Identity) principal() Principal {
-	who := sha256.Sum256([]byte(id.Issuer + "\x00" + id.Subject))
-	return Principal{ID: "oidc:" + hex.EncodeToString(who[:]), Kind: KindToken, Name: id.Subject}
+	return Principal{ID: tokenID(id.Issuer, id.Subject), Kind: KindToken, Name: id.Subject}
 }

@@ -13,7 +13,7 @@ import (
 // Proof shows that an entry is in the tree of a checkpoint (RFC 6962 §2.1.1).
 type Proof struct {
 	Index      uint64
-	Leaf       []byte
+	Leaf       []byte // nil when the entry was pruned
 	LeafHash   [32]byte
 	Hashes     [][32]byte // the audit path, from the leaf upward
 	Size       uint64     // of the checkpoint's tree
@@ -23,7 +23,7 @@ type Proof struct {
 // Prove gives the entry at index with its proof in a signed checkpoint: the newest one when that covers the entry, else
 // one made now. The error is fault.EntryNotFound when there is no such entry.
 func (l *Log) Prove(ctx context.Context, index uint64) (*Proof, error) {
-	found, err := l.Get(ctx, index)
+	found, err := l.stored(ctx, index)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func (l *Log) Prove(ctx context.Context, index uint64) (*Proof, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proof{Index: index, Leaf: found.Leaf, LeafHash: LeafHash(found.Leaf), Size: s.Size, Checkpoint: s.note}
+	p := &Proof{Index: index, Leaf: found.Leaf, LeafHash: found.LeafHash(), Size: s.Size, Checkpoint: s.note}
 	if p.Hashes, err = l.InclusionProof(ctx, index, s.Size); err != nil {
 		return nil, err
 	}

@@ -28,6 +28,7 @@ const (
 	BackendNotFound     Code = "ERR_BACKEND_NOT_FOUND"
 	SlotNotFound        Code = "ERR_ROOT_SLOT_NOT_FOUND"
 	EntryNotFound       Code = "ERR_AUDIT_ENTRY_NOT_FOUND"
+	EntryPruned         Code = "ERR_AUDIT_ENTRY_PRUNED"
 	WebhookNotFound     Code = "ERR_WEBHOOK_NOT_FOUND"
 	EventsGone          Code = "ERR_EVENTS_GONE"
 	NoDefaultKey        Code = "ERR_NO_DEFAULT_KEY"
@@ -104,6 +105,7 @@ func Codes() []Description {
 		{BackendNotFound, "No backend of this name is configured."},
 		{SlotNotFound, "No such root slot."},
 		{EntryNotFound, "The audit log has no such entry, or not one of this tenant."},
+		{EntryPruned, "The entry was pruned by the retention of the audit log: its hash and its proof are kept, its body is not."},
 		{WebhookNotFound, "No such webhook in this tenant."},
 		{EventsGone, "Events are kept for 3 days, and what came after this id is not all there any more: read the audit log from there, then begin anew."},
 		{NoDefaultKey, "No key was named and the tenant has no default key for this operation."},

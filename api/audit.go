@@ -94,25 +94,41 @@ func (s *Server) checkpoint(ctx context.Context, c *call, _ *wire.Empty) (wire.C
 	return out, nil
 }
 
-// proof shows an entry of the caller's tenant only; the leaf itself is in the answer.
-func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof, error) {
+// ownEntry gives an entry of the caller's tenant. That one was pruned everybody may know: which ones are says their index.
+func (s *Server) ownEntry(ctx context.Context, c *call) (audit.Found, uint64, error) {
 	const unknown = "the audit log has no such entry"
 	n, err := c.pathNumber("n", 63, fault.EntryNotFound, unknown)
 	if err != nil {
-		return wire.Proof{}, err
+		return audit.Found{}, 0, err
 	}
 	found, err := s.audit.Get(ctx, n)
-	if err != nil {
-		return wire.Proof{}, err
+	if err == nil && found.Entry.Tenant != c.principal.Tenant {
+		err = fault.New(fault.EntryNotFound, unknown)
 	}
-	if found.Entry.Tenant != c.principal.Tenant {
-		return wire.Proof{}, fault.New(fault.EntryNotFound, unknown)
+	return found, n, err
+}
+
+func (s *Server) auditEntry(ctx context.Context, c *call, _ *wire.Empty) (wire.AuditEntry, error) {
+	found, _, err := s.ownEntry(ctx, c)
+	if err != nil {
+		return wire.AuditEntry{}, err
+	}
+	return wireEntry(found), nil
+}
+
+// proof shows an entry of the caller's tenant only; the leaf itself is in the answer. Of one that was pruned nobody knows any more whose it
+// was: its hash says nothing, and stands in the proofs of those beside it.
+func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof, error) {
+	_, n, err := s.ownEntry(ctx, c)
+	pruned := fault.Has(err, fault.EntryPruned)
+	if err != nil && !pruned {
+		return wire.Proof{}, err
 	}
 	p, err := s.audit.Prove(ctx, n)
 	if err != nil {
 		return wire.Proof{}, err
 	}
-	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)),
+	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, Pruned: pruned, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)),
 		Checkpoint: string(p.Checkpoint)}
 	for i := range p.Hashes {
 		out.Hashes[i] = p.Hashes[i][:]

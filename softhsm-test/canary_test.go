@@ -350,7 +350,7 @@ func (f *flock) sendWrong() {
 func (f *flock) look() {
 	for _, path := range []string{"/keys", "/keys/inventory", "/keys/software-aes", "/keys/hsm-aes", "/keys/hsm-rsa/versions", "/keys/software-ec/public", "/keys/hsm-ec/public?format=jwk",
 		"/keys/import-parameters", "/attestation-key", "/backends", "/backends/hsm", "/nodes", "/jobs", "/api-keys", "/me", "/tenants", "/settings/keys", "/audit?limit=1000",
-		"/audit/checkpoint", "/audit/entries/3/proof", "/audit/export", "/root", "/root/slots", "/webhooks", "/approvals", "/kms/keys", "/health", "/ready", "/openapi.json", "/docs"} {
+		"/audit/checkpoint", "/audit/entries/3", "/audit/entries/3/proof", "/audit/export", "/root", "/root/slots", "/webhooks", "/approvals", "/kms/keys", "/health", "/ready", "/openapi.json", "/docs"} {
 		if status, text := f.ask(&f.heard, "GET", "/api/v1"+path, "", f.key); status != 200 {
 			f.t.Errorf("%s: %d %s", path, status, text)
 		}

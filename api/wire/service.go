@@ -73,7 +73,8 @@ type Consistency struct {
 // Proof is GET /audit/entries/{n}/proof: an RFC 6962 inclusion proof in the tree of the checkpoint.
 type Proof struct {
 	Index      uint64   `json:"index"`
-	Leaf       []byte   `json:"leaf"`
+	Leaf       []byte   `json:"leaf,omitempty"`
+	Pruned     bool     `json:"pruned,omitempty"`
 	LeafHash   []byte   `json:"leaf_hash"`
 	Hashes     [][]byte `json:"hashes"`
 	Checkpoint string   `json:"checkpoint"`

@@ -93,6 +93,9 @@ type Sink struct {
 // Name is what the sink is called.
 func (s *Sink) Name() string { return s.name }
 
+// Local reports whether each node has its own, whose cursor is that of LocalName.
+func (s *Sink) Local() bool { return s.local }
+
 // Run hands on until ctx ends: at once for a file, which each node writes for itself, and while this node has the sink's lease for the others.
 func (s *Sink) Run(ctx context.Context) {
 	if s.local {

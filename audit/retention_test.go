@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/keywright/keywright/fault"
@@ -132,31 +132,14 @@ func TestPrune(t *testing.T) {
 	if again.Size() != 2001 {
 		t.Error(again.Size())
 	}
-	for name, want := range map[string]float64{"keywright_audit_pruned_total": 1700, "keywright_audit_first_kept": 1700, "keywright_audit_prune_failures_total": 0,
-		"keywright_audit_oldest_timestamp_seconds": float64(testEntry(1700).Time.UnixMicro()) / 1e6} {
-		if got := gathered(t, reg, name); got != want {
-			t.Errorf("%s is %v, want %v", name, got, want)
+	for i, want := range []float64{1700, 0, 1700, float64(testEntry(1700).Time.UnixMicro()) / 1e6} {
+		if got := testutil.ToFloat64(r.all[i]); got != want {
+			t.Errorf("metric %d is %v, want %v", i, got, want)
 		}
 	}
-}
-
-func gathered(t *testing.T, reg *prometheus.Registry, name string) float64 {
-	t.Helper()
-	all, err := reg.Gather()
-	if err != nil {
-		t.Fatal(err)
+	if n, err := testutil.GatherAndCount(reg); n != 4 || err != nil {
+		t.Errorf("%d metrics, %v", n, err)
 	}
-	for _, f := range all {
-		if f.GetName() == name {
-			m := f.GetMetric()[0]
-			if f.GetType() == dto.MetricType_COUNTER {
-				return m.GetCounter().GetValue()
-			}
-			return m.GetGauge().GetValue()
-		}
-	}
-	t.Fatalf("there is no %s", name)
-	return 0
 }
 
 // Nothing goes that is not old, signed and taken, and little by little nothing goes in a hurry.

@@ -133,6 +133,12 @@ bench-audit: build
 	$(GO) build -overlay bench/unaudited/overlay.json -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o $(BIN)/keywright-unaudited ./cmd/keywright
 	$(BIN)/bench -binary $(BIN)/keywright -only audit
 
+# Proofs over an audit log of ten million entries, its export and the verification of that; ten gigabytes below /tmp. About ten minutes;
+# -log-postgres is on PostgreSQL.
+bench-log: build
+	$(GO) build -o $(BIN)/bench ./bench
+	$(BIN)/bench -binary $(BIN)/keywright -only log
+
 # Every fuzz target in turn, $(FUZZTIME) each.
 fuzz:
 	@set -e; for pkg in $$($(GO) list ./...); do \

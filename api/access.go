@@ -252,6 +252,16 @@ func (s *Server) authorize(ctx context.Context, c *call, r *wire.Authorize) (wir
 			return wire.Authorized{}, err
 		}
 	}
+	if r.Resource != "" {
+		as := c.principal
+		if in.As != nil {
+			as = in.As
+		}
+		var err error
+		if in.Resource, err = s.subject(ctx, c, r, as); err != nil {
+			return wire.Authorized{}, err
+		}
+	}
 	d, err := s.keys.Authorize(ctx, c.caller(), in)
 	if err != nil {
 		return wire.Authorized{}, err
@@ -261,6 +271,32 @@ func (s *Server) authorize(ctx context.Context, c *call, r *wire.Authorize) (wir
 		out.GrantID = d.Grant.String()
 	}
 	return out, nil
+}
+
+// subject finds what a dry run is about. What the caller may not see is not there.
+func (s *Server) subject(ctx context.Context, c *call, r *wire.Authorize, as *auth.Principal) (*auth.Resource, error) {
+	kind, text, _ := strings.Cut(r.Resource, ":")
+	id, err := uuid.Parse(text)
+	if err != nil || len(text) != 36 || r.Key != "" {
+		kind = ""
+	}
+	switch kind {
+	case "job":
+		j, err := s.jobs.Get(ctx, c.who(), id)
+		if err != nil {
+			return nil, err
+		}
+		return j.Subject(), nil
+	case "api-key":
+		k, err := s.auth.APIKey(ctx, c.principal, id)
+		if err != nil {
+			return nil, err
+		}
+		return k.Subject(r.Operation, as), nil
+	case "tenant":
+		return &auth.Resource{Tenant: id, Deployment: true}, nil
+	}
+	return nil, badField("the field resource must be job:, api-key: or tenant: and an id, without a key")
 }
 
 // setSecurity is reached by an owner or admin in a session alone, and there are no sessions to reach it by: see access.md.

@@ -160,6 +160,9 @@ func New(o Options) (*Server, error) {
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()
+	if err := settleActs(s.routes); err != nil {
+		return nil, err
+	}
 	m, err := newMetrics(o.Metrics, s.routes)
 	if err != nil {
 		return nil, err

@@ -40,24 +40,22 @@ func (s *Server) searchAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.
 	if f.To, err = c.time("to"); err != nil {
 		return none, err
 	}
-	if key := c.query.Get("key"); key != "" {
-		id, err := uuid.Parse(key)
-		if err != nil || len(key) != 36 {
-			k, err := s.keys.Get(ctx, c.caller(), key)
-			if err != nil {
-				return none, err
-			}
-			id = k.ID
-		}
-		f.Key = &id
+	if f.Key, err = s.keyID(ctx, c, c.query.Get("key")); err != nil {
+		return none, err
 	}
 	found, next, err := s.audit.List(ctx, f, cursor, limit)
 	if err != nil {
 		return none, err
 	}
-	out := wire.List[wire.AuditEntry]{Items: make([]wire.AuditEntry, len(found)), NextCursor: next}
+	out := wire.List[wire.AuditEntry]{Items: make([]wire.AuditEntry, 0, len(found)), NextCursor: next}
 	for i := range found {
-		out.Items[i] = wireEntry(found[i])
+		told, err := c.told(ctx, &found[i].Entry)
+		if err != nil {
+			return none, err
+		}
+		if told {
+			out.Items = append(out.Items, wireEntry(found[i]))
+		}
 	}
 	return out, nil
 }
@@ -102,10 +100,19 @@ func (s *Server) ownEntry(ctx context.Context, c *call) (audit.Found, uint64, er
 		return audit.Found{}, 0, err
 	}
 	found, err := s.audit.Get(ctx, n)
-	if err == nil && found.Entry.Tenant != c.principal.Tenant {
-		err = fault.New(fault.EntryNotFound, unknown)
+	if err != nil {
+		return audit.Found{}, n, err
 	}
-	return found, n, err
+	told := found.Entry.Tenant == c.principal.Tenant
+	if told {
+		if told, err = c.told(ctx, &found.Entry); err != nil {
+			return audit.Found{}, n, err
+		}
+	}
+	if !told {
+		return audit.Found{}, n, fault.New(fault.EntryNotFound, unknown)
+	}
+	return found, n, nil
 }
 
 func (s *Server) auditEntry(ctx context.Context, c *call, _ *wire.Empty) (wire.AuditEntry, error) {
@@ -124,11 +131,18 @@ func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof,
 	if err != nil && !pruned {
 		return wire.Proof{}, err
 	}
-	p, err := s.audit.Prove(ctx, n)
+	var p *audit.Proof
+	if _, given := c.query["size"]; !given {
+		p, err = s.audit.Prove(ctx, n)
+	} else if size, bad := c.number("size", 1, math.MaxInt64, 0); bad != nil {
+		return wire.Proof{}, bad
+	} else {
+		p, err = s.audit.ProveIn(ctx, n, size)
+	}
 	if err != nil {
 		return wire.Proof{}, err
 	}
-	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, Pruned: pruned, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)),
+	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, Pruned: pruned, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)), Size: p.Size,
 		Checkpoint: string(p.Checkpoint)}
 	for i := range p.Hashes {
 		out.Hashes[i] = p.Hashes[i][:]
@@ -170,7 +184,7 @@ func (s *Server) consistency(ctx context.Context, c *call, _ *wire.Empty) (wire.
 const exportMedia = "text/plain; charset=utf-8"
 
 // exportAudit streams the log. It holds the entries of every tenant, since a part of a Merkle tree's leaves proves nothing
-// about the whole: so it is for those who may change settings.
+// about the whole: so it has a scope of its own, and is not for a limited credential.
 func (s *Server) exportAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.Empty, error) {
 	// The first write sends the header: until then a failure can still be told by its status.
 	c.answer.stream = func(w http.ResponseWriter) error {

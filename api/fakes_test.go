@@ -65,9 +65,10 @@ func (f *fakeKeys) called(c keys.Caller, name string) {
 	f.caller, f.name = c, name
 }
 
-func (f *fakeKeys) IsDefault(context.Context, *keys.Key) (bool, error) { return true, nil }
-func (f *fakeKeys) BackendName(string) string                          { return "default" }
-func (f *fakeKeys) CustodyCaveat(string) string                        { return "" }
+func (f *fakeKeys) IsDefault(context.Context, *keys.Key) (bool, error)             { return true, nil }
+func (f *fakeKeys) Told(context.Context, keys.Caller, keys.Happened) (bool, error) { return true, nil }
+func (f *fakeKeys) BackendName(string) string                                      { return "default" }
+func (f *fakeKeys) CustodyCaveat(string) string                                    { return "" }
 func (f *fakeKeys) Create(_ context.Context, c keys.Caller, r keys.CreateRequest) (*keys.Key, error) {
 	f.called(c, r.Name)
 	f.created = r

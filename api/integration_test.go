@@ -463,6 +463,20 @@ func TestServiceAudit(t *testing.T) {
 	refused(t, s.do("GET", "/audit/entries/999999", ""), 404, fault.EntryNotFound)
 	refused(t, s.do("GET", "/audit/entries/999999/proof", ""), 404, fault.EntryNotFound)
 	refused(t, s.do("GET", "/audit/entries/x/proof", ""), 404, fault.EntryNotFound)
+	if kept := call1[wire.Proof](s, "GET", fmt.Sprintf("/audit/entries/%d/proof?size=%d", p.Index, head.Size), nil); kept.Checkpoint != "" || kept.Size != head.Size {
+		t.Errorf("%+v", kept)
+	} else {
+		path = nil
+		for _, h := range kept.Hashes {
+			path = append(path, tlog.Hash(h))
+		}
+		if err := tlog.CheckRecord(path, int64(head.Size), tlog.Hash(head.Root), int64(p.Index), tlog.RecordHash(kept.Leaf)); err != nil {
+			t.Errorf("the proof in a kept checkpoint does not hold: %v", err)
+		}
+	}
+	refused(t, s.do("GET", fmt.Sprintf("/audit/entries/%d/proof?size=%d", p.Index, p.Index), ""), 404, fault.EntryNotFound)
+	refused(t, s.do("GET", "/audit/entries/1/proof?size=999999", ""), 400, fault.BadQuery)
+	refused(t, s.do("GET", "/audit/entries/1/proof?size=0", ""), 400, fault.BadQuery)
 
 	// The answer of an operation, and that of a refusal, say where they are recorded.
 	for path, want := range map[string]string{"/keys/a/encrypt": "ok", "/keys/nobody/encrypt": string(fault.KeyNotFound)} {

@@ -54,7 +54,14 @@ func TestRateLimited(t *testing.T) {
 	if w := r.do("GET", "/health", ""); w.Code != 200 {
 		t.Errorf("what needs no credential is limited: %d", w.Code)
 	}
-	if over.n["tenant"] != 2 {
+	// The same on Qpher's routes: the scopes here are not theirs either, and the body is none.
+	w = r.do("POST", "/api/v1/kem/encrypt", `{"nonsense`)
+	refusedQpher(t, w, http.StatusTooManyRequests, "ERR_RATE_LIMIT_001")
+	if w.Header().Get("Retry-After") == "" {
+		t.Errorf("no Retry-After: %v", w.Header())
+	}
+	refusedQpher(t, r.do("POST", "/api/v1/kem/encrypt", `{"nonsense`, "X-API-Key", ""), http.StatusUnauthorized, "ERR_AUTH_001")
+	if over.n["tenant"] != 3 {
 		t.Errorf("counted %v", over.n)
 	}
 }

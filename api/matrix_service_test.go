@@ -31,9 +31,12 @@ import (
 // everything is a whole service, every route of which has its real service behind it, over SQLite and the software backend.
 type everything struct {
 	*Server
-	t     *testing.T
-	owner string // of the tenant default, with all scopes of the deployment
-	work  *jobs.Service
+	t       *testing.T
+	owner   string // of the tenant default, with all scopes of the deployment
+	work    *jobs.Service
+	ways    map[string]way // by the name under which ask knows them
+	clients *clients
+	issuer  *issuer
 }
 
 type namesOf struct{ store *sqlite.Store }
@@ -76,8 +79,12 @@ func newEverything(t *testing.T) *everything {
 	t.Cleanup(func() { must(service1.Close()) })
 	_, err = keeper.Init(ctx, root.Caller{Principal: "system"}, root.NewSlot{Kind: root.KindKeyFile, KeyFile: make(secret.Bytes, root.KeyFileSize)})
 	must(err)
-	people := auth.New(store, log, auth.Options{Derive: keeper.Derive, DeriveAt: keeper.DeriveAt, Generation: keeper.Generation, Idempotency: store})
-	_, owner, err := people.Bootstrap(ctx, uuid.MustParse("0195f3a2-0000-7000-8000-00000000000a"), nil)
+	people := auth.Options{Derive: keeper.Derive, DeriveAt: keeper.DeriveAt, Generation: keeper.Generation, Idempotency: store}
+	e := &everything{t: t, work: work, ways: map[string]way{}, clients: newClients(t), issuer: newIssuer(t)}
+	all := people
+	all.Certificates, all.Tokens = certificateRules(), e.issuer.verifier()
+	known := auth.New(store, log, all)
+	_, e.owner, err = known.Bootstrap(ctx, uuid.MustParse("0195f3a2-0000-7000-8000-00000000000a"), nil)
 	must(err)
 	replacing, err := rekey.New(rekey.Options{Root: keeper, Keys: service1, Jobs: work, Recorder: log, Backends: []backend.Backend{soft}, Share: 1, Settle: time.Millisecond})
 	must(err)
@@ -90,13 +97,19 @@ func newEverything(t *testing.T) *everything {
 	must(err)
 	backups := backup.New(backup.Options{Source: store, Audit: log, DeriveAt: keeper.DeriveAt, Release: "test",
 		Signer: func(ctx context.Context) (backup.Signer, error) { return service1.InternalSigner(ctx, "backups") }})
-	server, err := New(Options{Keys: service1, Auth: people, Root: keeper, Audit: log, Jobs: work, Rekey: replacing, Events: streams, Webhooks: hooks,
-		Backups: backups, Version: "test", Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	options := Options{Keys: service1, Auth: known, Root: keeper, Audit: log, Jobs: work, Rekey: replacing, Events: streams, Webhooks: hooks,
+		Backups: backups, Version: "test", Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))}
+	e.Server, err = New(options)
 	must(err)
-	return &everything{Server: server, t: t, owner: owner, work: work}
+	e.peers(options, func(rule auth.PeerRule) *auth.Service {
+		one := people
+		one.Peers = []auth.PeerRule{rule}
+		return auth.New(store, log, one)
+	})
+	return e
 }
 
-// ask sends a request. Its id is always the same, so that answers can be compared.
+// ask sends a request with an API key, a token, or by one of the ways. Its id is always the same, so that answers can be compared.
 func (e *everything) ask(method, path, body, credential string, header ...string) *httptest.ResponseRecorder {
 	ctx, cancel := context.WithCancel(e.t.Context())
 	defer cancel()
@@ -105,7 +118,13 @@ func (e *everything) ask(method, path, body, credential string, header ...string
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	if credential != "" {
+	handler := e.Handler()
+	if w, other := e.ways[credential]; other {
+		w.prepare(req)
+		if w.handler != nil {
+			handler = w.handler
+		}
+	} else if credential != "" {
 		req.Header.Set("Authorization", "Bearer "+credential)
 	}
 	for i := 0; i < len(header); i += 2 {
@@ -113,10 +132,10 @@ func (e *everything) ask(method, path, body, credential string, header ...string
 	}
 	w := httptest.NewRecorder()
 	if strings.HasPrefix(path, "/events") {
-		e.Handler().ServeHTTP(untilFirst{w, cancel}, req)
+		handler.ServeHTTP(untilFirst{w, cancel}, req)
 		return w
 	}
-	e.Handler().ServeHTTP(w, req)
+	handler.ServeHTTP(w, req)
 	return w
 }
 

@@ -56,7 +56,7 @@ var anyone []auth.Scope
 var settledByHandlers = map[string][]auth.Scope{
 	"GET /jobs":                    {"keys:read", "nodes:read"},
 	"GET /jobs/{id}":               {"keys:read", "nodes:read"},
-	"POST /jobs/{id}/cancel":       anyone,
+	"POST /jobs/{id}/cancel":       {"keys:write", "backends:write", "root:write"},
 	"POST /api-keys/{id}/rotate":   {"settings:write"},
 	"GET /me":                      anyone,
 	"GET /tenants/{id}":            {"tenants:read", "tenants:write"},
@@ -99,7 +99,7 @@ func (e *everything) columns() []column {
 		{name: "none", door: fault.Unauthenticated},
 		{name: "malformed", token: "kw_nonsense", door: fault.Unauthenticated},
 		{name: "unknown", token: "kw_abcdefghijkl_0123456789012345678901234567890123456789012", door: fault.Unauthenticated},
-		{name: "first owner", token: e.owner, scopes: slices.Concat(auth.RoleOwner.Scopes(), auth.RoleOperator.Scopes(), []auth.Scope{"audit:export", "backup:read", "backup:write"})},
+		{name: "first owner", token: e.owner, scopes: slices.Concat(auth.RoleOwner.Scopes(), deploymentScopes())},
 	}
 	for _, r := range auth.Roles() {
 		k := e.newAPIKey(e.owner, fmt.Sprintf(`{"name":"role","role":%q}`, r.Role))
@@ -116,16 +116,23 @@ func (e *everything) columns() []column {
 	made[wire.APIKey](e, e.owner, http.MethodPost, "/api-keys/"+renewed.ID+"/rotate", "")
 	expired := e.newAPIKey(e.owner, fmt.Sprintf(`{"name":"expired",%s,"expires_at":%q}`, all, time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)))
 	elsewhere := e.newAPIKey(e.owner, `{"name":"elsewhere",`+all+`,"allowed_cidrs":["198.51.100.0/24","2001:db8::/32"]}`)
-	suspended := made[wire.CreatedTenant](e, e.owner, http.MethodPost, "/tenants", `{"name":"suspended"}`)
-	made[wire.Tenant](e, e.owner, http.MethodPost, "/tenants/"+suspended.ID+"/suspend", "")
+	suspended := e.newSuspended()
 	time.Sleep(time.Until(expired.ExpiresAt.Add(time.Millisecond)))
-	return append(list,
+	return append(append(list, e.otherColumns()...),
 		column{name: "revoked", token: revoked.Key, door: fault.Unauthenticated},
 		column{name: "rotated away", token: renewed.Key, door: fault.Unauthenticated},
 		column{name: "expired", token: expired.Key, door: fault.Unauthenticated},
 		column{name: "another's prefix", token: e.owner[:len(e.owner)-1] + "_", door: fault.Unauthenticated},
 		column{name: "from elsewhere", token: elsewhere.Key, door: fault.Forbidden},
-		column{name: "of a suspended tenant", token: suspended.OwnerKey.Key, door: fault.TenantSuspended})
+		column{name: "of a suspended tenant", token: suspended, door: fault.TenantSuspended})
+}
+
+// newSuspended makes a tenant that is suspended, and gives its owner's API key.
+func (e *everything) newSuspended() string {
+	e.t.Helper()
+	x := made[wire.CreatedTenant](e, e.owner, http.MethodPost, "/tenants", `{"name":"`+suspendedName+`"}`)
+	made[wire.Tenant](e, e.owner, http.MethodPost, "/tenants/"+x.ID+"/suspend", "")
+	return x.OwnerKey.Key
 }
 
 const surprise = `{"surprise_field":1}`

@@ -47,6 +47,9 @@ type route struct {
 	Do           endpoint
 	Qpher        qpher.Group // answers in Qpher's forms; "": in ours
 	onKey        bool        // the path has {key}
+
+	Act string       // what it asks for, as the audit log names it; by settleActs, as the next
+	ask auth.Request // of auth.Decide at the door, but for who asks and when
 }
 
 // param is a query parameter.
@@ -313,7 +316,8 @@ func (s *Server) rows() []route {
 			param{"from", "integer", "entries of the earlier checkpoint"},
 			param{"to", "integer", "entries of the later one; absent: the newest checkpoint, which comes with the answer"}),
 		read("/audit/entries/{n}", ar, "audit", "Show an entry of the audit log; 410 when it was pruned", handle(s.auditEntry)),
-		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof)),
+		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof),
+			param{"size", "integer", "entries of the checkpoint that the caller has kept; absent: the newest checkpoint, which comes with the answer"}),
 		export,
 
 		showRoot,

@@ -73,6 +73,7 @@ type Audit interface {
 	List(ctx context.Context, f audit.Filter, cursor string, limit int) (found []audit.Found, next string, err error)
 	Get(ctx context.Context, index uint64) (audit.Found, error)
 	Prove(ctx context.Context, index uint64) (*audit.Proof, error)
+	ProveIn(ctx context.Context, index, size uint64) (*audit.Proof, error)
 	ConsistencyProof(ctx context.Context, from, to uint64) ([][32]byte, error)
 	Checkpoint(ctx context.Context) ([]byte, error)
 	VerifierKey(ctx context.Context) (string, error)

@@ -29,7 +29,7 @@ func wireWebhook(h *events.Hook, secret string) wire.Webhook {
 
 // manager is who administers webhooks.
 func (c *call) manager() events.Caller {
-	return events.Caller{Tenant: c.principal.Tenant, Principal: c.principal.ID, RequestID: c.id}
+	return events.Caller{Tenant: c.principal.Tenant, Principal: c.principal.ID, RequestID: c.id, Judge: c.judge()}
 }
 
 // onWebhook calls f with the webhook of the path, where there are any.
@@ -61,7 +61,10 @@ func (s *Server) addWebhook(ctx context.Context, c *call, r *wire.CreateWebhook)
 		if err != nil {
 			return wire.Webhook{}, err
 		}
-		n.Filter.Keys = append(n.Filter.Keys, id)
+		if id == nil {
+			return wire.Webhook{}, badField("the field keys names keys by id or name")
+		}
+		n.Filter.Keys = append(n.Filter.Keys, *id)
 	}
 	h, secret, err := s.webhooks.Add(ctx, c.manager(), n)
 	if err != nil {

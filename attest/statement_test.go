@@ -99,11 +99,16 @@ func TestTokens(t *testing.T) {
 	foreign := func(e *attest.PKCS11) {
 		e.Attributes.Local, e.Attributes.AlwaysSensitive, e.Attributes.NeverExtractable = false, false, false
 	}
-	if c, err := attest.Verify(make(imported, foreign), o); err != nil || c.GeneratedOnDevice || !c.Exportable {
-		t.Errorf("imported: %+v, %v", c, err)
+	for what, st := range map[string]func(*attest.Statement){"imported": imported, "generated, and the token does not say so": nil} {
+		d := make(st, foreign)
+		if c, err := attest.Verify(d, o); err != nil || c.GeneratedOnDevice || !c.Exportable {
+			t.Errorf("%s: %+v, %v", what, c, err)
+		}
+		demanding := o
+		demanding.Require.GeneratedOnDevice = true
+		refused(t, what+", demanded to be generated on the device", d, demanding)
 	}
 	for what, d := range map[string]*attest.Document{
-		"imported, said to be generated": make(nil, foreign),
 		"generated, said to be imported": make(imported, nil),
 		"attributes that contradict":     make(nil, func(e *attest.PKCS11) { e.Attributes.Extractable = true }),
 		"no attributes":                  make(nil, func(e *attest.PKCS11) { e.Attributes = nil }),

@@ -198,9 +198,10 @@ func (c *Claims) pkcs11(p *PKCS11, st *Statement) error {
 		return refuse("the evidence is incomplete")
 	case a.Extractable && a.NeverExtractable || !a.Sensitive && a.AlwaysSensitive:
 		return refuse("the attributes contradict each other")
-	case a.Local != (st.Origin == "generated"):
+	case a.Local && st.Origin != "generated":
 		return refuse("the statement contradicts the evidence: the origin of the key is another")
 	}
+	// A key that the service had made need not be local: NSS says it of no object that it keeps.
 	c.GeneratedOnDevice = a.Local
 	c.Exportable = a.Extractable || !a.NeverExtractable || !a.Sensitive || !a.AlwaysSensitive || p.LeaksWrapped
 	return nil

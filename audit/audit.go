@@ -34,6 +34,10 @@ type Entry struct {
 	Latency    time.Duration
 	RequestID  string
 	Detail     string // bounded, from a fixed vocabulary or validated names; "" when there is nothing to say
+
+	// Patience is how long the record may wait for others to share its transaction, five milliseconds at most. It is no part of the
+	// leaf. Zero, the default, is not at all.
+	Patience time.Duration
 }
 
 // Head is the tree at one moment: its size and the hashes from which it grows, largest complete subtree first (the

@@ -103,6 +103,7 @@ func TestReadFaults(t *testing.T) {
 		"beyond":      func(l *Log, _ *memStore) error { _, err := l.ConsistencyProof(ctx, 300, 850); return err },
 		"checkpoint":  func(l *Log, _ *memStore) error { _, err := l.Checkpoint(ctx); return err },
 		"prove":       func(l *Log, _ *memStore) error { _, err := l.Prove(ctx, 820); return err },
+		"prove in":    func(l *Log, _ *memStore) error { _, err := l.ProveIn(ctx, 300, 700); return err },
 		"export":      func(l *Log, _ *memStore) error { _, err := l.Export(ctx, io.Discard, nil); return err },
 	} {
 		t.Run(name, func(t *testing.T) {

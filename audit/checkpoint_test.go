@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/keywright/keywright/fault"
 )
@@ -267,5 +268,36 @@ func TestProve(t *testing.T) {
 	wantFault(t, err, fault.EntryNotFound)
 	s.leaves[7] = AppendLeaf(nil, &Entry{Action: "forged"})
 	_, err = l.Prove(ctx, 7)
+	wantFault(t, err, fault.StoreCorrupted)
+}
+
+// In the tree of a checkpoint that somebody keeps, of whatever size.
+func TestProveIn(t *testing.T) {
+	ctx := context.Background()
+	s := newMemStore()
+	s.fill(t, 1000)
+	l := openLog(t, s, Options{})
+	for _, c := range [][2]uint64{{0, 1}, {0, 1000}, {255, 256}, {256, 257}, {511, 700}, {700, 999}, {999, 1000}} {
+		p, err := l.ProveIn(ctx, c[0], c[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := make(tlog.RecordProof, len(p.Hashes))
+		for i := range path {
+			path[i] = p.Hashes[i]
+		}
+		err = tlog.CheckRecord(path, int64(c[1]), mth(s.hashes[:c[1]]), int64(c[0]), s.hashes[c[0]])
+		if err != nil || p.Checkpoint != nil || p.Size != c[1] || p.Index != c[0] || !bytes.Equal(p.Leaf, s.leaves[c[0]]) {
+			t.Errorf("%v: %+v %v", c, p, err)
+		}
+	}
+	for _, c := range [][2]uint64{{0, 0}, {7, 7}, {1000, 1000}, {1001, 5}} {
+		_, err := l.ProveIn(ctx, c[0], c[1])
+		wantFault(t, err, fault.EntryNotFound)
+	}
+	_, err := l.ProveIn(ctx, 3, 1001)
+	wantFault(t, err, fault.BadQuery)
+	s.leaves[7] = AppendLeaf(nil, &Entry{Action: "forged"})
+	_, err = l.ProveIn(ctx, 7, 500)
 	wantFault(t, err, fault.StoreCorrupted)
 }

@@ -11,7 +11,8 @@ import (
 // commitLoop is the one goroutine that writes: it ends when the log is closed and nothing waits.
 func (l *Log) commitLoop() {
 	defer close(l.finished)
-	c := committer{Log: l, batch: make([]*pending, 0, l.opts.MaxBatch), items: make([]*Item, 0, l.opts.MaxBatch)}
+	c := committer{Log: l, batch: make([]*pending, 0, l.opts.MaxBatch), items: make([]*Item, 0, l.opts.MaxBatch), timer: time.NewTimer(0)}
+	defer c.timer.Stop()
 	for c.next() {
 		c.commit()
 	}
@@ -23,9 +24,10 @@ type committer struct {
 	batch  []*pending
 	items  []*Item
 	nodes  []Node
-	grown  Head // what extend made; durable when Commit has returned nil
-	called bool // extend was called
-	failed int  // batches refused in a row
+	grown  Head        // what extend made; durable when Commit has returned nil
+	called bool        // extend was called
+	failed int         // batches refused in a row
+	timer  *time.Timer // of linger
 }
 
 // next takes what waits, up to MaxBatch. It reports false when the log is closed and nothing is left.
@@ -36,22 +38,47 @@ func (c *committer) next() bool {
 		if c.closed {
 			return false
 		}
-		c.gather.Wait()
+		c.sleep(nil)
 	}
 	// Whoever is ready to run goes first, as long as that brings more: what they are about to record then shares this
-	// transaction instead of needing another. Nobody is waited for.
+	// transaction instead of needing another. Nobody is waited for who has no patience.
 	for had := 0; had < len(c.waiting); {
 		had = len(c.waiting)
 		c.mu.Unlock()
 		runtime.Gosched()
 		c.mu.Lock()
 	}
+	c.linger()
 	n := min(len(c.waiting), c.opts.MaxBatch)
 	c.batch = append(c.batch[:0], c.waiting[:n]...)
 	rest := copy(c.waiting, c.waiting[n:])
 	clear(c.waiting[rest:])
 	c.waiting = c.waiting[:rest]
+	c.due = time.Time{} // for the rest, which has waited already
 	return true
+}
+
+// sleep waits with c.mu given up until there is something new to look at, or the timer fires.
+func (c *committer) sleep(timer <-chan time.Time) {
+	c.mu.Unlock()
+	defer c.mu.Lock()
+	select {
+	case <-c.kick:
+	case <-timer:
+	}
+}
+
+// linger waits until what waits is due: not at all, unless all of it has patience.
+func (c *committer) linger() {
+	for !c.closed && len(c.waiting) < c.opts.MaxBatch {
+		left := time.Until(c.due)
+		if left <= 0 {
+			return
+		}
+		c.timer.Reset(left)
+		c.sleep(c.timer.C)
+		c.timer.Stop()
+	}
 }
 
 var errNotExtended = errors.New("the store committed entries without extending the tree")

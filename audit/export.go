@@ -178,6 +178,13 @@ type blockReader struct {
 	store Store
 	whole uint64             // blocks of 256 entries
 	edge  map[uint8][32]byte // by level, the subtree that ends with the short block
+	last  map[place][32]byte // the nodes of the path before: that of the next block shares most of them
+}
+
+// place is where a node is in the tree.
+type place struct {
+	level uint8
+	index uint64
 }
 
 func newBlockReader(ctx context.Context, store Store, size uint64) (*blockReader, error) {
@@ -212,31 +219,38 @@ func (r *blockReader) prove(s *signedHead, number uint64, root [32]byte) (tlog.R
 
 func (r *blockReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	out := make([]tlog.Hash, len(indexes))
+	used := make(map[place][32]byte, len(indexes))
 	var nodes []Node
+	var missing []int
 	for i, x := range indexes {
-		level, n := tlog.SplitStoredHashIndex(x)
-		if (uint64(n)+1)<<level <= r.whole {
-			nodes = append(nodes, Node{Level: uint8(level) + NodeLevel, Index: uint64(n)})
+		l, n := tlog.SplitStoredHashIndex(x)
+		level, index := uint8(l), uint64(n)
+		if (index+1)<<level > r.whole {
+			h, err := r.edgeHash(level, index)
+			if err != nil {
+				return nil, err
+			}
+			out[i] = h
 			continue
 		}
-		h, err := r.edgeHash(uint8(level), uint64(n))
+		at := place{level + NodeLevel, index}
+		h, known := r.last[at]
+		if !known {
+			nodes, missing = append(nodes, Node{Level: at.level, Index: at.index}), append(missing, i)
+			continue
+		}
+		out[i], used[at] = h, h
+	}
+	if len(nodes) > 0 {
+		stored, err := r.nodes(nodes)
 		if err != nil {
 			return nil, err
 		}
-		out[i] = h
-	}
-	if len(nodes) == 0 {
-		return out, nil
-	}
-	stored, err := r.nodes(nodes)
-	if err != nil {
-		return nil, err
-	}
-	for i, x := range indexes {
-		if level, n := tlog.SplitStoredHashIndex(x); (uint64(n)+1)<<level <= r.whole {
-			out[i], stored = stored[0], stored[1:]
+		for j, i := range missing {
+			out[i], used[place{nodes[j].Level, nodes[j].Index}] = stored[j], stored[j]
 		}
 	}
+	r.last = used
 	return out, nil
 }
 

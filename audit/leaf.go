@@ -240,7 +240,8 @@ func appendUUID(b []byte, u uuid.UUID) []byte {
 
 // LeafHash is the RFC 6962 §2.1 hash of a leaf: SHA-256(0x00 ‖ leaf).
 func LeafHash(leaf []byte) [32]byte {
-	return hashPrefixed(append(make([]byte, 1, 1+len(leaf)), leaf...))
+	var room [512]byte // most leaves are shorter: no allocation
+	return hashPrefixed(append(room[:1], leaf...))
 }
 
 // hashPrefixed hashes a leaf that already stands behind its 0x00, so that the hot path copies nothing.

@@ -50,7 +50,7 @@ type Options struct {
 //
 // Records are committed in groups: callers encode and hash their own leaf, queue it and wait; one goroutine takes all that
 // wait and commits them in one transaction, and while that is being made durable the next group gathers. Nothing is
-// delayed on purpose.
+// delayed on purpose but what says that it may be (Entry.Patience).
 type Log struct {
 	store    Store
 	opts     Options
@@ -64,9 +64,12 @@ type Log struct {
 	finished chan struct{} // closed when the committer has ended
 	periodic chan struct{} // closed when the checkpoint goroutine has ended
 
-	mu      sync.Mutex // guards waiting and closed
-	gather  *sync.Cond // on mu: waiting or closed changed
+	kick    chan struct{} // holds one: the committer has something to look at
+	mu      sync.Mutex    // guards what follows
 	waiting []*pending
+	due     time.Time     // when what waits is to be committed at the latest; zero: at once
+	patient time.Time     // when the last record with patience came
+	gap     time.Duration // the moving mean of the time between those
 	closed  bool
 
 	signing    chan struct{}              // holds one token: who has it may sign (single flight) and write checkpoint
@@ -115,7 +118,7 @@ func Open(ctx context.Context, store Store, opts Options) (*Log, error) {
 		return nil, err
 	}
 	l.pool.New = func() any { return &pending{leaf: make([]byte, 0, 512), done: make(chan struct{}, 1)} }
-	l.gather = sync.NewCond(&l.mu)
+	l.kick = make(chan struct{}, 1)
 	l.signing <- struct{}{}
 	head, kept, err := checkStore(ctx, store, opts.Origin)
 	if err != nil {
@@ -200,10 +203,40 @@ func (l *Log) enqueue(p *pending) error {
 		return errOverloaded
 	}
 	l.waiting = append(l.waiting, p)
-	if len(l.waiting) == 1 { // the committer sleeps only on an empty queue
-		l.gather.Signal()
+	var until time.Time
+	if p.entry.Patience > 0 {
+		until = l.awaits(min(p.entry.Patience, maxPatience))
+	}
+	first := len(l.waiting) == 1
+	if first || until.Before(l.due) {
+		l.due = until
+		l.wake()
+	} else if len(l.waiting) == l.opts.MaxBatch {
+		l.wake()
 	}
 	return nil
+}
+
+// maxPatience is the longest that a record waits for others.
+const maxPatience = 5 * time.Millisecond
+
+// awaits gives until when a record with patience waits for the next of its kind; not at all, if that is not to be expected in this time. l.mu is held.
+func (l *Log) awaits(patience time.Duration) time.Time {
+	now := time.Now()
+	l.gap += (min(now.Sub(l.patient), 2*maxPatience) - l.gap) / 4
+	l.patient = now
+	if l.gap > patience {
+		return time.Time{}
+	}
+	return now.Add(patience)
+}
+
+// wake has the committer look at the queue, now or when it next would sleep.
+func (l *Log) wake() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
 }
 
 // release gives a finished item back, without what it held of others.
@@ -225,7 +258,7 @@ func (l *Log) Close(ctx context.Context) error {
 	first := !l.closed
 	l.closed = true
 	l.mu.Unlock()
-	l.gather.Broadcast()
+	l.wake()
 	if first {
 		close(l.stop)
 	}

@@ -17,7 +17,7 @@ type Proof struct {
 	LeafHash   [32]byte
 	Hashes     [][32]byte // the audit path, from the leaf upward
 	Size       uint64     // of the checkpoint's tree
-	Checkpoint []byte     // signed
+	Checkpoint []byte     // signed; nil when the caller has it
 }
 
 // Prove gives the entry at index with its proof in a signed checkpoint: the newest one when that covers the entry, else
@@ -31,8 +31,30 @@ func (l *Log) Prove(ctx context.Context, index uint64) (*Proof, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proof{Index: index, Leaf: found.Leaf, LeafHash: found.LeafHash(), Size: s.Size, Checkpoint: s.note}
-	if p.Hashes, err = l.InclusionProof(ctx, index, s.Size); err != nil {
+	return l.prove(ctx, found, s.Size, s.Root, s.note)
+}
+
+// ProveIn gives the entry at index with its proof in the tree of the first size entries, for a caller who has a checkpoint of that size: none comes with
+// the proof. The error is fault.EntryNotFound when that tree has no such entry and fault.BadQuery when the log is not that long.
+func (l *Log) ProveIn(ctx context.Context, index, size uint64) (*Proof, error) {
+	if index >= size {
+		return nil, errNoEntry
+	}
+	root, err := l.Root(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	found, err := l.stored(ctx, index)
+	if err != nil {
+		return nil, err
+	}
+	return l.prove(ctx, found, size, root, nil)
+}
+
+func (l *Log) prove(ctx context.Context, found Stored, size uint64, root [32]byte, checkpoint []byte) (*Proof, error) {
+	p := &Proof{Index: found.Index, Leaf: found.Leaf, LeafHash: found.LeafHash(), Size: size, Checkpoint: checkpoint}
+	var err error
+	if p.Hashes, err = l.InclusionProof(ctx, p.Index, size); err != nil {
 		return nil, err
 	}
 	// An entry that was changed in the store must come out as that, not as a proof that fails at the caller's.
@@ -40,8 +62,8 @@ func (l *Log) Prove(ctx context.Context, index uint64) (*Proof, error) {
 	for i, h := range p.Hashes {
 		path[i] = h
 	}
-	if tlog.CheckRecord(path, int64(s.Size), s.Root, int64(index), p.LeafHash) != nil {
-		return nil, corrupted(fmt.Sprintf("entry %d of the audit log is not the one that was recorded", index))
+	if tlog.CheckRecord(path, int64(size), root, int64(p.Index), p.LeafHash) != nil {
+		return nil, corrupted(fmt.Sprintf("entry %d of the audit log is not the one that was recorded", p.Index))
 	}
 	return p, nil
 }

@@ -47,6 +47,10 @@ type Principal struct {
 // Has reports whether the principal has the scope, by itself or by a coarse one that covers it.
 func (p *Principal) Has(s Scope) bool { return p.rightSet().Has(s) }
 
+// Limited reports whether the credential is limited to some keys or operations of its tenant: then it is told of those alone, and does nothing that is about
+// all.
+func (p *Principal) Limited() bool { return p.Restrictions.narrows() }
+
 // rightSet gives all scopes, coarse ones with what they cover.
 func (p *Principal) rightSet() ScopeSet {
 	if p.rights != 0 || len(p.Scopes) == 0 {

@@ -161,9 +161,9 @@ var (
 	errScope           = fault.New(fault.InsufficientScope, "the credential lacks the scope that this needs")
 )
 
-// decide asks the decision function for an act of this package: none is about a key, so that limits to operations don't count.
-func (s *Service) decide(p *Principal, oneOf ...Scope) error {
-	d := Decide(&Request{Principal: p, Now: s.now(), Any: SetOf(oneOf...)})
+// decide asks the decision function about an act of this package, by what it is about; nil: that is not known yet.
+func (s *Service) decide(p *Principal, action string, on *Resource) error {
+	d := DecideAct(p, s.now(), action, on)
 	if d.Allowed {
 		return nil
 	}

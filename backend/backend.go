@@ -320,6 +320,12 @@ type Randomer interface {
 	Random(ctx context.Context, p []byte) error
 }
 
+// Queuer is a backend that carries out one operation after the other.
+type Queuer interface {
+	// Queued is how many operations wait for their turn now.
+	Queued() int
+}
+
 // Pinger proves by a real operation that the device works.
 type Pinger interface {
 	Ping(ctx context.Context) error

@@ -39,6 +39,10 @@ type settings struct {
 	nodePart string
 	share    float64
 	postgres bool
+
+	logEntries  uint64
+	logData     string
+	logPostgres bool
 }
 
 func main() {
@@ -71,7 +75,7 @@ func measure() {
 	flag.Uint64Var(&s.keys, "keys", 1_000_000, "keys in the store for the large measurements; 0 leaves them out; of sealed keys at most 100,000")
 	flag.StringVar(&s.out, "out", "bench/out", "folder for table and plots")
 	flag.StringVar(&s.transit, "transit", "", "address of a service with Vault's transit API to measure beside (loopback only)")
-	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm, pq, postgres, nodes, keyspace, access, audit or reseal")
+	flag.StringVar(&s.only, "only", "", "measure this alone: single, open, batch, sign, create, million, hsm, tpm, pq, postgres, nodes, keyspace, access, audit, log or reseal")
 	flag.StringVar(&s.parts, "parts", "softhsm-test", "folder of the scripts that set SoftHSM, swtpm and PostgreSQL up, and of the fault module")
 	flag.StringVar(&s.part, "hsm-part", "", "with -only hsm, this part alone: fast, slow, child, others, heal or pin")
 	flag.StringVar(&s.tpmPart, "tpm-part", "", "with -only tpm, this part alone: fast, slow, cycle or left")
@@ -82,6 +86,9 @@ func measure() {
 	flag.StringVar(&s.nodePart, "nodes-part", "", "with -only nodes, this part alone: rate, revoke, kill or database")
 	flag.DurationVar(&s.kills, "nodes-kill", time.Minute, "with -only nodes, how long one of four nodes is killed each second")
 	flag.IntVar(&s.tries, "nodes-tries", 50, "with -only nodes, how many API keys are revoked")
+	flag.Uint64Var(&s.logEntries, "log-entries", 10_000_000, "with -only log, entries of the audit log; 10 million take ten gigabytes with their export")
+	flag.StringVar(&s.logData, "log-data", "", "with -only log, folder that keeps the log for another run")
+	flag.BoolVar(&s.logPostgres, "log-postgres", false, "with -only log, on PostgreSQL")
 	token := flag.String("transit-token-file", "", "file with its token")
 	flag.Parse()
 	if *token != "" {

@@ -47,6 +47,8 @@ func bench(ctx context.Context, s settings) error {
 		one, base = benchAccess, "access"
 	case "audit":
 		one, base = benchAudit, "audit"
+	case "log":
+		one, base = benchLog, "log"
 	}
 	err := one(ctx, s, &r)
 	r.print(os.Stdout) // what there is, if not all

@@ -202,6 +202,8 @@ func TestRoutes(t *testing.T) {
 			request{"GET", "/api/v1/audit/entries/7", "", "", ""}},
 		{"proof", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditProof(ctx, 7); return err },
 			request{"GET", "/api/v1/audit/entries/7/proof", "", "", ""}},
+		{"proof in a kept checkpoint", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditProofIn(ctx, 7, 9); return err },
+			request{"GET", "/api/v1/audit/entries/7/proof", "size=9", "", ""}},
 		{"cosigned", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditCosigned(ctx); return err },
 			request{"GET", "/api/v1/audit/checkpoint", "cosigned=true", "", ""}},
 		{"consistency", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditConsistency(ctx, 7); return err },

@@ -132,6 +132,12 @@ func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, err
 	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})
 }
 
+// AuditProofIn gives the same in the log of the first size entries, of which the caller has a checkpoint: none comes with it.
+func (c *Client) AuditProofIn(ctx context.Context, index, size uint64) (*wire.Proof, error) {
+	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof",
+		query: url.Values{"size": {strconv.FormatUint(size, 10)}}, repeat: idempotent})
+}
+
 // AuditConsistency gives the proof that the log of the first from entries is the beginning of that of the newest checkpoint, which comes
 // with it (RFC 6962 section 2.1.2).
 func (c *Client) AuditConsistency(ctx context.Context, from uint64) (*wire.Consistency, error) {

@@ -31,8 +31,11 @@ type Event struct {
 	Tenant uuid.UUID
 	Type   string
 	Key    uuid.UUID // zero: of none
+	Action string    // as the audit log has it
 	Labels map[string]string
-	JSON   []byte // wire.Event
+	// Principal is whose act it was.
+	Principal string
+	JSON      []byte // wire.Event
 }
 
 // kinds says what an action of the audit log is called as an event. What is not here is "<kind>.changed", by the kind of its news.
@@ -148,7 +151,7 @@ func fromEntry(index uint64, e *audit.Entry, kind cluster.Kind, name string, lab
 	if !happened(e) {
 		return nil, nil
 	}
-	ev := &Event{Index: index, Time: e.Time, Tenant: e.Tenant, Type: typeOf(e.Action, kind), Key: e.Key, Labels: labels}
+	ev := &Event{Index: index, Time: e.Time, Tenant: e.Tenant, Type: typeOf(e.Action, kind), Key: e.Key, Action: e.Action, Principal: e.Principal, Labels: labels}
 	if ev.Type == "" {
 		return nil, nil // the deployment's own, such as the root's slots
 	}

@@ -10,7 +10,8 @@ import (
 )
 
 // Attest gives the attributes of the key's object, read from the token now. A token signs nothing, so that binding is only looked at for its
-// size. A wrapped key has no object: of it the placement and the token are told, and no attributes.
+// size. A wrapped key has no object: of it the placement and the token are told, and no attributes. A key with copies on several tokens is told of
+// like one: it can be had out of what the store has, and what a token says of a copy is another thing for each.
 func (h *handle) Attest(ctx context.Context, binding []byte) (backend.Evidence, error) {
 	if err := h.begin(ctx); err != nil {
 		return backend.Evidence{}, err
@@ -21,7 +22,7 @@ func (h *handle) Attest(ctx context.Context, binding []byte) (backend.Evidence, 
 	}
 	var e attest.PKCS11
 	var err error
-	if len(h.e.wrapped) > 0 && !h.e.copied { // a copied key is an object too
+	if len(h.e.wrapped) > 0 {
 		e, err = h.wrappedEvidence()
 	} else {
 		e, err = h.residentEvidence(ctx)

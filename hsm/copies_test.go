@@ -210,6 +210,6 @@ func TestCopiesConform(t *testing.T) {
 		},
 		Foreign:  func(t testing.TB, name string) backend.Backend { return how{processes: 1}.open(t, name, foreign) },
 		Requires: backendtest.Requirements{Algorithms: slices.Concat(aeads, common, curves), Import: true, Sealer: true, Randomer: true, Pinger: true},
-		Only:     []string{"aead", "mac", "destroy"},
+		Only:     []string{"aead", "mac", "destroy", "attest"},
 	})
 }

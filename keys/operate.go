@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -126,6 +127,7 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 			err = P(&out[0]).failure()
 		}
 		took := s.now().Sub(start)
+		q.entry.Patience = b.patience(took)
 		b.close()
 		outcome := fault.CodeOf(err)
 		if err == nil && failed == len(items) {
@@ -145,6 +147,18 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 		}
 		return out, nil
 	}, wipeAll[O, P])
+}
+
+// patience is how long the record of an operation that took so long may wait for those of others: where they queue for a device that does one after the
+// other, a caller who is answered a little later only waits less in the queue next time.
+func (b *batch) patience(took time.Duration) time.Duration {
+	if len(b.uses) == 0 {
+		return 0
+	}
+	if device, ok := b.uses[0].version.backend.(backend.Queuer); ok && device.Queued() > 0 {
+		return took / 4
+	}
+	return 0
 }
 
 // note writes into the entry which versions were used, or were to be.

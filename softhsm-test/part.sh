@@ -34,7 +34,7 @@ need() {
 
 # Makes the part's directory and prints its absolute path. Its name goes into configuration files that know no quoting.
 part_dir() {
-  [ -n "${1:-}" ] || die "usage: ${0##*/} $usage"
+  case ${1:-} in '' | -*) die "usage: ${0##*/} $usage" ;; esac
   mkdir -p -- "$1"
   local dir
   dir=$(cd -- "$1" && pwd -P)

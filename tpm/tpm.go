@@ -103,6 +103,7 @@ var (
 	_ backend.Sealer   = (*Backend)(nil)
 	_ backend.Randomer = (*Backend)(nil)
 	_ backend.Pinger   = (*Backend)(nil)
+	_ backend.Queuer   = (*Backend)(nil)
 	_ backend.Attester = (*signerKey)(nil)
 )
 
@@ -134,6 +135,9 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	b.describe()
 	return b, nil
 }
+
+// Queued is how many operations wait for the TPM.
+func (b *Backend) Queued() int { return b.dev.Queued() }
 
 // Info describes the backend. The caller must not change what its slices hold.
 func (b *Backend) Info() backend.Info { return b.info }

@@ -69,6 +69,7 @@ var (
 	_ backend.Randomer = (*Waiting)(nil)
 	_ backend.Pinger   = (*Waiting)(nil)
 	_ backend.Grouper  = (*Waiting)(nil)
+	_ backend.Queuer   = (*Waiting)(nil)
 )
 
 // Await opens a backend, or waits for its TPM in the background if it is known from before. ctx is for the first attempt. Errors are those of WaitOptions.Open.
@@ -222,6 +223,14 @@ func (w *Waiting) Members() []backend.MemberStatus {
 		s.State, s.Reason = "unavailable", "the TPM is away or does not answer, and is sought"
 	}
 	return []backend.MemberStatus{s}
+}
+
+// Queued is how many operations wait for the TPM.
+func (w *Waiting) Queued() int {
+	if b := w.back.Load(); b != nil {
+		return b.Queued()
+	}
+	return 0
 }
 
 // Close ends the waiting and closes the backend.

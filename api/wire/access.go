@@ -173,6 +173,7 @@ type Authorize struct {
 	Key       string            `json:"key,omitempty"`
 	Context   map[string]string `json:"context,omitempty"`
 	Principal string            `json:"principal,omitempty"`
+	Resource  string            `json:"resource,omitempty"` // job:, api-key: or tenant: and an id
 }
 
 // Authorized is its answer.

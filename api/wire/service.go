@@ -70,14 +70,15 @@ type Consistency struct {
 	Checkpoint string   `json:"checkpoint,omitempty"`
 }
 
-// Proof is GET /audit/entries/{n}/proof: an RFC 6962 inclusion proof in the tree of the checkpoint.
+// Proof is GET /audit/entries/{n}/proof: an RFC 6962 inclusion proof in the tree of the checkpoint, or of the size that was asked for: then without one.
 type Proof struct {
 	Index      uint64   `json:"index"`
 	Leaf       []byte   `json:"leaf,omitempty"`
 	Pruned     bool     `json:"pruned,omitempty"`
 	LeafHash   []byte   `json:"leaf_hash"`
 	Hashes     [][]byte `json:"hashes"`
-	Checkpoint string   `json:"checkpoint"`
+	Size       uint64   `json:"size"` // entries of the tree
+	Checkpoint string   `json:"checkpoint,omitzero"`
 }
 
 // Health is GET /health, and GET /ready when the service is ready; otherwise that is an error (503).

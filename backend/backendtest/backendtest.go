@@ -31,6 +31,8 @@ type Harness struct {
 	// is no backend.Resealer. Wrapped says that keys in device custody are under it too.
 	Replace func(t testing.TB, b backend.Backend)
 	Wrapped bool
+	// Untold says that the device's evidence need not call a key generated on it that was.
+	Untold bool
 	// Workers is how many goroutines use the backend at once; 0: 8.
 	Workers int
 	// Only names the parts of the suite to run, for a second run of an implementation with other options; nil: all.

@@ -20,6 +20,7 @@ func leastVectors() map[backend.Algorithm]int {
 		backend.AES128GCM: 67, backend.AES192GCM: 64, backend.AES256GCM: 66, backend.ChaCha20Poly1305: 316, backend.AES256KWP: 94,
 		backend.HMACSHA256: 162, backend.HMACSHA384: 162, backend.HMACSHA512: 162,
 		backend.RSA2048: 176, backend.RSA3072: 106, backend.RSA4096: 109,
+		backend.MLKEM512: 225, backend.MLKEM768: 226, backend.MLKEM1024: 227, backend.MLDSA44: 110, backend.MLDSA65: 129, backend.MLDSA87: 120,
 		backend.ECDHP256: 611, backend.ECDHP384: 1046, backend.ECDHP521: 915, backend.X25519: 537, backend.X448: 529,
 	}
 	if RaceDetector {
@@ -68,6 +69,10 @@ func (s *suite) testWycheproof(t *testing.T) {
 				w.pkcs1(t, k)
 			case k.Info.Family == backend.FamilyECDH:
 				w.agree(t, k)
+			case k.Info.Family == backend.FamilyKEM && pqSets[k.Algorithm].file != "":
+				w.mlkem(t, k)
+			case k.Info.Family == backend.FamilyMLDSA:
+				w.mldsa(t, k)
 			}
 		})
 	}

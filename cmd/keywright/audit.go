@@ -183,8 +183,10 @@ func (v verifierKey) get() (string, error) {
 }
 
 type auditProofCmd struct {
-	Index uint64 `arg:"" help:"Index of the entry."`
+	Index      uint64 `arg:"" help:"Index of the entry."`
+	Checkpoint string `placeholder:"FILE" help:"A checkpoint that was kept: proves that the entry was in the log by then."`
 	verifierKey
+	cosigners
 }
 
 func (k auditProofCmd) Run(ctx context.Context, a *app) error {
@@ -204,11 +206,42 @@ func (k auditProofCmd) Run(ctx context.Context, a *app) error {
 		}
 		key = p.VerifierKey
 	}
+	if k.Checkpoint != "" {
+		return k.inKept(ctx, a, c, key)
+	}
+	if len(k.WitnessKeyFile) > 0 {
+		return usage("--witness-key-file goes with --checkpoint: the newest checkpoint has no cosignatures yet")
+	}
 	p, err := c.AuditProof(ctx, k.Index)
 	if err != nil {
 		return err
 	}
-	head, err := checkProof(p, k.Index, key)
+	return k.show(a, p, key, p.Checkpoint)
+}
+
+// inKept proves in the log of a checkpoint that was kept.
+func (k auditProofCmd) inKept(ctx context.Context, a *app, c *client.Client, key string) error {
+	kept, err := readSmall(k.Checkpoint, 64<<10)
+	if err != nil {
+		return fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	head, err := audit.OpenCheckpoint(kept, key)
+	if err != nil {
+		return &exitError{exitInvalid, "the checkpoint that was kept: " + err.Error()}
+	}
+	if _, err := k.check(kept); err != nil {
+		return err
+	}
+	p, err := c.AuditProofIn(ctx, k.Index, head.Size)
+	if err != nil {
+		return err
+	}
+	return k.show(a, p, key, string(kept))
+}
+
+// show prints a proof that holds.
+func (k auditProofCmd) show(a *app, p *wire.Proof, key, checkpoint string) error {
+	head, err := checkProof(p, checkpoint, k.Index, key)
 	if err != nil {
 		return &exitError{exitInvalid, err.Error()}
 	}
@@ -223,8 +256,8 @@ func (k auditProofCmd) Run(ctx context.Context, a *app) error {
 }
 
 // checkProof verifies an inclusion proof (RFC 6962 section 2.1.1) from the leaf's own bytes, or from the hash of one that was pruned.
-func checkProof(p *wire.Proof, index uint64, key string) (audit.Checkpoint, error) {
-	head, err := audit.OpenCheckpoint([]byte(p.Checkpoint), key)
+func checkProof(p *wire.Proof, checkpoint string, index uint64, key string) (audit.Checkpoint, error) {
+	head, err := audit.OpenCheckpoint([]byte(checkpoint), key)
 	if err != nil {
 		return head, err
 	}

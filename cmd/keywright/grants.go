@@ -205,13 +205,14 @@ func (k approvalsRejectCmd) Run(ctx context.Context, a *app) error {
 type authorizeCmd struct {
 	Operation string            `arg:"" help:"The operation, as the audit log names it: encrypt, sign, key.rotate, tenant.create, …."`
 	Key       string            `placeholder:"KEY" help:"Id or name of the key."`
+	On        string            `placeholder:"KIND:ID" help:"What an act that is about no key is about: job:, api-key: or tenant: and an id."`
 	Context   map[string]string `placeholder:"NAME=VALUE" help:"The context of the request. Repeatable." mapsep:"none"`
 	As        string            `placeholder:"ID" help:"Ask about another API key, by its id."`
 }
 
 // Run says what would be decided. Its end says it too: 3 when it would be refused.
 func (k authorizeCmd) Run(ctx context.Context, a *app) error {
-	r := wire.Authorize{Operation: k.Operation, Key: k.Key, Context: k.Context}
+	r := wire.Authorize{Operation: k.Operation, Key: k.Key, Context: k.Context, Resource: k.On}
 	if k.As != "" {
 		r.Principal = principalName(k.As)
 	}

@@ -3,6 +3,7 @@ package device
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -131,6 +132,9 @@ func overdue(ctx context.Context, waited time.Duration) error {
 	return timedOut(ctx)
 }
 
+// Queued is how many calls wait for the turn.
+func (d *Device) Queued() int { return max(0, int(d.queued.Load())-1) }
+
 // exit gives the turn back.
 func (d *Device) exit(c *call) {
 	took := time.Since(c.started)
@@ -146,5 +150,8 @@ func (d *Device) exit(c *call) {
 	}
 	<-d.turn
 	d.backlog.Add(-c.booked)
-	d.queued.Add(-1)
+	if d.queued.Add(-1) > 0 {
+		// Whoever has got the turn goes first: the TPM waits for its command, and nobody for this goroutine's processor.
+		runtime.Gosched()
+	}
 }

@@ -44,7 +44,7 @@ func (s *Server) accessRows() []route {
 }
 
 func wireGrant(g *auth.Grant) wire.Grant {
-	return wire.Grant{ID: g.ID.String(), KeyID: g.Key.String(), Principal: g.Principal, Operations: g.Operations, Context: g.Context,
+	return wire.Grant{ID: g.ID.String(), KeyID: g.Key.String(), Principal: g.Principal, Named: g.Named, Operations: g.Operations, Context: g.Context,
 		ExpiresAt: optional(g.ExpiresAt), CreatedAt: g.CreatedAt.UTC(), CreatedBy: g.CreatedBy}
 }
 
@@ -238,17 +238,13 @@ func (s *Server) authorize(ctx context.Context, c *call, r *wire.Authorize) (wir
 	if err := required("operation", r.Operation); err != nil {
 		return wire.Authorized{}, err
 	}
-	in := keys.AuthorizeRequest{Operation: r.Operation, Key: r.Key, Context: r.Context}
+	in, known := keys.AuthorizeRequest{Operation: r.Operation, Key: r.Key, Context: r.Context}, true
 	if r.Principal != "" && r.Principal != c.principal.ID {
 		if d := auth.Decide(&auth.Request{Principal: c.principal, Now: c.start, Any: auth.SetOf(auth.ScopePoliciesRead)}); !d.Allowed {
 			return wire.Authorized{}, c.denied(ctx, &d)
 		}
-		text, isKey := strings.CutPrefix(r.Principal, "api-key:")
-		id, err := uuid.Parse(text)
-		if !isKey || err != nil || len(text) != 36 {
-			return wire.Authorized{}, badField("the field principal must be api-key: and the id of an API key")
-		}
-		if in.As, err = s.auth.Principal(ctx, c.principal.Tenant, id); err != nil {
+		var err error
+		if in.As, known, err = s.auth.PrincipalNamed(ctx, c.principal.Tenant, r.Principal); err != nil {
 			return wire.Authorized{}, err
 		}
 	}
@@ -269,6 +265,9 @@ func (s *Server) authorize(ctx context.Context, c *call, r *wire.Authorize) (wir
 	out := wire.Authorized{Allowed: d.Allowed, Rule: string(d.Rule), Explanation: d.Rule.Explain(), ErrorCode: string(d.Code)}
 	if d.Grant != uuid.Nil {
 		out.GrantID = d.Grant.String()
+	}
+	if !known {
+		out.Note = "This is by grants alone: what the configuration gives this principal depends on what else it presents."
 	}
 	return out, nil
 }

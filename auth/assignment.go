@@ -99,11 +99,7 @@ func (s *Service) believed(m *mac) *Principal {
 
 // settle gives the principal what its assignment says and its tenant is, and remembers it, until a time (zero: while it is confirmed).
 func (s *Service) settle(ctx context.Context, m *mac, a *Assignment, until time.Time, p Principal) (*Principal, error) {
-	p.Role, p.Scopes = a.Role, (SetOf(a.Role.Scopes()...) | SetOf(a.Scopes...)).List()
-	p.rights = rights(p.Scopes)
-	if a.Name != "" {
-		p.Name = a.Name
-	}
+	p.assigned(a)
 	for {
 		generation, confirmed := s.cache.generation.Load(), s.now()
 		t, err := s.named(ctx, a.Tenant)
@@ -116,7 +112,12 @@ func (s *Service) settle(ctx context.Context, m *mac, a *Assignment, until time.
 			return nil, fmt.Errorf("reading a tenant: %w", err)
 		}
 		p.Tenant, p.TenantName, p.Plan, p.Suspended = t.ID, t.Name, t.Plan, t.Status != TenantActive
-		if s.cache.keep(m, &entry{principal: &p, confirmed: confirmed, expires: until}, generation) {
+		p.Grants = nil
+		if err := s.granted(ctx, &p); err != nil {
+			return nil, err
+		}
+		holder, _ := GrantHolder(t.ID, p.ID)
+		if s.cache.keep(m, &entry{principal: &p, id: holder, confirmed: confirmed, expires: until}, generation) {
 			return &p, nil
 		}
 		if ctx.Err() != nil {

@@ -173,20 +173,25 @@ func (s *Service) principal(ctx context.Context, k *APIKey) (*Principal, error) 
 	if !k.Restrictions.none() {
 		p.Restrictions = &k.Restrictions
 	}
-	granted, err := s.store.GrantsOf(ctx, k.Tenant, p.ID)
+	return p, s.granted(ctx, p)
+}
+
+// granted reads what is granted to a principal.
+func (s *Service) granted(ctx context.Context, p *Principal) error {
+	found, err := s.store.GrantsOf(ctx, p.Tenant, p.ID)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
+		return fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
 	case err != nil:
-		return nil, fmt.Errorf("reading grants: %w", err)
+		return fmt.Errorf("reading grants: %w", err)
 	}
-	if len(granted) > 0 {
-		p.Grants = make(map[uuid.UUID][]Grant, len(granted))
-		for _, g := range granted {
+	if len(found) > 0 {
+		p.Grants = make(map[uuid.UUID][]Grant, len(found))
+		for _, g := range found {
 			p.Grants[g.Key] = append(p.Grants[g.Key], *g)
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // PrincipalID is the key's name in the audit log: "api-key:<id>".

@@ -322,8 +322,8 @@ func TestCredentialsAreAlike(t *testing.T) {
 	e := newEverything(t)
 	e.newSuspended()
 	made[wire.AttestationKey](e, e.owner, "GET", "/attestation-key", "") // made by who asks first
-	// Who it is; a backup, which is never the same twice; the log, which grows with every request.
-	differ := []string{"GET /me", "POST /backup", "GET /audit/export", "GET /audit", "GET /audit/checkpoint", "GET /audit/consistency"}
+	// Who it is; a backup, which is never the same twice; the log, which grows with every request, and events, which begin at its end.
+	differ := []string{"GET /me", "POST /backup", "GET /audit/export", "GET /audit", "GET /audit/checkpoint", "GET /audit/consistency", "GET /events"}
 	type twin struct{ role, kind, key, as string }
 	var twins []twin
 	for _, role := range auth.Roles() {

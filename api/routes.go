@@ -33,6 +33,8 @@ type route struct {
 	Or           auth.Scope // another that does as well
 	And          auth.Scope // one more that is needed
 	Session      bool       // only for an owner or admin in a session
+	Signed       bool       // only in a session
+	Opens        bool       // only with a credential that makes sessions: no API key
 	Open         bool       // needs no credential and works while locked
 	NeedsRoot    bool       // with Open: not while locked
 	AtRoot       bool       // also without the prefix
@@ -41,6 +43,7 @@ type route struct {
 	Timeout      time.Duration // 0: none
 	Status       int           // of success
 	Query        []param
+	Tolerant     bool // others may add parameters to the query
 	Creates      bool // takes Idempotency-Key
 	Tag          string
 	Summary      string
@@ -171,7 +174,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := slices.Concat(s.rows(), s.accessRows(), s.eventRows(), s.backupRows(), s.qpherRows())
+	rows := slices.Concat(s.rows(), s.accessRows(), s.sessionRows(), s.eventRows(), s.backupRows(), s.qpherRows())
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}

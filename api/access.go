@@ -26,8 +26,6 @@ func (s *Server) accessRows() []route {
 	take.BodyLimit = 0
 	request := write(http.MethodPost, "/approvals", "", tag, "Ask for the approval of one request by others", handle(s.requestApproval))
 	request.Status = http.StatusCreated
-	security := write(http.MethodPatch, "/settings/security", "", "settings", "Security settings: for an owner or admin in a session, and for no API key", handle(s.setSecurity))
-	security.Session = true
 	return []route{
 		read("/keys/{key}/grants", pr, tag, "List the grants on a key", handle(s.listGrants), page()...),
 		read("/keys/{key}/grants/{id}", pr, tag, "Show a grant", handle(s.showGrant)),
@@ -39,7 +37,6 @@ func (s *Server) accessRows() []route {
 		act("/approvals/{id}/approve", "", tag, "Approve a request of another", handle(s.approve)),
 		act("/approvals/{id}/reject", "", tag, "Reject a request of another, or take an own one back", handle(s.reject)),
 		write(http.MethodPost, "/authorize", "", tag, "What would be decided, and by which rule", handle(s.authorize)),
-		security,
 	}
 }
 
@@ -296,9 +293,4 @@ func (s *Server) subject(ctx context.Context, c *call, r *wire.Authorize, as *au
 		return &auth.Resource{Tenant: id, Deployment: true}, nil
 	}
 	return nil, badField("the field resource must be job:, api-key: or tenant: and an id, without a key")
-}
-
-// setSecurity is reached by an owner or admin in a session alone, and there are no sessions to reach it by: see access.md.
-func (s *Server) setSecurity(context.Context, *call, *wire.Empty) (wire.Empty, error) {
-	return wire.Empty{}, fault.New(fault.Unsupported, "there are no security settings to change yet")
 }

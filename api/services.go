@@ -50,6 +50,8 @@ type Auth interface {
 	ResumeTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) (*auth.Tenant, error)
 	Tenant(ctx context.Context, caller *auth.Principal, id uuid.UUID) (*auth.Tenant, error)
 	Tenants(ctx context.Context, caller *auth.Principal, cursor string, limit int) (page []*auth.Tenant, next string, err error)
+
+	Sessions
 }
 
 // Root is the keeper of the root secret. *root.Keeper is the implementation.

@@ -36,14 +36,14 @@ func (s *Service) Authenticate(ctx context.Context, presented string, from netip
 //
 // A key that was presented within the last Recheck costs one HMAC and one look into memory.
 func (s *Service) identify(ctx context.Context, presented string) (*Principal, error) {
-	if _, err := s.macs(); err != nil {
+	if _, err := s.pepper.macs(s.derive); err != nil {
 		return nil, err
 	}
 	t, ok := parseToken(presented)
 	if !ok {
 		return nil, errUnauthenticated
 	}
-	m, err := s.mac(presented)
+	m, err := s.pepper.mac(s.derive, presented)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +169,7 @@ func (s *Service) principal(ctx context.Context, k *APIKey) (*Principal, error) 
 	}
 	scopes := k.Effective()
 	p := &Principal{ID: k.PrincipalID(), Kind: KindAPIKey, Tenant: k.Tenant, Name: k.Name, Role: k.Role, Scopes: scopes, TenantName: t.Name, Plan: t.Plan,
-		Suspended: t.Status != TenantActive, ExpiresAt: k.ExpiresAt, Maker: k.maker(), rights: rights(scopes)}
+		Suspended: t.Status != TenantActive, ExpiresAt: k.ExpiresAt, Maker: k.maker(), Security: t.Security.shared(), rights: rights(scopes)}
 	if !k.Restrictions.none() {
 		p.Restrictions = &k.Restrictions
 	}

@@ -48,6 +48,12 @@ func (s *Service) byToken(ctx context.Context, presented string) (*Principal, er
 	case err != nil:
 		return nil, err
 	}
-	return s.settle(ctx, &digest, id.Assignment, until,
-		Principal{ID: tokenID(id.Issuer, id.Subject), Kind: KindToken, Name: id.Subject, ExpiresAt: id.ExpiresAt})
+	p := id.principal()
+	p.ExpiresAt = id.ExpiresAt
+	return s.settle(ctx, &digest, id.Assignment, until, p)
+}
+
+// principal begins the principal of an identity.
+func (id *Identity) principal() Principal {
+	return Principal{ID: tokenID(id.Issuer, id.Subject), Kind: KindToken, Name: id.Subject}
 }

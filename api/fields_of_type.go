@@ -1,6 +1,9 @@
 package api
 
 func meaningIn(in, name string) string {
+	if m := meaningInSessions(in + "." + name); m != "" {
+		return m
+	}
 	if m := meaningInAccess(in + "." + name); m != "" {
 		return m
 	}

@@ -48,6 +48,7 @@ type config struct {
 	Audit    auditConfig     `koanf:"audit"`
 	// Credentials say who may call without an API key.
 	Credentials credentialsConfig `koanf:"credentials"`
+	Sessions    sessionsConfig    `koanf:"sessions"`
 	// Plans are what the requests of tenants are held to. Default: nothing.
 	Plans []planConfig `koanf:"plans"`
 	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
@@ -216,6 +217,7 @@ func (c *config) complete(dev bool) error {
 		at("trusted_proxies", c.completeProxies()),
 		c.completePlans(),
 		c.completeCredentials(),
+		c.Sessions.complete(),
 	)
 }
 

@@ -53,6 +53,7 @@ func Tables() []Table {
 		{Name: "leases", Without: "work of the nodes of the moment"},
 		{Name: "nodes", Without: "the nodes of the moment"},
 		{Name: "rate_buckets", Without: "fill by themselves within minutes"},
+		{Name: "sessions", Without: "who is signed in at the moment signs in again: what has ended must not come back"},
 		{Name: VersionTable, Without: "written by the migrations; the file says the number"},
 	}
 }

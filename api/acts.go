@@ -100,6 +100,7 @@ func acts() map[string]string {
 		"GET /audit":                   "audit.search",
 		"GET /audit/checkpoint":        "audit.checkpoint",
 		"GET /audit/consistency":       "audit.consistency",
+		"GET /audit/entries/{n}":       "audit.search",
 		"GET /audit/entries/{n}/proof": "audit.proof",
 		"GET /audit/export":            "audit.export",
 

@@ -318,6 +318,7 @@ func (s *Server) rows() []route {
 		read("/audit/consistency", ar, "audit", "Proof that the log has only grown since an earlier checkpoint", handle(s.consistency),
 			param{"from", "integer", "entries of the earlier checkpoint"},
 			param{"to", "integer", "entries of the later one; absent: the newest checkpoint, which comes with the answer"}),
+		read("/audit/entries/{n}", ar, "audit", "Show an entry of the audit log; 410 when it was pruned", handle(s.auditEntry)),
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof),
 			param{"size", "integer", "entries of the checkpoint that the caller has kept; absent: the newest checkpoint, which comes with the answer"}),
 		export,

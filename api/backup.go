@@ -36,7 +36,7 @@ func (s *Server) makeBackup(ctx context.Context, c *call, _ *wire.Empty) (wire.E
 		out := &steady{w: w, rc: http.NewResponseController(w), limit: exportStall}
 		w.Header()["Content-Type"] = []string{backupMedia}
 		w.Header()["Content-Disposition"] = []string{`attachment; filename="keywright.backup"`}
-		who := backup.Caller{Tenant: c.principal.Tenant, Principal: c.principal.ID, RequestID: c.id}
+		who := backup.Caller{Tenant: c.principal.Tenant, Principal: c.principal.ID, RequestID: c.id, Judge: c.judge()}
 		_, err := s.backups.Write(ctx, who, out)
 		return err
 	}

@@ -39,6 +39,10 @@ func TestBackup(t *testing.T) {
 	if w.Code != 200 || w.Body.String() != "bytes" || w.Header().Get("Content-Type") != backupMedia {
 		t.Errorf("got %d %q %v", w.Code, w.Body, w.Header())
 	}
+	if b.who.Judge == nil || b.who.Judge.May(backup.ActionBegin) != nil || b.who.Judge.May("nothing") == nil {
+		t.Error("the judge is not the caller's")
+	}
+	b.who.Judge = nil
 	if want := (backup.Caller{Tenant: tenant, Principal: "api-key:1", RequestID: "r-1"}); b.who != want {
 		t.Errorf("the caller is %+v", b.who)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/events"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keys"
 )
 
 // eventMedia is the form of a stream: server-sent events (HTML Living Standard section 9.2).
@@ -123,7 +124,15 @@ func (s *Server) tell(ctx context.Context, c *call, stream *events.Stream) {
 			checked = time.Now()
 		}
 		b = b[:0]
+		told := 0
 		for _, e := range list {
+			if ok, err := s.keys.Told(ctx, keys.Caller{Principal: c.principal, RequestID: c.id}, keys.Happened{Action: e.Action, Principal: e.Principal, Key: e.Key}); err != nil {
+				s.log.Debug("an event stream ends", "request_id", c.id, "error", err)
+				return // its client goes on where it was
+			} else if !ok {
+				continue
+			}
+			told++
 			b = append(b, "id: "...)
 			b = strconv.AppendUint(b, e.Index, 10)
 			b = append(b, "\nevent: "...)
@@ -132,7 +141,7 @@ func (s *Server) tell(ctx context.Context, c *call, stream *events.Stream) {
 			b = append(b, e.JSON...) // one line: JSON escapes line ends
 			b = append(b, "\n\n"...)
 		}
-		if len(list) == 0 {
+		if told == 0 {
 			if time.Since(said) < s.limits.EventBeat {
 				continue
 			}
@@ -161,11 +170,12 @@ func (s *Server) still(ctx context.Context, c *call) bool {
 	if s.root.Locked() {
 		return false
 	}
+	c.watching = true
 	p, _, _, err := c.identify(ctx)
 	if err != nil || p.Tenant != c.principal.Tenant {
 		return false
 	}
-	d := auth.Decide(&auth.Request{Principal: p, Now: time.Now(), Any: c.route.oneOf(), All: auth.SetOf(c.route.And)})
+	d := c.route.permits(p, time.Now())
 	return d.Allowed
 }
 

@@ -65,9 +65,10 @@ func (f *fakeKeys) called(c keys.Caller, name string) {
 	f.caller, f.name = c, name
 }
 
-func (f *fakeKeys) IsDefault(context.Context, *keys.Key) (bool, error) { return true, nil }
-func (f *fakeKeys) BackendName(string) string                          { return "default" }
-func (f *fakeKeys) CustodyCaveat(string) string                        { return "" }
+func (f *fakeKeys) IsDefault(context.Context, *keys.Key) (bool, error)             { return true, nil }
+func (f *fakeKeys) Told(context.Context, keys.Caller, keys.Happened) (bool, error) { return true, nil }
+func (f *fakeKeys) BackendName(string) string                                      { return "default" }
+func (f *fakeKeys) CustodyCaveat(string) string                                    { return "" }
 func (f *fakeKeys) Create(_ context.Context, c keys.Caller, r keys.CreateRequest) (*keys.Key, error) {
 	f.called(c, r.Name)
 	f.created = r
@@ -165,13 +166,14 @@ type fakeAuth struct {
 	scopes       []auth.Scope
 	from         atomic.Pointer[netip.Addr]
 	restrictions *auth.Restrictions
-	session      bool // whose credential is one
+	kind         auth.Kind // of the credential; "": an API key's
 }
 
+// Authenticate knows good, and weak, which has no scope.
 func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error) {
 	p := &auth.Principal{ID: "api-key:1", Tenant: tenant, Name: "tester", Scopes: a.scopes, Restrictions: a.restrictions}
-	if a.session {
-		p.Kind, p.Role = auth.KindSession, auth.RoleAdmin
+	if p.Kind = auth.KindAPIKey; a.kind != "" {
+		p.Kind, p.Role = a.kind, auth.RoleAdmin
 	}
 	switch presented {
 	case "good":

@@ -12,7 +12,7 @@ import (
 func (c *call) rootCaller() root.Caller {
 	who := root.Caller{Principal: "anonymous", RequestID: c.id}
 	if c.principal != nil {
-		who.Principal = c.principal.ID
+		who.Principal, who.Judge = c.principal.ID, c.judge()
 	}
 	return who
 }

@@ -114,10 +114,7 @@ func (c *call) authenticate(ctx context.Context) error {
 	if err := c.limit(ctx); err != nil {
 		return err
 	}
-	r := c.route
-	d = auth.Decide(&auth.Request{Principal: c.principal, Now: c.start, Any: r.oneOf(), All: auth.SetOf(r.And), Session: r.Session,
-		Grantable: r.onKey || r.Tag == "operations", Pending: true})
-	if !d.Allowed {
+	if d = c.route.permits(c.principal, c.start); !d.Allowed {
 		return c.denied(ctx, &d)
 	}
 	return nil

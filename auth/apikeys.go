@@ -53,7 +53,7 @@ func (s *Service) CreateAPIKey(ctx context.Context, creator *Principal, r Create
 }
 
 func (s *Service) create(ctx context.Context, creator *Principal, r CreateRequest, requestID string, t idempotency.Token, start time.Time) (*APIKey, string, error) {
-	if err := s.decide(creator, ScopeSettingsWrite); err != nil {
+	if err := s.decide(creator, ActionCreate, &Resource{Tenant: creator.Tenant}); err != nil {
 		return nil, "", err
 	}
 	k, err := s.check(creator, r)
@@ -127,14 +127,19 @@ func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
 	if e := creator.ExpiresAt; !e.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(e)) {
 		k.ExpiresAt = e
 	}
+	if err := creator.Security.expiry(now, k.ExpiresAt); err != nil {
+		return nil, err
+	}
 	return k, nil
 }
 
 // within reports whether the principal has all rights that the key has.
 func (k *APIKey) within(p *Principal) bool {
-	coarse := SetOf(ScopeRead, ScopeWrite)
-	return (rights(k.Effective()) &^ coarse).Within(p.rightSet())
+	return k.reaches().Within(p.rightSet())
 }
+
+// reaches is all that the key may do, coarse scopes taken apart.
+func (k *APIKey) reaches() ScopeSet { return rights(k.Effective()) &^ SetOf(ScopeRead, ScopeWrite) }
 
 func checkName(name string) error {
 	bad := fault.New(fault.BadName, fmt.Sprintf("the name of an API key has 1 to %d bytes of printable text", MaxName))
@@ -155,7 +160,7 @@ func (s *Service) prepare(k *APIKey, t idempotency.Token) (presented string, cha
 		return "", nil, fmt.Errorf("making an id: %w", err)
 	}
 	k.Prefix, presented = newToken(k.Brand)
-	if k.MAC, err = s.mac(presented); err != nil {
+	if k.MAC, err = s.pepper.mac(s.derive, presented); err != nil {
 		return "", nil, err
 	}
 	changes = append(changes, s.store.InsertAPIKey(k))
@@ -183,7 +188,7 @@ func (s *Service) RevokeAPIKey(ctx context.Context, caller *Principal, id uuid.U
 	}
 	start := time.Now()
 	e := audit.Entry{Tenant: caller.Tenant, Principal: caller.ID, Action: ActionRevoke, Resource: "api-key:" + id.String(), RequestID: requestID}
-	err := s.decide(caller, ScopeSettingsWrite)
+	err := s.decide(caller, ActionRevoke, nil)
 	if err == nil {
 		err = s.mayEnd(ctx, caller, id)
 	}
@@ -205,15 +210,33 @@ func (s *Service) mayEnd(ctx context.Context, caller *Principal, id uuid.UUID) e
 	if err != nil {
 		return err
 	}
-	if k.PrincipalID() != caller.ID && SetOf(k.Effective()...).Has(ScopeOwnersWrite) && !caller.Has(ScopeOwnersWrite) {
-		return &refusal{error: fault.New(fault.Forbidden, "an owner's API key is ended by owners"), rule: RuleOwners}
+	return s.decide(caller, ActionRevoke, k.toEnd())
+}
+
+// Subject is the key as what the principal does the act to, for dry runs.
+func (k *APIKey) Subject(action string, p *Principal) *Resource {
+	switch action {
+	case ActionRotate:
+		return k.toRenew(p)
+	case ActionRevoke:
+		return k.toEnd()
 	}
-	return nil
+	return &Resource{Tenant: k.Tenant}
+}
+
+// toEnd is the key as what is ended.
+func (k *APIKey) toEnd() *Resource {
+	return &Resource{Tenant: k.Tenant, Principal: k.PrincipalID(), Needs: SetOf(k.Effective()...) & SetOf(ScopeOwnersWrite)}
+}
+
+// toRenew is the key as what is given a new secret by the principal: who sees that can use it.
+func (k *APIKey) toRenew(p *Principal) *Resource {
+	return &Resource{Tenant: k.Tenant, Principal: k.PrincipalID(), Needs: k.reaches(), Beyond: !k.reachedBy(p)}
 }
 
 // APIKey gives a record of the caller's tenant. It needs scope settings:read or settings:write. fault.APIKeyNotFound.
 func (s *Service) APIKey(ctx context.Context, caller *Principal, id uuid.UUID) (*APIKey, error) {
-	if err := s.reads(caller); err != nil {
+	if err := s.reads(caller, "api-key.get"); err != nil {
 		return nil, err
 	}
 	return s.store.APIKey(ctx, caller.Tenant, id)
@@ -222,7 +245,7 @@ func (s *Service) APIKey(ctx context.Context, caller *Principal, id uuid.UUID) (
 // APIKeys lists the records of the caller's tenant by id, which is the order of their creation, 1 to 1000 a page (0: 100).
 // next is "" on the last page. It needs scope settings:read or settings:write. fault.BadCursor, fault.BadQuery.
 func (s *Service) APIKeys(ctx context.Context, caller *Principal, cursor string, limit int) (page []*APIKey, next string, err error) {
-	if err := s.reads(caller); err != nil {
+	if err := s.reads(caller, "api-key.list"); err != nil {
 		return nil, "", err
 	}
 	after, limit, err := pageOf(cursor, limit)
@@ -241,8 +264,8 @@ func (s *Service) APIKeys(ctx context.Context, caller *Principal, cursor string,
 }
 
 // reads is the right to look at API keys.
-func (s *Service) reads(caller *Principal) error {
-	return unwrapped(s.decide(caller, ScopeSettingsRead, ScopeSettingsWrite))
+func (s *Service) reads(caller *Principal, action string) error {
+	return unwrapped(s.decide(caller, action, nil)) // what is read is the caller's tenant's
 }
 
 // pageOf reads the cursor and the limit of a list by id.

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -18,6 +19,8 @@ const (
 	RuleExpired    Rule = "expired"          // its time is over
 	RuleSuspended  Rule = "tenant-suspended" // its tenant is suspended
 	RuleAddress    Rule = "address"          // the caller is not where the credential may be used
+	RuleOffice     Rule = "tenant-address"   // the caller is not where credentials of the tenant may be used
+	RuleForged     Rule = "csrf"             // a change in a session without what shows that its own page has made it
 	RuleTenant     Rule = "tenant"           // the key is another tenant's
 	RuleSession    Rule = "session"          // only an owner or admin in person may do this
 	RuleKeys       Rule = "key-limit"        // the credential is limited to other keys
@@ -27,7 +30,11 @@ const (
 	RuleGrantsOnly Rule = "grants-only"      // the key asks for a grant, and there is none
 	RuleContext    Rule = "context"          // the context lacks what the key or the grant requires
 	RuleQuorum     Rule = "quorum"           // the approvals are missing
-	RuleOwners     Rule = "owners"           // an owner's credential is for owners to end or renew
+	RuleOwners     Rule = "owners"           // a credential is for those who have all its rights to end or renew
+	RuleUnfiltered Rule = "unfiltered"       // the credential is limited, and this cannot be told in part
+	RuleUnknown    Rule = "unknown-act"      // there is no such act
+	RuleUnsigned   Rule = "no-session"       // this is for sessions, and the caller has none
+	RulePerson     Rule = "no-session-by"    // a credential of this kind makes no session
 
 	// The rules that allow.
 	RuleAny      Rule = "any-credential"
@@ -76,10 +83,13 @@ type Request struct {
 
 	Door    bool       // the caller has just been authenticated: Address is looked at
 	Address netip.Addr // where the caller is; not valid: nobody knows
+	Forged  bool       // with Door: a change that a page of others may have made a browser send
 
 	Any     ScopeSet // one of these is needed; empty: none
 	All     ScopeSet // and all of these
 	Session bool     // only for an owner or admin in person
+	Signed  bool     // only in a session, whosesoever
+	Opens   bool     // a session is asked for: only with what makes one
 
 	Operation string // as the audit log names it: for limits, grants and quorum
 	Uses      bool   // the operation uses key material: grants_only and the key's required context count
@@ -89,6 +99,14 @@ type Request struct {
 	Pending   bool   // with Key nil: the key is not known yet; with Key: the contexts are not. What they settle is decided later
 
 	Context map[string]string
+
+	// Of acts that are about no key; see Act.
+	Over     ScopeSet
+	Free     bool
+	Makers   bool
+	Whole    bool
+	Hidden   fault.Code
+	Resource *Resource // nil: there is none, or with Pending it is not known yet
 
 	Guards   bool // the change touches what guards the key: its quorum, if it has one, is asked whatever it names
 	Approved bool // an approval of exactly this request is at hand
@@ -120,8 +138,23 @@ func Decide(r *Request) Decision {
 	if r.Door && !p.Restrictions.reachesAddress(r.Address) {
 		return refused(RuleAddress, fault.Forbidden)
 	}
+	if r.Door && !p.Security.reachesAddress(r.Address) {
+		return refused(RuleOffice, fault.Forbidden)
+	}
+	if r.Door && r.Forged {
+		return refused(RuleForged, fault.Forbidden)
+	}
 	if r.Session && (p.Kind != KindSession || p.Role != RoleOwner && p.Role != RoleAdmin) {
 		return refused(RuleSession, fault.Forbidden)
+	}
+	if r.Signed && p.Kind != KindSession {
+		return refused(RuleUnsigned, fault.Forbidden)
+	}
+	if r.Opens && p.Kind != KindToken && p.Kind != KindCertificate && p.Kind != KindPeer {
+		return refused(RulePerson, fault.Forbidden)
+	}
+	if r.Whole && p.Restrictions.narrows() {
+		return refused(RuleUnfiltered, fault.Forbidden)
 	}
 	if k := r.Key; k != nil {
 		switch {
@@ -139,6 +172,9 @@ func Decide(r *Request) Decision {
 	d := r.right()
 	if !d.Allowed {
 		return d
+	}
+	if o := r.Resource; o != nil && o.Principal != p.ID && (o.Beyond || !o.Needs.Within(p.rightSet())) {
+		return refused(RuleOwners, fault.Forbidden)
 	}
 	if k := r.Key; k != nil {
 		if r.Uses && len(k.RequiredContext) > 0 {
@@ -164,22 +200,26 @@ func refused(rule Rule, code fault.Code) Decision { return Decision{Rule: rule, 
 func (r *Request) right() Decision {
 	p := r.Principal
 	have := p.rightSet()
-	scoped := (r.Any == 0 || r.Any&have != 0) && r.All.Within(have)
+	oneOf, away := r.oneOf()
+	if away != "" && (oneOf == 0 || oneOf&have == 0 && r.Hidden != "") {
+		return refused(away, cmp.Or(r.Hidden, fault.KeyNotFound))
+	}
+	scoped := (oneOf == 0 || oneOf&have != 0) && r.All.Within(have)
 	needsGrant := r.Key != nil && r.Key.GrantsOnly && r.Uses
 	if scoped && !needsGrant {
-		if r.Any == 0 && r.All == 0 {
+		if oneOf == 0 && r.All == 0 {
 			return Decision{Allowed: true, Rule: RuleAny}
 		}
 		return Decision{Allowed: true, Rule: RuleScope}
 	}
 	if !r.Grantable {
-		return r.lacking(scoped, have)
+		return r.lacking(scoped, oneOf, have)
 	}
 	if r.Key == nil {
 		if r.Pending && len(p.Grants) > 0 {
 			return Decision{Allowed: true, Rule: RuleGrant}
 		}
-		return r.lacking(scoped, have)
+		return r.lacking(scoped, oneOf, have)
 	}
 	wrongContext := false
 	var byItem Decision
@@ -206,22 +246,44 @@ func (r *Request) right() Decision {
 	case wrongContext:
 		return refused(RuleContext, fault.PolicyDenied)
 	}
-	return r.lacking(scoped, have)
+	return r.lacking(scoped, oneOf, have)
+}
+
+// oneOf gives the scopes of which one is needed, by what the act is about. away is by what rule it is out of the caller's reach without them.
+func (r *Request) oneOf() (set ScopeSet, away Rule) {
+	p, o := r.Principal, r.Resource
+	switch {
+	case o == nil && r.Pending && r.Free:
+		return 0, ""
+	case o == nil && r.Pending:
+		return r.Any | r.Over, ""
+	case o == nil:
+		return r.Any, ""
+	case r.Free && o.Tenant == p.Tenant && (o.Principal == "" || o.Principal == p.ID):
+		return 0, ""
+	case o.Deployment:
+		return r.Over, RuleTenant
+	case o.Tenant != p.Tenant:
+		return 0, RuleTenant
+	case r.Makers && p.Restrictions.narrowsKeys() && o.Principal != p.ID:
+		return 0, RuleKeys
+	}
+	return r.Any, ""
 }
 
 // lacking is the refusal of who has no grant: the scope is missing, or does not suffice.
-func (r *Request) lacking(scoped bool, have ScopeSet) Decision {
+func (r *Request) lacking(scoped bool, oneOf, have ScopeSet) Decision {
 	if scoped {
 		return refused(RuleGrantsOnly, fault.Forbidden)
 	}
-	return Decision{Rule: RuleNoScope, Code: fault.InsufficientScope, Missing: r.missing(have)}
+	return Decision{Rule: RuleNoScope, Code: fault.InsufficientScope, Missing: r.missing(oneOf, have)}
 }
 
 // missing names a scope that would have helped.
-func (r *Request) missing(have ScopeSet) Scope {
+func (r *Request) missing(oneOf, have ScopeSet) Scope {
 	lack := r.All &^ have
 	if lack == 0 {
-		lack = r.Any
+		lack = oneOf
 	}
 	for _, q := range [...]Scope{ScopeKeysRead, ScopeKeysWrite, ScopeEncryptionWrite, ScopePoliciesRead, ScopePoliciesWrite, ScopeAuditRead, ScopeSettingsRead,
 		ScopeSettingsWrite, ScopeOwnersWrite, ScopeBackendsRead, ScopeBackendsWrite, ScopeNodesRead, ScopeRootRead, ScopeRootWrite, ScopeTenantsRead,
@@ -264,9 +326,27 @@ func (d *Decision) Err() error {
 	case RuleSuspended:
 		return fault.New(fault.TenantSuspended, "the tenant is suspended")
 	case RuleTenant:
+		switch d.Code {
+		case fault.JobNotFound:
+			return fault.New(d.Code, "no such job")
+		case fault.APIKeyNotFound:
+			return fault.New(d.Code, "no such API key")
+		}
 		return fault.New(fault.KeyNotFound, "no such key in this tenant")
+	case RuleUnfiltered:
+		return fault.New(fault.Forbidden, "the credential is limited to some keys or operations, and this cannot be shown or done in part")
+	case RuleOwners:
+		return fault.New(fault.Forbidden, "a credential is renewed by one that has all its rights, and an owner's is ended by owners")
+	case RuleUnknown:
+		return fault.New(fault.Internal, "there is no such act")
 	case RuleSession:
 		return fault.New(fault.Forbidden, "an owner or admin may do this in person, in a session: no API key may")
+	case RuleUnsigned:
+		return fault.New(fault.Forbidden, "this is for sessions, and the request has none")
+	case RulePerson:
+		return fault.New(fault.Forbidden, "a session is made of a token, a client certificate or the user of a Unix socket: an API key makes none, nor does a session")
+	case RuleForged:
+		return fault.New(fault.Forbidden, "a change in a session needs its X-CSRF-Token")
 	case RuleNoScope:
 		if d.Missing == "" {
 			return errScope
@@ -293,8 +373,12 @@ func (r Rule) Explain() string {
 		return "The tenant is suspended."
 	case RuleAddress:
 		return "The credential may not be used from this address."
+	case RuleOffice:
+		return "No credential of the tenant may be used from this address."
+	case RuleForged:
+		return "A change in a session needs its X-CSRF-Token."
 	case RuleTenant:
-		return "There is no such key in the tenant."
+		return "There is no such thing in the tenant."
 	case RuleSession:
 		return "Only an owner or admin in a session may do this."
 	case RuleKeys:
@@ -312,7 +396,15 @@ func (r Rule) Explain() string {
 	case RuleQuorum:
 		return "The operation takes approvals that are not at hand."
 	case RuleOwners:
-		return "An owner's credential is for owners."
+		return "A credential is renewed by those who have all its rights, and an owner's is ended by owners."
+	case RuleUnfiltered:
+		return "The credential is limited to some keys or operations, and this cannot be shown or done in part."
+	case RuleUnknown:
+		return "There is no such act."
+	case RuleUnsigned:
+		return "This is for sessions."
+	case RulePerson:
+		return "A credential of this kind makes no session."
 	case RuleAny:
 		return "Every credential may do this."
 	case RuleScope:

@@ -33,6 +33,12 @@ func (r *Restrictions) none() bool {
 	return r == nil || len(r.Keys) == 0 && len(r.Labels) == 0 && len(r.Operations) == 0 && len(r.CIDRs) == 0 && r.RateLimit == 0
 }
 
+// narrowsKeys reports whether some keys of the tenant may be out of reach.
+func (r *Restrictions) narrowsKeys() bool { return r != nil && (len(r.Keys) > 0 || len(r.Labels) > 0) }
+
+// narrows reports whether some keys or operations of the tenant may be out of reach.
+func (r *Restrictions) narrows() bool { return r.narrowsKeys() || r != nil && len(r.Operations) > 0 }
+
 // check validates what a caller asks for and brings it into the one form that is stored.
 func (r *Restrictions) check() error {
 	if max(len(r.Keys), len(r.Labels), len(r.Operations), len(r.CIDRs)) > MaxRestricted {
@@ -141,11 +147,16 @@ func meetCIDRs(a, b []netip.Prefix) (out []netip.Prefix, left bool) {
 
 // reachesAddress reports whether a caller at this address may use the credential. An address that is not known is nobody's.
 func (r *Restrictions) reachesAddress(a netip.Addr) bool {
-	if r == nil || len(r.CIDRs) == 0 {
+	return r == nil || within(r.CIDRs, a)
+}
+
+// within reports whether an address is in one of the ranges; in none of none is every one.
+func within(ranges []netip.Prefix, a netip.Addr) bool {
+	if len(ranges) == 0 {
 		return true
 	}
 	a = a.Unmap().WithZone("")
-	for _, p := range r.CIDRs {
+	for _, p := range ranges {
 		if p.Contains(a) {
 			return true
 		}

@@ -39,12 +39,8 @@ func (s *Service) RotateAPIKey(ctx context.Context, caller *Principal, r RotateR
 }
 
 func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest, e audit.Entry, t idempotency.Token, start time.Time) (*APIKey, string, error) {
-	own := caller.ID == e.Resource
-	var oneOf []Scope
-	if !own {
-		oneOf = []Scope{ScopeSettingsWrite}
-	}
-	if err := s.decide(caller, oneOf...); err != nil {
+	// Before the key is known: who may renew none but itself is told nothing of others.
+	if err := s.decide(caller, ActionRotate, &Resource{Tenant: caller.Tenant, Principal: e.Resource}); err != nil {
 		return nil, "", err
 	}
 	if r.Overlap < 0 || r.Overlap > MaxOverlap {
@@ -59,8 +55,8 @@ func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest
 		if err != nil {
 			return nil, "", err
 		}
-		if !own && !k.reachedBy(caller) {
-			return nil, "", &refusal{error: fault.New(fault.Forbidden, "an API key is renewed by one that has all its rights"), rule: RuleOwners}
+		if err := s.decide(caller, ActionRotate, k.toRenew(caller)); err != nil {
+			return nil, "", err
 		}
 		now := s.now().UTC().Truncate(time.Microsecond)
 		if !k.RevokedAt.IsZero() || !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt) {
@@ -73,7 +69,7 @@ func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest
 		}
 		k.RotatedAt, k.RotatedBy = now, caller.ID
 		k.Prefix, presented = newToken(k.Brand)
-		if k.MAC, err = s.mac(presented); err != nil {
+		if k.MAC, err = s.pepper.mac(s.derive, presented); err != nil {
 			return nil, "", err
 		}
 		presented, changes, err := s.memorable(k, presented, []audit.Change{s.store.RotateAPIKey(k, old)}, t)
@@ -94,11 +90,8 @@ func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest
 	}
 }
 
-// reachedBy reports whether the principal has all rights of the key, and is restricted to no less than it.
+// reachedBy reports whether the principal is restricted to no less than the key.
 func (k *APIKey) reachedBy(p *Principal) bool {
-	if !k.within(p) {
-		return false
-	}
 	inherited, err := k.Restrictions.inherit(p.Restrictions)
 	return err == nil && inherited.equal(&k.Restrictions)
 }

@@ -19,6 +19,7 @@ const (
 	ActionTenantUpdate  = "tenant.update"
 	ActionTenantSuspend = "tenant.suspend"
 	ActionTenantResume  = "tenant.resume"
+	ActionTenantRecover = "tenant.recover" // also under the tenant that it is about
 )
 
 // maxQuota bounds a quota: beyond it there is no telling it from none.
@@ -55,7 +56,7 @@ func (s *Service) CreateTenant(ctx context.Context, caller *Principal, r CreateT
 }
 
 func (s *Service) createTenant(ctx context.Context, caller *Principal, r CreateTenantRequest, e audit.Entry, t idempotency.Token, start time.Time) (*Tenant, *APIKey, string, error) {
-	if err := s.decide(caller, ScopeTenantsWrite); err != nil {
+	if err := s.decide(caller, ActionTenantCreate, nil); err != nil {
 		return nil, nil, "", err
 	}
 	if err := s.checkTenant(r.Name, r.Quotas, r.Plan); err != nil {
@@ -146,11 +147,7 @@ func (s *Service) replayTenant(ctx context.Context, caller *Principal, t idempot
 
 // Tenant shows a tenant. Whoever belongs to it may look; another takes scope tenants:read. fault.TenantNotFound.
 func (s *Service) Tenant(ctx context.Context, caller *Principal, id uuid.UUID) (*Tenant, error) {
-	var oneOf []Scope
-	if caller == nil || caller.Tenant != id {
-		oneOf = []Scope{ScopeTenantsRead, ScopeTenantsWrite}
-	}
-	if err := s.decide(caller, oneOf...); err != nil {
+	if err := s.decide(caller, "tenant.get", &Resource{Tenant: id, Deployment: true}); err != nil {
 		return nil, unwrapped(err)
 	}
 	return s.store.Tenant(ctx, id)
@@ -159,7 +156,7 @@ func (s *Service) Tenant(ctx context.Context, caller *Principal, id uuid.UUID) (
 // Tenants lists the tenants by id, which is the order of their creation but for the first, 1 to 1000 a page (0: 100). It needs scope
 // tenants:read. fault.BadCursor, fault.BadQuery.
 func (s *Service) Tenants(ctx context.Context, caller *Principal, cursor string, limit int) (page []*Tenant, next string, err error) {
-	if err := s.decide(caller, ScopeTenantsRead, ScopeTenantsWrite); err != nil {
+	if err := s.decide(caller, "tenant.list", nil); err != nil {
 		return nil, "", unwrapped(err)
 	}
 	after, limit, err := pageOf(cursor, limit)
@@ -205,7 +202,7 @@ func (s *Service) UpdateTenant(ctx context.Context, caller *Principal, id uuid.U
 	})
 }
 
-// SuspendTenant refuses every credential of a tenant: at once on this node, within Recheck on others. Nothing of it is lost. It needs scope
+// SuspendTenant refuses every credential of a tenant: at once on this node, within Recheck on others. Nothing of it is lost but its sessions, which end. It needs scope
 // tenants:write, and is not for the caller's own tenant, which nobody could resume: fault.Forbidden. Errors: fault.TenantNotFound, Conflict.
 func (s *Service) SuspendTenant(ctx context.Context, caller *Principal, id uuid.UUID, requestID string) (*Tenant, error) {
 	return s.changeTenant(ctx, caller, id, ActionTenantSuspend, requestID, func(t *Tenant) error {
@@ -228,10 +225,14 @@ func (s *Service) changeTenant(ctx context.Context, caller *Principal, id uuid.U
 	}
 	start := time.Now()
 	e := audit.Entry{Tenant: caller.Tenant, Principal: caller.ID, Action: action, Resource: "tenant:" + id.String(), RequestID: requestID}
-	t, err := s.changedTenant(ctx, caller, id, change)
+	t, err := s.changedTenant(ctx, caller, id, action, change)
 	if err == nil {
 		ok := e
-		err = s.record(ctx, start, &ok, nil, s.store.UpdateTenant(t))
+		changes := []audit.Change{s.store.UpdateTenant(t)}
+		if t.Status == TenantSuspended {
+			changes = append(changes, s.endsSessions(id)) // for good: they are not there again when it is resumed
+		}
+		err = s.record(ctx, start, &ok, nil, changes...)
 		s.ForgetTenant(id) // also after an error: it may have become durable although nobody can say so
 	}
 	if err != nil {
@@ -241,8 +242,8 @@ func (s *Service) changeTenant(ctx context.Context, caller *Principal, id uuid.U
 	return t, nil
 }
 
-func (s *Service) changedTenant(ctx context.Context, caller *Principal, id uuid.UUID, change func(*Tenant) error) (*Tenant, error) {
-	if err := s.decide(caller, ScopeTenantsWrite); err != nil {
+func (s *Service) changedTenant(ctx context.Context, caller *Principal, id uuid.UUID, action string, change func(*Tenant) error) (*Tenant, error) {
+	if err := s.decide(caller, action, &Resource{Tenant: id, Deployment: true}); err != nil {
 		return nil, err
 	}
 	t, err := s.store.Tenant(ctx, id)

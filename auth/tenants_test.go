@@ -334,7 +334,7 @@ func TestScopeTable(t *testing.T) {
 			t.Errorf("%s comes back as %v", s, got)
 		}
 		r := Request{Any: SetOf(s)}
-		if s != ScopeRead && s != ScopeWrite && r.missing(0) != s {
+		if s != ScopeRead && s != ScopeWrite && r.missing(r.Any, 0) != s {
 			t.Errorf("a lack of %s is not named", s)
 		}
 	}

@@ -61,6 +61,18 @@ type Caller struct {
 	Tenant    uuid.UUID
 	Principal string
 	RequestID string
+	Judge     Judge // nil: the program itself
+}
+
+// Judge says whether who asks may do what the audit log calls so, and gives the refusal; nil for a permission. It asks auth.Decide.
+type Judge interface{ May(action string) error }
+
+// may asks the judge. Without one the program itself asks.
+func (c Caller) may(action string) error {
+	if c.Judge == nil {
+		return nil
+	}
+	return c.Judge.May(action)
 }
 
 // endTime is how long the entry that ends a backup may take, beyond the caller's own time.
@@ -70,6 +82,9 @@ const endTime = 5 * time.Second
 // error before the first byte is a fault that a caller may be told: Conflict when another is under way on this node, Locked, and those of
 // the store, the log and the key that signs. After an error w holds a part that does not verify. The snapshot ends with ctx, or with w.
 func (s *Service) Write(ctx context.Context, who Caller, w io.Writer) (Summary, error) {
+	if err := who.may(ActionBegin); err != nil {
+		return Summary{}, err
+	}
 	select {
 	case s.turn <- struct{}{}:
 		defer func() { <-s.turn }()

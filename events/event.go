@@ -31,8 +31,11 @@ type Event struct {
 	Tenant uuid.UUID
 	Type   string
 	Key    uuid.UUID // zero: of none
+	Action string    // as the audit log has it
 	Labels map[string]string
-	JSON   []byte // wire.Event
+	// Principal is whose act it was.
+	Principal string
+	JSON      []byte // wire.Event
 }
 
 // kinds says what an action of the audit log is called as an event. What is not here is "<kind>.changed", by the kind of its news.
@@ -76,6 +79,10 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "api_key.rotated"
 	case "api-key.revoke":
 		return "api_key.revoked"
+	case "session.end", "session.leave":
+		return "session.ended"
+	case "settings.security.set":
+		return "settings.changed"
 	case "job.begin", "job.create":
 		return "job.begun"
 	case "job.end", "job.report":
@@ -108,6 +115,8 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "job.changed"
 	case cluster.KindWebhook:
 		return "webhook.changed"
+	case cluster.KindSession:
+		return "session.ended"
 	}
 	return ""
 }
@@ -120,7 +129,7 @@ func Types() []string {
 	return []string{
 		"key.created", "key.imported", "key.rotated", "key.updated", "key.state_changed", "key.deletion_scheduled",
 		"key.deletion_cancelled", "key.destroyed", "key.version_abandoned", "key.moved", "key.version_moved", "key.resealed", "key.changed",
-		"api_key.created", "api_key.rotated", "api_key.revoked", "api_key.changed",
+		"api_key.created", "api_key.rotated", "api_key.revoked", "api_key.changed", "session.ended",
 		"settings.changed", "tenant.created", "tenant.updated", "tenant.suspended", "tenant.resumed", "tenant.changed", "policy.changed",
 		"job.begun", "job.ended", "job.cancelled", "job.changed",
 		"webhook.created", "webhook.removed", "webhook.enabled", "webhook.disabled", "webhook.secret_rotated", "webhook.changed",
@@ -148,7 +157,7 @@ func fromEntry(index uint64, e *audit.Entry, kind cluster.Kind, name string, lab
 	if !happened(e) {
 		return nil, nil
 	}
-	ev := &Event{Index: index, Time: e.Time, Tenant: e.Tenant, Type: typeOf(e.Action, kind), Key: e.Key, Labels: labels}
+	ev := &Event{Index: index, Time: e.Time, Tenant: e.Tenant, Type: typeOf(e.Action, kind), Key: e.Key, Action: e.Action, Principal: e.Principal, Labels: labels}
 	if ev.Type == "" {
 		return nil, nil // the deployment's own, such as the root's slots
 	}

@@ -47,6 +47,18 @@ type Caller struct {
 	Tenant    uuid.UUID
 	Principal string
 	RequestID string
+	Judge     Judge // nil: the program itself
+}
+
+// Judge says whether who asks may do what the audit log calls so, and gives the refusal; nil for a permission. It asks auth.Decide.
+type Judge interface{ May(action string) error }
+
+// may asks the judge. Without one the program itself asks.
+func (c Caller) may(action string) error {
+	if c.Judge == nil {
+		return nil
+	}
+	return c.Judge.May(action)
 }
 
 // Options of Webhooks. Store, Recorder, Feed and Derive are required.
@@ -122,6 +134,9 @@ func (s *Webhooks) Add(ctx context.Context, c Caller, n NewWebhook) (*Hook, stri
 }
 
 func (s *Webhooks) add(ctx context.Context, c Caller, n NewWebhook, start time.Time, e *audit.Entry) (*Hook, string, error) {
+	if err := c.may(ActionCreate); err != nil {
+		return nil, "", err
+	}
 	if err := checkName(n.Name); err != nil {
 		return nil, "", err
 	}
@@ -201,11 +216,17 @@ func (s *Webhooks) refused(ctx context.Context, start time.Time, e *audit.Entry,
 
 // Get gives one of the caller's tenant, or fault.WebhookNotFound.
 func (s *Webhooks) Get(ctx context.Context, c Caller, id uuid.UUID) (*Hook, error) {
+	if err := c.may("webhook.get"); err != nil {
+		return nil, err
+	}
 	return s.o.Store.Webhook(ctx, c.Tenant, id)
 }
 
 // List lists those of the caller's tenant by id, which is the order of their creation; 1 to 1000 a page. next is "" on the last page.
 func (s *Webhooks) List(ctx context.Context, c Caller, cursor string, limit int) (page []*Hook, next string, err error) {
+	if err := c.may("webhook.list"); err != nil {
+		return nil, "", err
+	}
 	var after uuid.UUID
 	if cursor != "" {
 		b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
@@ -229,7 +250,11 @@ func (s *Webhooks) List(ctx context.Context, c Caller, cursor string, limit int)
 func (s *Webhooks) Remove(ctx context.Context, c Caller, id uuid.UUID) error {
 	start := s.o.Now()
 	e := audit.Entry{Tenant: c.Tenant, Principal: c.Principal, Action: ActionRemove, Resource: resource(id), RequestID: c.RequestID}
-	if err := s.record(ctx, start, &e, s.o.Store.DeleteWebhook(c.Tenant, id)); err != nil {
+	err := c.may(ActionRemove)
+	if err == nil {
+		err = s.record(ctx, start, &e, s.o.Store.DeleteWebhook(c.Tenant, id))
+	}
+	if err != nil {
 		return s.refused(ctx, start, &e, err)
 	}
 	return nil
@@ -239,6 +264,9 @@ func (s *Webhooks) Remove(ctx context.Context, c Caller, id uuid.UUID) error {
 func (s *Webhooks) change(ctx context.Context, c Caller, id uuid.UUID, action string, f func(*Webhook, *audit.Entry) error) (*Hook, error) {
 	start := s.o.Now()
 	e := audit.Entry{Tenant: c.Tenant, Principal: c.Principal, Action: action, Resource: resource(id), RequestID: c.RequestID}
+	if err := c.may(action); err != nil {
+		return nil, s.refused(ctx, start, &e, err)
+	}
 	for try := 0; ; try++ {
 		h, err := s.o.Store.Webhook(ctx, c.Tenant, id)
 		if err == nil {
@@ -309,6 +337,9 @@ func (s *Webhooks) RotateSecret(ctx context.Context, c Caller, id uuid.UUID, ove
 func (s *Webhooks) Test(ctx context.Context, c Caller, id uuid.UUID) (*wire.WebhookTest, error) {
 	start := s.o.Now()
 	e := audit.Entry{Tenant: c.Tenant, Principal: c.Principal, Action: ActionTest, Resource: resource(id), RequestID: c.RequestID}
+	if err := c.may(ActionTest); err != nil {
+		return nil, s.refused(ctx, start, &e, err)
+	}
 	h, err := s.o.Store.Webhook(ctx, c.Tenant, id)
 	if err != nil {
 		return nil, s.refused(ctx, start, &e, err)

@@ -22,6 +22,8 @@ import (
 const (
 	ActionCreate = "job.create"
 	ActionCancel = "job.cancel"
+	actionGet    = "job.get" // what only shows is in the log when it is refused
+	actionList   = "job.list"
 	ActionEnd    = "job.end"    // by the node that ran it; the outcome is the job's
 	ActionReport = "job.report" // of what a schedule did
 )
@@ -176,47 +178,33 @@ func outcome(j *Job) string {
 	return "ok"
 }
 
-// sees reports whether the principal sees jobs of the tenant: its own with keys:read, the deployment's as an operator.
-func sees(p *auth.Principal, tenant uuid.UUID) bool {
-	if tenant == uuid.Nil {
-		return p.Has(auth.ScopeNodesRead)
-	}
-	return tenant == p.Tenant && p.Has(auth.ScopeKeysRead)
+// Subject is the job as what auth.Decide decides about.
+func (j *Job) Subject() *auth.Resource {
+	return &auth.Resource{Tenant: j.Tenant, Deployment: j.Tenant == uuid.Nil, Principal: j.CreatedBy}
 }
 
-// limited reports whether the principal reaches some keys of its tenant only: then it sees, of the tenant's jobs, those that it has made.
-func limited(p *auth.Principal) bool {
-	return p.Restrictions != nil && (len(p.Restrictions.Keys) > 0 || len(p.Restrictions.Labels) > 0)
-}
-
-// reaches reports whether the principal is not kept from a job by its limits.
-func reaches(p *auth.Principal, j *Job) bool {
-	return j.Tenant == uuid.Nil || !limited(p) || j.CreatedBy == p.ID
-}
-
-// seesAny is the error of a caller who sees no job at all.
-func seesAny(p *auth.Principal) error {
-	if p == nil {
-		return fault.New(fault.Unauthenticated, "no credential")
+// may decides about an act, and about a job once that is known.
+func (s *Service) may(c Caller, action string, j *Job) error {
+	var on *auth.Resource
+	if j != nil {
+		on = j.Subject()
 	}
-	if !p.Has(auth.ScopeKeysRead) && !p.Has(auth.ScopeNodesRead) {
-		return fault.New(fault.InsufficientScope, "the credential lacks the scope that this needs")
-	}
-	return nil
+	d := auth.DecideAct(c.Principal, s.now(), action, on)
+	return d.Err()
 }
 
 // Get gives a job that the caller sees: one of the tenant with scope keys:read, one of the deployment with nodes:read. A credential that is
 // limited to keys or labels sees, of the tenant's, those that it has made. fault.JobNotFound, fault.InsufficientScope.
 func (s *Service) Get(ctx context.Context, c Caller, id uuid.UUID) (*Job, error) {
-	if err := seesAny(c.Principal); err != nil {
+	if err := s.may(c, actionGet, nil); err != nil {
 		return nil, err
 	}
 	j, err := s.store.Job(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	if !sees(c.Principal, j.Tenant) || !reaches(c.Principal, j) {
-		return nil, fault.New(fault.JobNotFound, "no such job")
+	if s.may(c, actionGet, j) != nil {
+		return nil, fault.New(fault.JobNotFound, "no such job") // as if it were not there
 	}
 	return j, nil
 }
@@ -234,7 +222,7 @@ type ListRequest struct {
 // List gives the jobs that the caller sees, newest first, without their cursors. next is "" on the last page; a page may have fewer than Limit. fault.BadCursor,
 // fault.BadQuery, fault.InsufficientScope.
 func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Job, next string, err error) {
-	if err := seesAny(c.Principal); err != nil {
+	if err := s.may(c, actionList, nil); err != nil {
 		return nil, "", err
 	}
 	if r.Limit == 0 {
@@ -255,7 +243,8 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Jo
 		before = uuid.UUID(b)
 	}
 	for _, tenant := range []uuid.UUID{c.Principal.Tenant, uuid.Nil} {
-		if !sees(c.Principal, tenant) {
+		own := Job{Tenant: tenant, CreatedBy: c.Principal.ID} // if not even that, then none of them
+		if s.may(c, actionList, &own) != nil {
 			continue
 		}
 		found, err := s.store.Jobs(ctx, tenant, r.Filter, before, r.Limit+1)
@@ -269,7 +258,7 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Jo
 		page = page[:r.Limit]
 		next = base64.RawURLEncoding.EncodeToString(page[r.Limit-1].ID[:])
 	}
-	page = slices.DeleteFunc(page, func(j *Job) bool { return !reaches(c.Principal, j) })
+	page = slices.DeleteFunc(page, func(j *Job) bool { return s.may(c, actionList, j) != nil })
 	return page, next, nil
 }
 
@@ -283,14 +272,10 @@ func (s *Service) Cancel(ctx context.Context, c Caller, id uuid.UUID) (*Job, err
 	e := audit.Entry{Tenant: c.Principal.Tenant, Principal: c.Principal.ID, Action: ActionCancel, Resource: "job:" + id.String(),
 		RequestID: c.RequestID, Outcome: "ok"}
 	j, err := s.store.Job(ctx, id)
-	switch {
-	case err != nil:
-	case j.Tenant != uuid.Nil && j.Tenant != c.Principal.Tenant, !reaches(c.Principal, j),
-		j.Tenant == uuid.Nil && !c.Principal.Has(auth.ScopeBackendsWrite) && !c.Principal.Has(auth.ScopeRootWrite): // as if it were not there
-		err = fault.New(fault.JobNotFound, "no such job")
-	case j.Tenant != uuid.Nil && !c.Principal.Has(auth.ScopeKeysWrite):
-		err = fault.New(fault.InsufficientScope, "the credential lacks the scope "+string(auth.ScopeKeysWrite))
-	default:
+	if err == nil {
+		err = s.may(c, ActionCancel, j)
+	}
+	if err == nil {
 		e.Tenant, e.Detail, e.Latency = j.Tenant, string(j.Kind), s.now().Sub(start)
 		ok := e
 		_, err = s.recorder.Record(ctx, &ok, s.store.CancelJob(id, s.stamp()))

@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -123,20 +124,20 @@ func (s *Service) place(k *Key, v *Version, name string, custody backend.Custody
 	if k.Origin == OriginImported && !can.Import {
 		return unsupported()
 	}
-	if custody == "" || custody == can.Custody { // else it is refused below
-		if err := attestable(k.Policy, can); err != nil {
-			return err
-		}
-	}
-	switch custody {
-	case "", can.Custody:
-	case backend.CustodyDevice, backend.CustodySealed, backend.CustodySoftware:
+	switch {
+	case custody == "":
+		custody = can.Custody
+	case !knownCustody(custody):
+		return errCustodyName()
+	case custody != can.Custody && (strength(custody) > strength(can.Custody) || !slices.Contains(b.Info().Custody, custody)):
 		return fault.New(fault.Unsupported, "the backend does not give this algorithm this custody")
-	default:
-		return fault.New(fault.BadField, "the custody is device, sealed or software")
 	}
-	k.BackendID, k.Custody = b.Info().ID, can.Custody
-	v.BackendID, v.Custody = k.BackendID, can.Custody
+	can.Custody = custody // a weaker one than the device has, for whoever asks: for exportable keys, or to have no object on the token
+	if err := attestable(k.Policy, can); err != nil {
+		return err
+	}
+	k.BackendID, k.Custody = b.Info().ID, custody
+	v.BackendID, v.Custody = k.BackendID, custody
 	return nil
 }
 

@@ -36,8 +36,24 @@ func (v verb) grantable() bool {
 func (q *request) ask() auth.Request { return q.askFor(q.verb) }
 
 func (q *request) askFor(v verb) auth.Request {
+	r := askFor(v)
+	r.Principal, r.Now = q.caller.Principal, q.start
+	return r
+}
+
+// internal reports whether the verb is the service's own, which no caller can ask for.
+func (v verb) internal() bool {
+	switch v {
+	case verbMoveVersion, verbDestroy, verbAbandon, verbPrune, verbActivate, verbExpire:
+		return true
+	}
+	return false
+}
+
+// askFor makes the question, of nobody yet.
+func askFor(v verb) auth.Request {
 	a := &actions[v]
-	return auth.Request{Principal: q.caller.Principal, Now: q.start, Any: auth.SetOf(a.scope), Operation: a.name, Uses: a.uses(), Reads: a.reads(),
+	return auth.Request{Any: auth.SetOf(a.scope), Operation: a.name, Uses: a.uses(), Reads: a.reads(),
 		Grantable: v.grantable(),
 		Guards:    v == verbExport} // what can be exported can be used without any quorum
 }

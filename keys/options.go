@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
@@ -130,7 +131,10 @@ func New(o Options) (*Service, error) {
 		ledger: newLedger(ledgerPart * o.RecordCache), maintained: o.Maintained, waiting: waiting{}}
 	for _, b := range o.Backends {
 		info := b.Info()
-		if info.ID == "" || info.Name == "" || s.byID[info.ID] != nil || s.byName[info.Name] != nil {
+		if other := s.byID[info.ID]; other != nil && info.ID != "" {
+			return nil, fmt.Errorf("the backends %s and %s are the same device: one backend has all of its keys", other.Info().Name, info.Name)
+		}
+		if info.ID == "" || info.Name == "" || s.byName[info.Name] != nil {
 			return nil, errors.New("keys: names and identities of backends must be set and unique")
 		}
 		s.byID[info.ID], s.byName[info.Name], s.names[info.ID] = b, b, info.Name

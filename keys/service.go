@@ -302,6 +302,8 @@ type API interface {
 	Reject(ctx context.Context, c Caller, id uuid.UUID) (*ApprovalInfo, error)
 	// Authorize says what would be decided, and by which rule.
 	Authorize(ctx context.Context, c Caller, r AuthorizeRequest) (auth.Decision, error)
+	// Told reports whether the log and the events tell a caller of something.
+	Told(ctx context.Context, c Caller, h Happened) (bool, error)
 
 	Backends(ctx context.Context) []BackendStatus
 	Backend(ctx context.Context, name string) (BackendStatus, error)

@@ -95,22 +95,17 @@ func (c Caller) root() root.Caller {
 	return root.Caller{Principal: c.Principal.ID, RequestID: c.RequestID}
 }
 
-// may gives fault.InsufficientScope unless the caller has one of the scopes.
-func (c Caller) may(scopes ...auth.Scope) error {
-	if c.Principal == nil {
-		return fault.New(fault.Unauthenticated, "no credential")
-	}
-	if !slices.ContainsFunc(scopes, c.Principal.Has) {
-		return fault.New(fault.InsufficientScope, "the credential lacks the scope "+string(scopes[0]))
-	}
-	return nil
+// may gives the refusal of an act, nil for a permission.
+func (c Caller) may(action string) error {
+	d := auth.DecideAct(c.Principal, time.Now(), action, nil)
+	return d.Err()
 }
 
 // RotateRoot replaces the root (root.Keeper.Rotate) and begins to seal everything anew. noFollow keeps the new root from nodes that run under the
 // old one: they lock themselves unless a device of theirs opens it. The answer is good though the job could not be made, whose error is then in the log: Reseal makes
 // another.
 func (s *Service) RotateRoot(ctx context.Context, c Caller, r root.Rotation, noFollow bool) (*root.Rotated, *jobs.Job, error) {
-	if err := c.may(auth.ScopeRootWrite); err != nil {
+	if err := c.may(root.ActionRotate); err != nil {
 		return nil, nil, err
 	}
 	r.Follow = s.o.Shared && !noFollow
@@ -134,7 +129,7 @@ type State struct {
 
 // Root gives the state of the root.
 func (s *Service) Root(ctx context.Context, c Caller) (State, error) {
-	if err := c.may(auth.ScopeRootRead, auth.ScopeRootWrite); err != nil {
+	if err := c.may("root.get"); err != nil {
 		return State{}, err
 	}
 	generation, err := s.o.Root.Generation()
@@ -163,7 +158,7 @@ func (s *Service) stale(ctx context.Context) (sum int64, err error) {
 // RetireRoot gives up the earlier roots now; the job does so by itself when nothing is under them. fault.Conflict while key versions are, unless lose says as many: they
 // cannot be opened any more then, by anybody.
 func (s *Service) RetireRoot(ctx context.Context, c Caller, lose int64) error {
-	if err := c.may(auth.ScopeRootWrite); err != nil {
+	if err := c.may(root.ActionRetire); err != nil {
 		return err
 	}
 	generation, err := s.o.Root.Generation()
@@ -182,7 +177,7 @@ func (s *Service) RetireRoot(ctx context.Context, c Caller, lose int64) error {
 
 // Reseal begins a job that seals anew what is under a key that was replaced: of a backend by its configured name, or "" of all.
 func (s *Service) Reseal(ctx context.Context, c Caller, name string) (*jobs.Job, error) {
-	if err := c.may(auth.ScopeBackendsWrite, auth.ScopeRootWrite); err != nil {
+	if err := c.may(keys.ActionReseal); err != nil {
 		return nil, err
 	}
 	var p params
@@ -226,7 +221,7 @@ func (s *Service) rotator(name string) (backend.Backend, backend.KEKRotator, err
 // RotateKEK makes the next keys over keys on a device, has the root's slots on it sealed under them, and begins to seal everything of the backend anew. The
 // old ones stay.
 func (s *Service) RotateKEK(ctx context.Context, c Caller, name string) (uint32, *jobs.Job, error) {
-	if err := c.may(auth.ScopeBackendsWrite); err != nil {
+	if err := c.may(ActionRotateKEK); err != nil {
 		return 0, nil, err
 	}
 	b, r, err := s.rotator(name)
@@ -255,7 +250,7 @@ type KEK struct {
 
 // KEKs lists those of a backend.
 func (s *Service) KEKs(ctx context.Context, c Caller, name string) ([]KEK, error) {
-	if err := c.may(auth.ScopeBackendsRead, auth.ScopeBackendsWrite); err != nil {
+	if err := c.may("backend.kek.list"); err != nil {
 		return nil, err
 	}
 	b, r, err := s.rotator(name)
@@ -283,7 +278,7 @@ func (s *Service) KEKs(ctx context.Context, c Caller, name string) ([]KEK, error
 
 // RetireKEK destroys the keys over keys of a generation on the device. fault.Conflict while anything is under them.
 func (s *Service) RetireKEK(ctx context.Context, c Caller, name string, generation uint32) error {
-	if err := c.may(auth.ScopeBackendsWrite); err != nil {
+	if err := c.may(ActionRetireKEK); err != nil {
 		return err
 	}
 	b, r, err := s.rotator(name)

@@ -59,12 +59,24 @@ type Options struct {
 type Caller struct {
 	Principal string // auth.Principal.ID, "system" or "anonymous"
 	RequestID string
+	Judge     Judge // of slots; nil: the program itself
+}
+
+// Judge says whether who asks may do what the audit log calls so, and gives the refusal; nil for a permission. It asks auth.Decide.
+type Judge interface{ May(action string) error }
+
+// may asks the judge. Without one the program itself asks.
+func (c Caller) may(action string) error {
+	if c.Judge == nil {
+		return nil
+	}
+	return c.Judge.May(action)
 }
 
 // Keeper holds the root in memory once a slot has opened it, and gives out keys derived from it. It is safe for
 // concurrent use. It starts locked.
 //
-// Whether a caller may change slots is for the front end to decide (scope settings:write); the Keeper records who it was.
+// Whether a caller may change slots is for its Judge to say; the Keeper records who it was.
 type Keeper struct {
 	store    Store
 	recorder audit.Recorder
@@ -217,6 +229,9 @@ func (k *Keeper) Init(ctx context.Context, who Caller, n NewSlot) (*Added, error
 	k.settle(&n)
 	var added *Added
 	err := k.alone(ctx, func() error {
+		if err := who.may(ActionSlotAdd); err != nil {
+			return err
+		}
 		if !k.Locked() {
 			return fault.New(fault.Conflict, "there is a root already")
 		}
@@ -254,6 +269,9 @@ func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, er
 	k.settle(&n)
 	var added *Added
 	err := k.alone(ctx, func() error {
+		if err := who.may(ActionSlotAdd); err != nil {
+			return err
+		}
 		held, generation, err := k.copyRoot()
 		if err != nil {
 			return err
@@ -282,6 +300,9 @@ func (k *Keeper) AddSlot(ctx context.Context, who Caller, n NewSlot) (*Added, er
 func (k *Keeper) RemoveSlot(ctx context.Context, who Caller, id uuid.UUID) error {
 	start := time.Now()
 	err := k.alone(ctx, func() error {
+		if err := who.may(ActionSlotRemove); err != nil {
+			return err
+		}
 		if k.Locked() {
 			return errLocked
 		}

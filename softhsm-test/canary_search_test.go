@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -33,13 +35,22 @@ func newCanaries() *canaries {
 	return &canaries{needles: map[[canaryKey]byte][]needle{}, count: map[string]int{}}
 }
 
-// add makes a secret known.
+// add makes a secret known: its pieces in every form, and the whole as Go and JSON would quote it.
 func (c *canaries) add(name string, secret []byte) {
 	if len(secret) < 10 {
 		panic("the canary " + name + " is too short to be told from chance")
 	}
 	if c.count[name]++; c.count[name] > 1 {
 		name = fmt.Sprint(name, " ", c.count[name])
+	}
+	for _, quoted := range []string{strconv.Quote(string(secret)), strconv.QuoteToASCII(string(secret))} {
+		quoted = quoted[1 : len(quoted)-1]
+		if !strings.Contains(quoted, `\`) {
+			continue // as it is
+		}
+		for i := 0; i+2*canaryPiece <= len(quoted); i += canaryPiece {
+			c.text(name, "quoted", []byte(quoted[i:i+2*canaryPiece]))
+		}
 	}
 	for i := 0; ; i += canaryPiece {
 		if i+canaryPiece >= len(secret) {
@@ -58,11 +69,23 @@ func (c *canaries) piece(name string, p []byte) {
 		forms[fmt.Sprint("base64 at ", before)] = []byte(base64.RawStdEncoding.EncodeToString(padded)[from:to])
 		forms[fmt.Sprint("base64url at ", before)] = []byte(base64.RawURLEncoding.EncodeToString(padded)[from:to])
 	}
-	for form, text := range forms {
-		key := [canaryKey]byte(text)
-		c.first[int(text[0])<<8|int(text[1])] = true
-		c.needles[key] = append(c.needles[key], needle{name, form, text})
+	for form, verb := range map[string][2]string{"numbers": {"%d", " "}, "JSON numbers": {"%d", ","}, "spaced numbers": {"%d", ", "}, "Go numbers": {"%#x", ", "},
+		"hex with colons": {"%02x", ":"}, "hex with blanks": {"%02x", " "}, "percent": {"%%%02X", ""}, "JSON escapes": {`\u00%02x`, ""}, "escapes": {`\x%02x`, ""}} {
+		var list []string
+		for _, b := range p {
+			list = append(list, fmt.Sprintf(verb[0], b))
+		}
+		forms[form] = []byte(strings.Join(list, verb[1]))
 	}
+	for form, text := range forms {
+		c.text(name, form, text)
+	}
+}
+
+func (c *canaries) text(name, form string, text []byte) {
+	key := [canaryKey]byte(text)
+	c.first[int(text[0])<<8|int(text[1])] = true
+	c.needles[key] = append(c.needles[key], needle{name, form, text})
 }
 
 // in gives what is found in a text: the forms by the names of the secrets.
@@ -91,6 +114,29 @@ func (c *canaries) absent(t *testing.T, where string, text []byte, purpose ...st
 	}
 }
 
+// jsonNumbers is how JSON shows an array of bytes.
+func jsonNumbers(t *testing.T, b []byte) []byte {
+	t.Helper()
+	numbers := make([]int, len(b))
+	for i, n := range b {
+		numbers[i] = int(n)
+	}
+	text, err := json.Marshal(numbers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// percent is how a URL may show bytes (RFC 3986 section 2.1).
+func percent(b []byte) string {
+	var out strings.Builder
+	for _, c := range b {
+		fmt.Fprintf(&out, "%%%02X", c)
+	}
+	return out.String()
+}
+
 // TestCanarySearch: the search finds what is planted, in every form, at every place, whole and in half. Otherwise its finding nothing means nothing.
 func TestCanarySearch(t *testing.T) {
 	secret := []byte("\x00\xff planted secret \xfe of 41 bytes \x01\x02\x03 long")
@@ -104,6 +150,8 @@ func TestCanarySearch(t *testing.T) {
 			whole := append(bytes.Clone(lead), planted...)
 			for form, text := range map[string][]byte{
 				"raw": whole, "hex": []byte(hex.EncodeToString(whole)), "HEX": []byte(strings.ToUpper(hex.EncodeToString(whole))),
+				"Go": fmt.Appendf(nil, "%v", whole), "Go numbers": fmt.Appendf(nil, "%#v", whole), "Go quoted": fmt.Appendf(nil, "%q", whole), "JSON numbers": jsonNumbers(t, whole),
+				"URL": []byte(percent(whole)),
 				"std": []byte(base64.StdEncoding.EncodeToString(whole)), "url": []byte(base64.RawURLEncoding.EncodeToString(whole)),
 			} {
 				text = slices.Concat([]byte(strings.Repeat("filling ", 100)), text, []byte("after"))

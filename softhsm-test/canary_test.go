@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/base64"
@@ -14,10 +15,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -33,8 +32,15 @@ import (
 type flock struct {
 	*service
 	*canaries
-	heard  bytes.Buffer // answers that must hold none of them
-	wanted bytes.Buffer // answers that were to hold some
+	decoys    *decoys
+	ears      *ears
+	hardware  string       // what the names of secrets on the backend beside the software root begin with
+	backend   string       // its name
+	sinkToken string       // what the receiver of the log is shown
+	sinkFile  string       // the audit log in a file
+	heard     bytes.Buffer // answers that must hold none of them
+	wanted    bytes.Buffer // answers that were to hold some
+	digests   [][]byte     // that were signed by the hardware
 }
 
 // mark makes a secret of printable characters, and makes it known.
@@ -157,62 +163,49 @@ func random(t *testing.T, n int) []byte {
 // TestSecretsStaySecret runs the service over a token and the software root with keys, plaintexts, PINs, passphrases and credentials that the
 // test knows, and then looks for them in everything that leaves the process or stays behind it.
 func TestSecretsStaySecret(t *testing.T) {
-	f := &flock{canaries: newCanaries()}
-	f.service = &service{t: t} // for the marks
+	f := &flock{canaries: newCanaries(), decoys: newDecoys(), hardware: "hsm", service: &service{t: t}}
 	pin, soPIN := f.mark("user PIN"), f.mark("SO PIN")
 	part := rig.SoftHSMUnder(t, pin, soPIN)
 	part.Setenv(t)
 	t.Setenv("GOTRACEBACK", "crash") // a dying process tries to leave a core
-	private, dir := t.TempDir(), t.TempDir()
-	if out, err := exec.Command(binary, "root", "new-key-file", filepath.Join(private, "root.key")).CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	config := filepath.Join(private, "keywright.yaml")
-	text := fmt.Sprintf("log: {level: debug, format: json}\nroot: {key_file: %q}\nmetrics_listen: 127.0.0.1:0\nwebhooks: {allow: [127.0.0.1], plain_http: true}\n"+
-		"backends:\n  - {name: software, uri: \"software:\"}\n  - {name: hsm, uri: %q}\n", filepath.Join(private, "root.key"), part.URI+"&x-processes=1")
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	keyFile, err := os.ReadFile(filepath.Join(private, "root.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, coded, _ := strings.Cut(strings.TrimSpace(string(keyFile)), ":v1:")
-	rootKey, err := base64.StdEncoding.DecodeString(coded)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.add("root key file", rootKey)
-	f.service = start(t, dir, "--config", config, "--metrics-listen", "127.0.0.1:0")
-	f.add("first owner's API key", []byte(f.key[len("kw_")+13:]))
-
+	f.backend = f.decoys.backend
+	newFlock(t, f, fmt.Sprintf(`{name: %s, uri: %q}`, f.backend, part.URI+"&x-processes=1"), "")
 	f.useKeys()
 	f.useCredentials()
+	f.useOthers()
 	f.sendWrong()
 	f.look()
+	f.listens(f.sinkFile)
 	f.notInMemory()
 
-	// What the process leaves behind, while it runs and after it has been made to die with a core.
-	f.notOnDisk()
+	// What the processes leave behind, while they run and after they have been made to die with a core.
+	purpose := map[string]string{"owner.key": "first owner's API key"}
+	f.folder(f.dir, 3, purpose)
+	inside := children(t, f.cmd.Process.Pid)
+	if len(inside) == 0 {
+		t.Error("there is no process that holds the module: nothing was seen of it")
+	}
+	for _, pid := range inside {
+		noCore(t, pid)
+	}
 	f.dies()
-	f.notOnDisk()
-	f.absent(t, "the log", []byte(f.log.String()))
-	if n := len(f.log.String()); n < 2000 {
-		t.Errorf("a log of %d bytes proves nothing", n)
-	}
-	f.absent(t, "an answer", f.heard.Bytes())
-	if found := f.in(f.wanted.Bytes()); len(found) < 15 {
-		t.Errorf("of the secrets only %d were given to those who asked for them: the others were never in use", len(found))
-	}
-	t.Logf("%d secrets; %d bytes of answers, %d of log", len(f.count), f.heard.Len(), len(f.log.String()))
+	f.folder(f.dir, 3, purpose)
+	f.holds("the data folder", everything(t, f.dir), "key", "request")
+	// The token keeps what it has under the PIN, which is in the files of the rig alone.
+	f.folder(part.Dir, 3, map[string]string{filepath.Base(part.PINFile): "user PIN", filepath.Base(part.SOFile): "SO PIN"})
+	f.said()
 }
 
 func (f *flock) useKeys() {
 	t := f.t
-	for _, backend := range []string{"software", "hsm"} {
+	for _, backend := range []string{"software", "hardware"} {
+		kind, on := backend, backend
+		if backend == "hardware" {
+			kind, on = f.hardware, f.backend
+		}
 		material := random(t, 32)
-		f.add(backend+" AES key", material)
-		f.bring(backend+"-aes", "AES-256-GCM", backend, material)
+		f.add(kind+" AES key", material)
+		f.bring(backend+"-aes", "AES-256-GCM", on, material)
 		ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
@@ -221,16 +214,16 @@ func (f *flock) useKeys() {
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.add(backend+" EC key", scalar)
-		f.bring(backend+"-ec", "ECDSA-P256", backend, pkcs8(t, ec))
+		f.add(kind+" EC key", scalar)
+		f.bring(backend+"-ec", "ECDSA-P256", on, pkcs8(t, ec))
 		r, err := rsa.GenerateKey(rand.Reader, 2048)
 		if err != nil {
 			t.Fatal(err)
 		}
-		f.add(backend+" RSA key", r.Primes[0].Bytes())
-		f.add(backend+" RSA key", r.Primes[1].Bytes())
-		f.add(backend+" RSA key", r.D.Bytes())
-		f.bring(backend+"-rsa", "RSA-2048", backend, pkcs8(t, r), "--purpose", "signing")
+		f.add(kind+" RSA key", r.Primes[0].Bytes())
+		f.add(kind+" RSA key", r.Primes[1].Bytes())
+		f.add(kind+" RSA key", r.D.Bytes())
+		f.bring(backend+"-rsa", "RSA-2048", on, pkcs8(t, r), "--purpose", "signing")
 	}
 	seed := random(t, 32)
 	f.add("ML-DSA seed", seed)
@@ -239,14 +232,17 @@ func (f *flock) useKeys() {
 	f.add("HMAC key", hmac)
 	f.bring("software-mac", "HMAC-SHA256", "software", hmac)
 
-	for _, backend := range []string{"software", "hsm"} {
+	for _, backend := range []string{"software", "hardware"} {
 		plain := base64.StdEncoding.EncodeToString([]byte(f.mark(backend + " plaintext")))
 		sealed := f.works("POST", "/keys/"+backend+"-aes/encrypt", fmt.Sprintf(`{"plaintext":%q}`, plain))["ciphertext"]
 		f.works("POST", "/decrypt", fmt.Sprintf(`{"ciphertext":%q}`, sealed))
 		f.works("POST", "/decrypt", fmt.Sprintf(`{"items":[{"ciphertext":%q},{"ciphertext":"AAAA"}]}`, sealed))
 		f.works("POST", "/keys/"+backend+"-aes/rewrap", fmt.Sprintf(`{"ciphertext":%q}`, sealed))
 		f.result("data key", f.works("POST", "/keys/"+backend+"-aes/data-key", `{}`)["plaintext"])
-		message := base64.StdEncoding.EncodeToString([]byte(f.mark(backend + " message")))
+		text := []byte(f.mark(backend + " message"))
+		digest := sha256.Sum256(text)
+		f.digests = append(f.digests, digest[:])
+		message := base64.StdEncoding.EncodeToString(text)
 		for _, kind := range []string{"ec", "rsa"} {
 			signature := f.works("POST", "/keys/"+backend+"-"+kind+"/sign", fmt.Sprintf(`{"message":%q}`, message))["signature"]
 			f.works("POST", "/keys/"+backend+"-"+kind+"/verify", fmt.Sprintf(`{"message":%q,"signature":%q}`, message, signature))
@@ -348,17 +344,23 @@ func (f *flock) sendWrong() {
 
 // look asks for all that can be looked at.
 func (f *flock) look() {
-	for _, path := range []string{"/keys", "/keys/inventory", "/keys/software-aes", "/keys/hsm-aes", "/keys/hsm-rsa/versions", "/keys/software-ec/public", "/keys/hsm-ec/public?format=jwk",
-		"/keys/import-parameters", "/attestation-key", "/backends", "/backends/hsm", "/nodes", "/jobs", "/api-keys", "/me", "/tenants", "/settings/keys", "/audit?limit=1000",
-		"/audit/checkpoint", "/audit/entries/3/proof", "/audit/export", "/root", "/root/slots", "/webhooks", "/approvals", "/kms/keys", "/health", "/ready", "/openapi.json", "/docs"} {
+	for _, path := range []string{"/keys", "/keys/inventory", "/keys/software-aes", "/keys/hardware-aes", "/keys/hardware-rsa/versions", "/keys/software-ec/public", "/keys/hardware-ec/public?format=jwk",
+		"/keys/import-parameters", "/attestation-key", "/backends", "/backends/" + f.backend, "/nodes", "/jobs", "/api-keys", "/me", "/tenants", "/settings/keys", "/audit?limit=1000",
+		"/audit/checkpoint", "/audit/export", "/root", "/root/slots", "/webhooks", "/approvals", "/kms/keys", "/health", "/ready", "/openapi.json", "/docs"} {
 		if status, text := f.ask(&f.heard, "GET", "/api/v1"+path, "", f.key); status != 200 {
 			f.t.Errorf("%s: %d %s", path, status, text)
+		}
+	}
+	newest := f.works("GET", "/audit?limit=1", "")["items"].([]any)[0].(map[string]any)["index"]
+	for _, what := range []string{"", "/proof"} {
+		if status, text := f.ask(&f.heard, "GET", fmt.Sprintf("/api/v1/audit/entries/%v%s", newest, what), "", f.key); status != 200 {
+			f.t.Errorf("the entry%s was answered %d %s", what, status, text)
 		}
 	}
 	if status, _ := f.ask(&f.heard, "POST", "/api/v1/backup", "", f.key); status != 200 {
 		f.t.Errorf("the backup was answered %d", status)
 	}
-	if status, text := f.ask(&f.heard, "POST", "/api/v1/keys/hsm-ec/attestation", `{"nonce":"AAECAwQFBgcICQoLDA0ODw=="}`, f.key); status != 200 {
+	if status, text := f.ask(&f.heard, "POST", "/api/v1/keys/hardware-ec/attestation", `{"nonce":"AAECAwQFBgcICQoLDA0ODw=="}`, f.key); status != 200 {
 		f.t.Errorf("the evidence was answered %d %s", status, text)
 	}
 	address, err := os.ReadFile(filepath.Join(f.dir, "metrics.address"))
@@ -367,38 +369,12 @@ func (f *flock) look() {
 	}
 	api := f.base
 	f.base = "http://" + strings.TrimSpace(string(address))
-	if status, text := f.ask(&f.heard, "GET", "/metrics", "", ""); status != 200 || len(text) < 1000 {
+	status, text := f.ask(&f.heard, "GET", "/metrics", "", "")
+	if status != 200 || len(text) < 1000 {
 		f.t.Errorf("the metrics: %d %s", status, text)
 	}
+	f.place("the metrics", text, "backend")
 	f.base = api
-}
-
-// notOnDisk searches the data folder. The first owner's API key lies in its file, for the owner to take.
-func (f *flock) notOnDisk() {
-	f.t.Helper()
-	files := 0
-	err := filepath.WalkDir(f.dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		files++
-		var purpose []string
-		if d.Name() == "owner.key" {
-			purpose = []string{"first owner's API key"}
-			if len(f.in(text)) != 1 {
-				f.t.Error("the search does not find the API key in the owner's file: it proves nothing")
-			}
-		}
-		f.absent(f.t, path, text, purpose...)
-		return nil
-	})
-	if err != nil || files < 3 {
-		f.t.Errorf("%d files were searched, %v", files, err)
-	}
 }
 
 // memory reads what the process has in memory, as root can.
@@ -434,21 +410,21 @@ func memory(t *testing.T, pid int) []byte {
 
 // wiped are the secrets that an idle process has no more in memory as they are. The others are in use (keys of the software root stay in the
 // cache, a PIN until the end), or strings, which nobody can wipe; so are the lines of requests and answers, in which secrets stand as base64, once
-// Go's library has let go of its buffers, and what passed on a stack. SECURITY.md says so; the test logs what it sees of them.
-func wiped(name string) bool {
-	for _, class := range []string{"software plaintext", "hsm plaintext", "wrapped material", "root key file", "SO PIN", "hsm AES key", "hsm EC key", "hsm RSA key"} {
-		if strings.Contains(name, class) {
-			return true
-		}
+// Go's library has let go of its buffers, its hashes and its keys, through which the root's key file and what is brought to a TPM pass, and what
+// passed on a stack. SECURITY.md says so; the test logs what it sees of them.
+func (f *flock) wiped(name string) bool {
+	classes := []string{"software plaintext", "hardware plaintext", "wrapped material", "SO PIN"}
+	if f.hardware == "hsm" {
+		classes = append(classes, "root key file", "hsm AES key", "hsm EC key", "hsm RSA key")
 	}
-	return false
+	return slices.ContainsFunc(classes, func(class string) bool { return strings.Contains(name, class) })
 }
 
 // notInMemory looks at what an idle process still has in memory. What lies in the buffers of connections the next requests overwrite.
 func (f *flock) notInMemory() {
 	t := f.t
 	var left []string
-	for try := range 5 {
+	for try := range 8 {
 		for range 50 {
 			f.ask(&f.heard, "GET", "/health", "", "", "X-Padding", strings.Repeat("x", 3800))
 			f.works("POST", "/keys/software-aes/encrypt", fmt.Sprintf(`{"plaintext":%q}`, base64.StdEncoding.EncodeToString(make([]byte, 2<<10))))
@@ -463,7 +439,7 @@ func (f *flock) notInMemory() {
 		var rest []string
 		left = left[:0]
 		for name, forms := range found {
-			if wiped(name) && slices.Contains(forms, "raw") {
+			if f.wiped(name) && slices.Contains(forms, "raw") {
 				left = append(left, fmt.Sprint(name, " as ", forms))
 			} else {
 				rest = append(rest, fmt.Sprint(name, " ", forms))
@@ -481,19 +457,7 @@ func (f *flock) notInMemory() {
 // dies ends the process by a signal that leaves a core where it may.
 func (f *flock) dies() {
 	t := f.t
-	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", f.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(limits)) {
-		if strings.HasPrefix(line, "Max core file size") && strings.Join(strings.Fields(line)[4:6], " ") != "0 0" {
-			t.Errorf("the process may leave a core: %s", line)
-		}
-	}
-	status, err := os.Stat(fmt.Sprintf("/proc/%d/mem", f.cmd.Process.Pid))
-	if err != nil || status.Sys().(*syscall.Stat_t).Uid != 0 {
-		t.Errorf("the memory of the process is open to its user: %v", err)
-	}
+	noCore(t, f.cmd.Process.Pid)
 	if err := f.cmd.Process.Signal(syscall.SIGABRT); err != nil {
 		t.Fatal(err)
 	}

@@ -101,13 +101,7 @@ func symmetricObject(public tpm2.TPMTPublic, auth secret.Bytes, key []byte) fore
 	h.Write(seed)
 	h.Write(key)
 	public.Unique = tpm2.NewTPMUPublicID(public.Type, &tpm2.TPM2BDigest{Buffer: h.Sum(nil)})
-	sensitive := tpm2.TPMTSensitive{SensitiveType: public.Type, AuthValue: tpm2.TPM2BAuth{Buffer: auth}, SeedValue: tpm2.TPM2BDigest{Buffer: seed}}
-	if public.Type == tpm2.TPMAlgSymCipher {
-		sensitive.Sensitive = tpm2.NewTPMUSensitiveComposite(public.Type, &tpm2.TPM2BSymKey{Buffer: key})
-	} else {
-		sensitive.Sensitive = tpm2.NewTPMUSensitiveComposite(public.Type, &tpm2.TPM2BSensitiveData{Buffer: key})
-	}
-	return foreign{public, tpm2.Marshal(sensitive)}
+	return foreign{public, sensitiveArea(public.Type, auth, seed, key)}
 }
 
 // importedPrivate reads PKCS#8 and makes the object of the key, which must be one of the algorithm.
@@ -116,7 +110,6 @@ func importedPrivate(info backend.AlgorithmInfo, public tpm2.TPMTPublic, auth se
 	if err != nil {
 		return foreign{}, errImport
 	}
-	sensitive := tpm2.TPMTSensitive{SensitiveType: public.Type, AuthValue: tpm2.TPM2BAuth{Buffer: auth}}
 	switch k := priv.(type) {
 	case *rsa.PrivateKey:
 		if info.Family != backend.FamilyRSA || k.N.BitLen() != info.KeyBits || k.E <= 1<<16 || len(k.Primes) != 2 || k.Primes[0].BitLen() != info.KeyBits/2 {
@@ -127,9 +120,8 @@ func importedPrivate(info backend.AlgorithmInfo, public tpm2.TPMTPublic, auth se
 		}
 		p := k.Primes[0].FillBytes(make([]byte, info.KeyBits/16))
 		defer clear(p)
-		sensitive.Sensitive = tpm2.NewTPMUSensitiveComposite(public.Type, &tpm2.TPM2BPrivateKeyRSA{Buffer: p})
 		public.Unique = tpm2.NewTPMUPublicID(public.Type, &tpm2.TPM2BPublicKeyRSA{Buffer: k.N.Bytes()})
-		return foreign{public, tpm2.Marshal(sensitive)}, nil
+		return foreign{public, sensitiveArea(public.Type, auth, nil, p)}, nil
 	case *ecdsa.PrivateKey:
 		c, ok := curveOf(info)
 		if !ok || k.Curve != c.ec {
@@ -139,17 +131,16 @@ func importedPrivate(info backend.AlgorithmInfo, public tpm2.TPMTPublic, auth se
 		if err != nil {
 			return foreign{}, errImport
 		}
-		return ecObject(c, public, sensitive, x), nil
+		return ecObject(c, public, auth, x), nil
 	}
 	return foreign{}, errImport
 }
 
-func ecObject(c curve, public tpm2.TPMTPublic, sensitive tpm2.TPMTSensitive, k *ecdh.PrivateKey) foreign {
+func ecObject(c curve, public tpm2.TPMTPublic, auth secret.Bytes, k *ecdh.PrivateKey) foreign {
 	d := k.Bytes()
 	defer clear(d)
-	sensitive.Sensitive = tpm2.NewTPMUSensitiveComposite(public.Type, &tpm2.TPM2BECCParameter{Buffer: d})
 	public.Unique = tpm2.NewTPMUPublicID(public.Type, pointOf(c, k.PublicKey().Bytes()))
-	return foreign{public, tpm2.Marshal(sensitive)}
+	return foreign{public, sensitiveArea(public.Type, auth, nil, d)}
 }
 
 // bring makes a duplicate of the object for the storage parent, to which a fresh seed is encrypted, and has the TPM import it.
@@ -160,14 +151,14 @@ func (f *foreign) bring(tx *device.Tx) (object, error) {
 		return object{}, err
 	}
 	public := tpm2.Marshal(f.public)
-	duplicate, seed, err := tpm2.CreateDuplicate(rand.Reader, key, nameOf(public), f.sensitive)
+	wrapped, seed, err := duplicate(key, nameOf(public), f.sensitive)
 	if err != nil {
 		return object{}, err
 	}
 	rsp, err := tpm2.Import{
 		ParentHandle: tx.Auth(tx.Parent(), nil, device.Plain),
 		ObjectPublic: tpm2.BytesAs2B[tpm2.TPMTPublic](public),
-		Duplicate:    tpm2.TPM2BPrivate{Buffer: duplicate},
+		Duplicate:    tpm2.TPM2BPrivate{Buffer: wrapped},
 		InSymSeed:    tpm2.TPM2BEncryptedSecret{Buffer: seed},
 		Symmetric:    tpm2.TPMTSymDef{Algorithm: tpm2.TPMAlgNull},
 	}.Execute(tx)

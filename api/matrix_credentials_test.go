@@ -28,6 +28,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/auth/oidc"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/transport"
 )
 
@@ -377,5 +378,38 @@ func TestOwnThingsByAnyCredential(t *testing.T) {
 	}
 	if len(want) < 50 {
 		t.Errorf("only %d routes were asked", len(want))
+	}
+}
+
+// TestRateOnEveryAnswer: on every route every answer to a caller with a credential says where it stands, whether the caller may or not; and one request too many is
+// 429 before anything else of it is looked at.
+func TestRateOnEveryAnswer(t *testing.T) {
+	e := newEverything(t)
+	viewer := e.newAPIKey(e.owner, `{"name":"viewer","role":"viewer"}`).Key
+	slow := e.newAPIKey(e.owner, `{"name":"slow","role":"owner","rate_limit":1}`).Key
+	l, err := ratelimit.New(ratelimit.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.limiter, e.plans, e.limited = l, ratelimit.Plans{"": {Tenant: ratelimit.Rate{PerMinute: 1_000_000}}}, &counted{}
+	made[wire.Me](e, slow, "GET", "/me", "")
+	for i := range e.routes {
+		r := &e.routes[i]
+		path, body, _, _, err := r.probe()
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, as := range []string{e.owner, viewer, slow, e.credential(byToken, "auditor"), e.credential(byCertificate, "owner")} {
+			w := e.ask(r.Method, path, body, as)
+			for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {
+				if (w.Header().Get(name) == "") != r.Open {
+					t.Errorf("%s: %d with %s %q", r.name(), w.Code, name, w.Header().Get(name))
+				}
+			}
+			if limited := r.answered(w, fault.RateLimited); limited != (as == slow && !r.Open) || limited != (w.Header().Get("Retry-After") != "" && w.Code == http.StatusTooManyRequests) {
+				t.Errorf("%s: %d %v", r.name(), w.Code, w.Header())
+			}
+		}
 	}
 }

@@ -286,7 +286,7 @@ var kinds = []string{byCertificate, byToken, byPeer}
 func (e *everything) otherColumns() (list []column) {
 	for _, kind := range kinds {
 		for _, r := range auth.Roles() {
-			list = append(list, column{name: kind + " " + string(r.Role), token: e.credential(kind, string(r.Role)), scopes: r.Scopes})
+			list = append(list, column{name: kind + " " + string(r.Role), token: e.credential(kind, string(r.Role)), scopes: r.Scopes, kind: auth.Kind(kind)})
 		}
 		list = append(list,
 			column{name: kind + " of a suspended tenant", token: e.credential(kind, suspendedName), door: fault.TenantSuspended},
@@ -343,6 +343,9 @@ func TestCredentialsAreAlike(t *testing.T) {
 		group.Go(func() {
 			for i := range e.routes {
 				r := &e.routes[i]
+				if r.Opens {
+					continue // for whatever is no API key
+				}
 				path, body, _, _, err := r.probe()
 				if err != nil {
 					t.Error(err)

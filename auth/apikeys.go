@@ -103,7 +103,7 @@ func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
 			return nil, fault.New(fault.BadField, "a scope is unknown or named twice")
 		}
 	}
-	k := &APIKey{Tenant: creator.Tenant, Name: r.Name, Brand: r.Brand, Role: r.Role, CreatedBy: creator.ID}
+	k := &APIKey{Tenant: creator.Tenant, Name: r.Name, Brand: r.Brand, Role: r.Role, CreatedBy: creator.ID, Makers: []string{creator.ID}}
 	k.Scopes = SetOf(r.Scopes...).List()
 	if !k.within(creator) {
 		return nil, fault.New(fault.Forbidden, "an API key cannot have a scope that its creator lacks")
@@ -126,6 +126,9 @@ func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
 	}
 	if e := creator.ExpiresAt; !e.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(e)) {
 		k.ExpiresAt = e
+	}
+	if err := creator.Security.expiry(now, k.ExpiresAt); err != nil {
+		return nil, err
 	}
 	return k, nil
 }
@@ -157,7 +160,7 @@ func (s *Service) prepare(k *APIKey, t idempotency.Token) (presented string, cha
 		return "", nil, fmt.Errorf("making an id: %w", err)
 	}
 	k.Prefix, presented = newToken(k.Brand)
-	if k.MAC, err = s.mac(presented); err != nil {
+	if k.MAC, err = s.pepper.mac(s.derive, presented); err != nil {
 		return "", nil, err
 	}
 	changes = append(changes, s.store.InsertAPIKey(k))

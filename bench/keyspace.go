@@ -91,12 +91,17 @@ func makeTemplate(ctx context.Context, s settings, data string, more []string) (
 	if err := t.createKey(ctx, templateName, "AES-256-GCM"); err != nil {
 		return tenant, err
 	}
+	return t.tenant(ctx)
+}
+
+// tenant gives the caller's.
+func (t *target) tenant(ctx context.Context) (uuid.UUID, error) {
 	var me struct {
 		Data struct {
 			Tenant uuid.UUID `json:"tenant"`
 		} `json:"data"`
 	}
-	err = t.call(ctx, http.MethodGet, "/me", nil, &me)
+	err := t.call(ctx, http.MethodGet, "/me", nil, &me)
 	return me.Data.Tenant, err
 }
 

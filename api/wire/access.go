@@ -117,6 +117,7 @@ type Grant struct {
 	ID         string            `json:"id"`
 	KeyID      string            `json:"key_id"`
 	Principal  string            `json:"principal"`
+	Named      string            `json:"named,omitempty"`
 	Operations []string          `json:"operations"`
 	Context    map[string]string `json:"context,omitempty"`
 	ExpiresAt  *time.Time        `json:"expires_at,omitempty"`
@@ -164,6 +165,7 @@ type Approval struct {
 type Vote struct {
 	Principal string    `json:"principal"`
 	Approves  bool      `json:"approves"`
+	Counts    bool      `json:"counts"`
 	At        time.Time `json:"at"`
 }
 
@@ -183,4 +185,5 @@ type Authorized struct {
 	Explanation string `json:"explanation"`
 	ErrorCode   string `json:"error_code,omitempty"`
 	GrantID     string `json:"grant_id,omitempty"`
+	Note        string `json:"note,omitempty"`
 }

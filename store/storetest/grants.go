@@ -25,7 +25,7 @@ func testGrants(t *testing.T, e *env) {
 			g.Context, g.ExpiresAt = map[string]string{"app": "x y", "": "\""}, now().Add(time.Hour)
 		}
 		if i == 4 {
-			g.Principal = "spiffe://example.org/x"
+			g.Principal, g.Named = "cert:0a", "cert:dns:example.org"
 		}
 		made = append(made, g)
 		e.must(t, e.PutGrant(g))
@@ -124,7 +124,7 @@ func testApprovals(t *testing.T, e *env) {
 	}
 	wantFault(t, "same id", e.do(t, e.InsertApproval(made[0])), fault.Conflict)
 	vote := func(principal string, approves bool) auth.Vote {
-		return auth.Vote{Principal: principal, Role: auth.RoleAdmin, Maker: "api-key:m", Approves: approves, At: now()}
+		return auth.Vote{Principal: principal, Role: auth.RoleAdmin, Maker: "api-key:m", Approves: approves, At: now(), Kin: []string{"api-key:m", "system"}, Since: now().Add(-time.Hour)}
 	}
 	a, b, c := made[0], made[1], made[2]
 	a.Votes = []auth.Vote{vote("a", true), vote("b", true)}

@@ -96,10 +96,12 @@ func acts() map[string]string {
 		"PATCH /tenants/{id}":        "tenant.update",
 		"POST /tenants/{id}/suspend": "tenant.suspend",
 		"POST /tenants/{id}/resume":  "tenant.resume",
+		"POST /tenants/{id}/recover": "tenant.recover",
 
 		"GET /audit":                   "audit.search",
 		"GET /audit/checkpoint":        "audit.checkpoint",
 		"GET /audit/consistency":       "audit.consistency",
+		"GET /audit/entries/{n}":       "audit.search",
 		"GET /audit/entries/{n}/proof": "audit.proof",
 		"GET /audit/export":            "audit.export",
 

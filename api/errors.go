@@ -25,7 +25,7 @@ func statusOf(code fault.Code) (status int, ok bool) {
 		fault.SlotNotFound, fault.EntryNotFound, fault.NoDefaultKey, fault.TenantNotFound, fault.GrantNotFound, fault.ApprovalNotFound,
 		fault.JobNotFound, fault.WebhookNotFound, fault.SessionNotFound:
 		return http.StatusNotFound, true
-	case fault.EventsGone:
+	case fault.EventsGone, fault.EntryPruned:
 		return http.StatusGone, true
 	case fault.MethodNotAllowed:
 		return http.StatusMethodNotAllowed, true

@@ -72,6 +72,8 @@ type node struct {
 	streams  *events.Streams
 	webhooks *events.Webhooks
 	sinks    []*auditsink.Sink
+	// nil: the audit log is kept for ever
+	retention *audit.Retention
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -116,6 +118,9 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	if err := n.openSinks(registry); err != nil {
+		return n, err
+	}
+	if err := n.openRetention(registry); err != nil {
 		return n, err
 	}
 	n.follow()
@@ -365,6 +370,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.tasks.Go(func() { n.followRoot(ctx) })
 	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.leases) })
 	n.handOn(ctx)
+	n.retain(ctx)
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")

@@ -41,6 +41,7 @@ func Tables() []Table {
 		{Name: "tenant_operations"},
 		{Name: "webhooks"},
 		{Name: "webhook_progress"},
+		{Name: "audit_pruned"}, // before the entries: a backup is checked as it comes
 		{Name: "audit_entries"},
 		{Name: "audit_nodes"},
 		{Name: "audit_head"},

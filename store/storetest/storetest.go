@@ -65,6 +65,8 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Log/SearchBounded", testSearchBounded},
 		{"Log/Checkpoint", testCheckpoint},
 		{"Log/Copies", testCopies},
+		{"Log/Pruned", testPruned},
+		{"Log/PrunedTogether", testPrunedTogether},
 		{"Commit/Atomic", testAtomic},
 		{"Commit/ConflictsInBatch", testConflictsInBatch},
 		{"Commit/ExtendFails", testExtendFails},

@@ -111,6 +111,9 @@ func instead[Resp any](e endpoint) endpoint {
 // decodeInto decodes the body that was read.
 func (c *call) decodeInto(p any) error {
 	c.fields.reserve(len(c.body))
+	if c.decodePlain(p) {
+		return nil
+	}
 	return decodeBody(c.body, p, c.decode)
 }
 

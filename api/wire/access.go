@@ -165,6 +165,7 @@ type Approval struct {
 type Vote struct {
 	Principal string    `json:"principal"`
 	Approves  bool      `json:"approves"`
+	Counts    bool      `json:"counts"`
 	At        time.Time `json:"at"`
 }
 

@@ -26,8 +26,6 @@ func (s *Server) accessRows() []route {
 	take.BodyLimit = 0
 	request := write(http.MethodPost, "/approvals", "", tag, "Ask for the approval of one request by others", handle(s.requestApproval))
 	request.Status = http.StatusCreated
-	security := write(http.MethodPatch, "/settings/security", "", "settings", "Security settings: for an owner or admin in a session, and for no API key", handle(s.setSecurity))
-	security.Session = true
 	return []route{
 		read("/keys/{key}/grants", pr, tag, "List the grants on a key", handle(s.listGrants), page()...),
 		read("/keys/{key}/grants/{id}", pr, tag, "Show a grant", handle(s.showGrant)),
@@ -39,12 +37,11 @@ func (s *Server) accessRows() []route {
 		act("/approvals/{id}/approve", "", tag, "Approve a request of another", handle(s.approve)),
 		act("/approvals/{id}/reject", "", tag, "Reject a request of another, or take an own one back", handle(s.reject)),
 		write(http.MethodPost, "/authorize", "", tag, "What would be decided, and by which rule", handle(s.authorize)),
-		security,
 	}
 }
 
 func wireGrant(g *auth.Grant) wire.Grant {
-	return wire.Grant{ID: g.ID.String(), KeyID: g.Key.String(), Principal: g.Principal, Operations: g.Operations, Context: g.Context,
+	return wire.Grant{ID: g.ID.String(), KeyID: g.Key.String(), Principal: g.Principal, Named: g.Named, Operations: g.Operations, Context: g.Context,
 		ExpiresAt: optional(g.ExpiresAt), CreatedAt: g.CreatedAt.UTC(), CreatedBy: g.CreatedBy}
 }
 
@@ -238,17 +235,13 @@ func (s *Server) authorize(ctx context.Context, c *call, r *wire.Authorize) (wir
 	if err := required("operation", r.Operation); err != nil {
 		return wire.Authorized{}, err
 	}
-	in := keys.AuthorizeRequest{Operation: r.Operation, Key: r.Key, Context: r.Context}
+	in, known := keys.AuthorizeRequest{Operation: r.Operation, Key: r.Key, Context: r.Context}, true
 	if r.Principal != "" && r.Principal != c.principal.ID {
 		if d := auth.Decide(&auth.Request{Principal: c.principal, Now: c.start, Any: auth.SetOf(auth.ScopePoliciesRead)}); !d.Allowed {
 			return wire.Authorized{}, c.denied(ctx, &d)
 		}
-		text, isKey := strings.CutPrefix(r.Principal, "api-key:")
-		id, err := uuid.Parse(text)
-		if !isKey || err != nil || len(text) != 36 {
-			return wire.Authorized{}, badField("the field principal must be api-key: and the id of an API key")
-		}
-		if in.As, err = s.auth.Principal(ctx, c.principal.Tenant, id); err != nil {
+		var err error
+		if in.As, known, err = s.auth.PrincipalNamed(ctx, c.principal.Tenant, r.Principal); err != nil {
 			return wire.Authorized{}, err
 		}
 	}
@@ -269,6 +262,9 @@ func (s *Server) authorize(ctx context.Context, c *call, r *wire.Authorize) (wir
 	out := wire.Authorized{Allowed: d.Allowed, Rule: string(d.Rule), Explanation: d.Rule.Explain(), ErrorCode: string(d.Code)}
 	if d.Grant != uuid.Nil {
 		out.GrantID = d.Grant.String()
+	}
+	if !known {
+		out.Note = "This is by grants alone: what the configuration gives this principal depends on what else it presents."
 	}
 	return out, nil
 }
@@ -297,9 +293,4 @@ func (s *Server) subject(ctx context.Context, c *call, r *wire.Authorize, as *au
 		return &auth.Resource{Tenant: id, Deployment: true}, nil
 	}
 	return nil, badField("the field resource must be job:, api-key: or tenant: and an id, without a key")
-}
-
-// setSecurity is reached by an owner or admin in a session alone, and there are no sessions to reach it by: see access.md.
-func (s *Server) setSecurity(context.Context, *call, *wire.Empty) (wire.Empty, error) {
-	return wire.Empty{}, fault.New(fault.Unsupported, "there are no security settings to change yet")
 }

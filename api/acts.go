@@ -64,7 +64,14 @@ func acts() map[string]string {
 
 		"GET /settings/keys":       "settings.keys.get",
 		"PUT /settings/keys":       "settings.keys.set",
+		"GET /settings/security":   "settings.security.get",
 		"PATCH /settings/security": "settings.security.set",
+
+		"POST /session":         "session.create",
+		"GET /session":          "session.get",
+		"DELETE /session":       "session.leave",
+		"GET /sessions":         "session.list",
+		"DELETE /sessions/{id}": "session.end",
 
 		"GET /backends":                    "backend.list",
 		"GET /backends/{name}":             "backend.get",
@@ -93,6 +100,7 @@ func acts() map[string]string {
 		"GET /audit":                   "audit.search",
 		"GET /audit/checkpoint":        "audit.checkpoint",
 		"GET /audit/consistency":       "audit.consistency",
+		"GET /audit/entries/{n}":       "audit.search",
 		"GET /audit/entries/{n}/proof": "audit.proof",
 		"GET /audit/export":            "audit.export",
 
@@ -151,7 +159,7 @@ func settleActs(rows []route) error {
 			return fmt.Errorf("api: %s asks for no act that there is", name)
 		}
 		// The row says again which scopes it takes, for the document: that is held against the act, so that neither can be changed alone.
-		if said := r.oneOf(); said != ask.Any|ask.Over && (said != 0 || !r.late()) || r.Session != ask.Session {
+		if said := r.oneOf(); said != ask.Any|ask.Over && (said != 0 || !r.late()) || r.Session != ask.Session || r.Signed != ask.Signed || r.Opens != ask.Opens {
 			return fmt.Errorf("api: %s does not take the scopes that %s does", name, r.Act)
 		}
 		ask.All |= auth.SetOf(r.And)

@@ -58,7 +58,7 @@ func TestEveryActIsDecided(t *testing.T) {
 			w := e.ask(r.Method, path, body, c.token)
 			cells++
 			code := fault.InsufficientScope
-			if r.Session {
+			if r.Session || r.Signed || r.Opens {
 				code = fault.Forbidden
 			}
 			switch {
@@ -68,7 +68,7 @@ func TestEveryActIsDecided(t *testing.T) {
 				t.Errorf("%s with %s: %s is allowed by %s, and the answer is %d %.150s", r.name(), c.scope, r.Act, said.Rule, w.Code, w.Body)
 			}
 		}
-		if allowed == 0 && !r.Session && r.And == "" {
+		if allowed == 0 && !r.Session && !r.Signed && !r.Opens && r.And == "" {
 			t.Errorf("%s (%s) is allowed to no scope", r.name(), r.Act)
 		}
 	}
@@ -99,6 +99,8 @@ func TestActsAreTheRows(t *testing.T) {
 		"no act":         {{Method: "GET", Path: "/something", Scope: auth.ScopeKeysRead}},
 		"for a session":  {{Method: "GET", Path: "/me", Session: true}},
 		"for everybody":  {{Method: "PATCH", Path: "/settings/security"}},
+		"without one":    {{Method: "DELETE", Path: "/session"}},
+		"by an API key":  {{Method: "POST", Path: "/session"}},
 		"a key's, wrong": {{Method: "POST", Path: "/keys/{key}/sign", Scope: auth.ScopeKeysRead}},
 	} {
 		if settleActs(rows) == nil {

@@ -54,6 +54,8 @@ type Options struct {
 	Metrics *prometheus.Registry
 	// TrustedProxies are where proxies stand whose X-Forwarded-For is believed. Default: nowhere.
 	TrustedProxies []netip.Prefix
+	// AfterLogin is the path of this origin where a browser goes that has signed in. Default: /api/v1/session.
+	AfterLogin string
 	// Version is shown by /health and in the OpenAPI document. Default: "dev".
 	Version string
 	Limits  Limits
@@ -111,13 +113,14 @@ type Server struct {
 	limits   Limits
 	proxies  []netip.Prefix
 
-	version  string
-	registry *prometheus.Registry
-	metrics  *metrics
-	routes   []route
-	engine   *gin.Engine
-	calls    sync.Pool // of *call
-	bodies   budget
+	afterLogin string
+	version    string
+	registry   *prometheus.Registry
+	metrics    *metrics
+	routes     []route
+	engine     *gin.Engine
+	calls      sync.Pool // of *call
+	bodies     budget
 
 	document    sync.Once // guards the making of what follows, which never changes afterwards
 	documentErr error
@@ -155,8 +158,11 @@ func New(o Options) (*Server, error) {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
+	if o.AfterLogin == "" {
+		o.AfterLogin = prefix + "/session"
+	}
 	s := &Server{keys: o.Keys, auth: o.Auth, root: o.Root, audit: o.Audit, jobs: o.Jobs, rekey: o.Rekey, nodes: o.Nodes, denials: o.Denials, limiter: o.Limiter, plans: o.Plans, limited: o.Limited, ready: o.Ready, log: o.Log,
-		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, backups: o.Backups, version: o.Version, registry: o.Metrics}
+		limits: o.Limits.withDefaults(), proxies: o.TrustedProxies, events: o.Events, webhooks: o.Webhooks, backups: o.Backups, afterLogin: o.AfterLogin, version: o.Version, registry: o.Metrics}
 	s.bodies.free = s.limits.BodyMemory
 	s.calls.New = func() any { return newCall(s) }
 	s.routes = s.table()

@@ -92,25 +92,44 @@ func (s *Server) checkpoint(ctx context.Context, c *call, _ *wire.Empty) (wire.C
 	return out, nil
 }
 
-// proof shows an entry of the caller's tenant only; the leaf itself is in the answer.
-func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof, error) {
+// ownEntry gives an entry of the caller's tenant. That one was pruned everybody may know: which ones are says their index.
+func (s *Server) ownEntry(ctx context.Context, c *call) (audit.Found, uint64, error) {
 	const unknown = "the audit log has no such entry"
 	n, err := c.pathNumber("n", 63, fault.EntryNotFound, unknown)
 	if err != nil {
-		return wire.Proof{}, err
+		return audit.Found{}, 0, err
 	}
 	found, err := s.audit.Get(ctx, n)
 	if err != nil {
-		return wire.Proof{}, err
+		return audit.Found{}, n, err
 	}
 	told := found.Entry.Tenant == c.principal.Tenant
 	if told {
 		if told, err = c.told(ctx, &found.Entry); err != nil {
-			return wire.Proof{}, err
+			return audit.Found{}, n, err
 		}
 	}
 	if !told {
-		return wire.Proof{}, fault.New(fault.EntryNotFound, unknown)
+		return audit.Found{}, n, fault.New(fault.EntryNotFound, unknown)
+	}
+	return found, n, nil
+}
+
+func (s *Server) auditEntry(ctx context.Context, c *call, _ *wire.Empty) (wire.AuditEntry, error) {
+	found, _, err := s.ownEntry(ctx, c)
+	if err != nil {
+		return wire.AuditEntry{}, err
+	}
+	return wireEntry(found), nil
+}
+
+// proof shows an entry of the caller's tenant only; the leaf itself is in the answer. Of one that was pruned nobody knows any more whose it
+// was: its hash says nothing, and stands in the proofs of those beside it.
+func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof, error) {
+	_, n, err := s.ownEntry(ctx, c)
+	pruned := fault.Has(err, fault.EntryPruned)
+	if err != nil && !pruned {
+		return wire.Proof{}, err
 	}
 	var p *audit.Proof
 	if _, given := c.query["size"]; !given {
@@ -123,7 +142,7 @@ func (s *Server) proof(ctx context.Context, c *call, _ *wire.Empty) (wire.Proof,
 	if err != nil {
 		return wire.Proof{}, err
 	}
-	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)), Size: p.Size,
+	out := wire.Proof{Index: p.Index, Leaf: p.Leaf, Pruned: pruned, LeafHash: p.LeafHash[:], Hashes: make([][]byte, len(p.Hashes)), Size: p.Size,
 		Checkpoint: string(p.Checkpoint)}
 	for i := range p.Hashes {
 		out.Hashes[i] = p.Hashes[i][:]

@@ -32,16 +32,17 @@ type call struct {
 	id        string         // the request id
 	receipt   *audit.Receipt // where the call is recorded
 
-	body    []byte // the request as it came
-	fields  arena  // its binary fields, decoded
-	decode  json.Options
-	out     bytes.Buffer // the response
-	answer  answer
-	taken   int64  // of the body budget
-	leaked  bool   // a service may still hold the request's memory: it must not be used again
-	entropy []byte // random bytes left for request ids
-	pool    [512]byte
-	batch   items
+	body     []byte // the request as it came
+	fields   arena  // its binary fields, decoded
+	decode   json.Options
+	out      bytes.Buffer // the response
+	answer   answer
+	taken    int64  // of the body budget
+	watching bool   // the credential of a stream is looked at again
+	leaked   bool   // a service may still hold the request's memory: it must not be used again
+	entropy  []byte // random bytes left for request ids
+	pool     [512]byte
+	batch    items
 }
 
 // answer is what a handler may say about its response beyond its data.
@@ -79,7 +80,7 @@ func (c *call) release() {
 	c.body = c.body[:0]
 	clear(c.answer.wipe)
 	c.answer = answer{wipe: c.answer.wipe[:0]}
-	c.gin, c.route, c.query, c.principal, c.id, c.receipt, c.taken = nil, nil, nil, nil, "", nil, 0
+	c.gin, c.route, c.query, c.principal, c.id, c.receipt, c.taken, c.watching = nil, nil, nil, nil, "", nil, 0, false
 	c.s.calls.Put(c)
 }
 

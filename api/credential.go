@@ -9,10 +9,13 @@ import (
 	"github.com/keywright/keywright/transport"
 )
 
-// identify says who calls. What is presented in a header decides, and alone; without one it is what the transport has proven of the connection: a client
+// identify says who calls. What is presented in a header or a session's cookie decides, and alone: both at once are refused. Without one it is what the transport has proven of the connection: a client
 // certificate, or the process at the other end of a Unix socket. missing is why a request had no usable credential, in a fixed word, when it had none.
 func (c *call) identify(ctx context.Context) (p *auth.Principal, d auth.Decision, missing string, err error) {
 	r := c.gin.Request
+	if session, n := cookieOf(r.Header, sessionCookie); n > 0 {
+		return c.bySession(ctx, session, n)
+	}
 	token, err := presented(r.Header)
 	if err == nil {
 		p, d, err = c.s.auth.Authenticate(ctx, token, c.address())

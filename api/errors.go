@@ -23,9 +23,9 @@ func statusOf(code fault.Code) (status int, ok bool) {
 		return http.StatusForbidden, true
 	case fault.RouteNotFound, fault.KeyNotFound, fault.VersionNotFound, fault.APIKeyNotFound, fault.BackendNotFound,
 		fault.SlotNotFound, fault.EntryNotFound, fault.NoDefaultKey, fault.TenantNotFound, fault.GrantNotFound, fault.ApprovalNotFound,
-		fault.JobNotFound, fault.WebhookNotFound:
+		fault.JobNotFound, fault.WebhookNotFound, fault.SessionNotFound:
 		return http.StatusNotFound, true
-	case fault.EventsGone:
+	case fault.EventsGone, fault.EntryPruned:
 		return http.StatusGone, true
 	case fault.MethodNotAllowed:
 		return http.StatusMethodNotAllowed, true

@@ -170,6 +170,7 @@ func (s *Server) still(ctx context.Context, c *call) bool {
 	if s.root.Locked() {
 		return false
 	}
+	c.watching = true
 	p, _, _, err := c.identify(ctx)
 	if err != nil || p.Tenant != c.principal.Tenant {
 		return false

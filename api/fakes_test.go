@@ -166,13 +166,14 @@ type fakeAuth struct {
 	scopes       []auth.Scope
 	from         atomic.Pointer[netip.Addr]
 	restrictions *auth.Restrictions
-	session      bool // whose credential is one
+	kind         auth.Kind // of the credential; "": an API key's
 }
 
+// Authenticate knows good, and weak, which has no scope.
 func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error) {
 	p := &auth.Principal{ID: "api-key:1", Tenant: tenant, Name: "tester", Scopes: a.scopes, Restrictions: a.restrictions}
-	if a.session {
-		p.Kind, p.Role = auth.KindSession, auth.RoleAdmin
+	if p.Kind = auth.KindAPIKey; a.kind != "" {
+		p.Kind, p.Role = a.kind, auth.RoleAdmin
 	}
 	switch presented {
 	case "good":

@@ -19,10 +19,18 @@ func meaningInAccess(field string) string {
 		return "pairs that the context of the request must hold"
 	case "Authorize.context":
 		return "the context of the request"
-	case "Grant.principal", "PutGrant.principal":
-		return "whose it is: api-key: and the id of an API key"
+	case "Grant.principal":
+		return "whose it is, as the audit log names it"
+	case "Grant.named":
+		return "how the principal was written, when that is not its name"
+	case "PutGrant.principal":
+		return "whose it is: api-key: and its id; cert: and a SPIFFE ID, or cert:subject:, cert:dns:, cert:email:, cert:uri: and the name; oidc:ISSUER#SUBJECT; peer: and a user's number"
 	case "Authorize.principal":
-		return "another API key of the tenant: api-key: and its id; the caller when absent"
+		return "another of the tenant, the caller when absent: api-key: and its id; cert: and a SPIFFE ID, or cert:subject:, cert:dns:, cert:email:, cert:uri: and the name; oidc:ISSUER#SUBJECT; peer: and a user's number"
+	case "Authorize.resource":
+		return "what an act that is about no key is about: job:, api-key: or tenant: and an id"
+	case "Authorized.note":
+		return "what the answer leaves open"
 	case "RequestApproval.key", "Authorize.key":
 		return "id or name of a key"
 	case "RequestApproval.body":

@@ -1,6 +1,9 @@
 package api
 
 func meaningIn(in, name string) string {
+	if m := meaningInSessions(in + "." + name); m != "" {
+		return m
+	}
 	if m := meaningInAccess(in + "." + name); m != "" {
 		return m
 	}
@@ -200,6 +203,8 @@ func meaningIn(in, name string) string {
 		return "what the key may be used for; everything of its purpose when empty"
 	case "Capability.operations":
 		return "what it can do with the algorithm"
+	case "Proof.pruned":
+		return "the entry was pruned: there is no leaf"
 	case "AuditEntry.items":
 		return "how many items the batch had"
 	case "AuditEntry.key_version":

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -456,6 +457,10 @@ func TestServiceAudit(t *testing.T) {
 	if err := tlog.CheckRecord(path, int64(in.Size), tlog.Hash(in.Root), int64(p.Index), tlog.RecordHash(p.Leaf)); err != nil {
 		t.Errorf("the proof does not hold: %v", err)
 	}
+	if one := call1[wire.AuditEntry](s, "GET", fmt.Sprintf("/audit/entries/%d", byName.Items[0].Index), nil); !cmp.Equal(one, byName.Items[0]) {
+		t.Errorf("entry %+v, want %+v", one, byName.Items[0])
+	}
+	refused(t, s.do("GET", "/audit/entries/999999", ""), 404, fault.EntryNotFound)
 	refused(t, s.do("GET", "/audit/entries/999999/proof", ""), 404, fault.EntryNotFound)
 	refused(t, s.do("GET", "/audit/entries/x/proof", ""), 404, fault.EntryNotFound)
 	if kept := call1[wire.Proof](s, "GET", fmt.Sprintf("/audit/entries/%d/proof?size=%d", p.Index, head.Size), nil); kept.Checkpoint != "" || kept.Size != head.Size {

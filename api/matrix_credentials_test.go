@@ -285,7 +285,7 @@ var kinds = []string{byCertificate, byToken, byPeer}
 func (e *everything) otherColumns() (list []column) {
 	for _, kind := range kinds {
 		for _, r := range auth.Roles() {
-			list = append(list, column{name: kind + " " + string(r.Role), token: e.credential(kind, string(r.Role)), scopes: r.Scopes})
+			list = append(list, column{name: kind + " " + string(r.Role), token: e.credential(kind, string(r.Role)), scopes: r.Scopes, kind: auth.Kind(kind)})
 		}
 		list = append(list,
 			column{name: kind + " of a suspended tenant", token: e.credential(kind, suspendedName), door: fault.TenantSuspended},
@@ -323,7 +323,7 @@ func TestCredentialsAreAlike(t *testing.T) {
 	e.newSuspended()
 	made[wire.AttestationKey](e, e.owner, "GET", "/attestation-key", "") // made by who asks first
 	// Who it is; a backup, which is never the same twice; the log, which grows with every request.
-	differ := []string{"GET /me", "POST /backup", "GET /audit/export", "GET /audit", "GET /audit/checkpoint", "GET /audit/consistency"}
+	differ := []string{"GET /me", "POST /backup", "GET /audit/export", "GET /audit", "GET /events", "GET /audit/checkpoint", "GET /audit/consistency"}
 	type twin struct{ role, kind, key, as string }
 	var twins []twin
 	for _, role := range auth.Roles() {
@@ -338,6 +338,9 @@ func TestCredentialsAreAlike(t *testing.T) {
 		group.Go(func() {
 			for i := range e.routes {
 				r := &e.routes[i]
+				if r.Opens {
+					continue // for whatever is no API key
+				}
 				path, body, _, _, err := r.probe()
 				if err != nil {
 					t.Error(err)

@@ -37,6 +37,7 @@ type everything struct {
 	ways    map[string]way // by the name under which ask knows them
 	clients *clients
 	issuer  *issuer
+	known   *auth.Service // of the server
 }
 
 type namesOf struct{ store *sqlite.Store }
@@ -84,6 +85,7 @@ func newEverything(t *testing.T) *everything {
 	all := people
 	all.Certificates, all.Tokens = certificateRules(), e.issuer.verifier()
 	known := auth.New(store, log, all)
+	e.known = known
 	_, e.owner, err = known.Bootstrap(ctx, uuid.MustParse("0195f3a2-0000-7000-8000-00000000000a"), nil)
 	must(err)
 	replacing, err := rekey.New(rekey.Options{Root: keeper, Keys: service1, Jobs: work, Recorder: log, Backends: []backend.Backend{soft}, Share: 1, Settle: time.Millisecond})

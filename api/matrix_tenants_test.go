@@ -19,6 +19,7 @@ import (
 
 	"github.com/keywright/keywright/api/qpher"
 	"github.com/keywright/keywright/api/wire"
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/jobs"
 )
@@ -55,6 +56,9 @@ var resources = map[string]*resource{
 	"/jobs/{id}": {nowhere: id, missing: []fault.Code{fault.JobNotFound},
 		theirs: func(x *tenants, _ string) string { return x.newJob(x.them) },
 		ours:   func(x *tenants, _ string) string { return x.newJob(x.us) }},
+	"/sessions/{id}": {nowhere: id, missing: []fault.Code{fault.SessionNotFound},
+		theirs: func(x *tenants, _ string) string { return x.newSession(x.them) },
+		ours:   func(x *tenants, _ string) string { return x.newSession(x.us) }},
 	"/approvals/{id}": {nowhere: id, missing: []fault.Code{fault.ApprovalNotFound},
 		theirs: func(x *tenants, _ string) string { return x.approval },
 		ours:   func(x *tenants, _ string) string { return x.askApproval(x.owner) }},
@@ -191,6 +195,15 @@ func (x *tenants) newJob(tenant uuid.UUID) string {
 		x.t.Fatal(err)
 	}
 	return j.ID.String()
+}
+
+func (x *tenants) newSession(tenant uuid.UUID) string {
+	p := &auth.Principal{ID: "oidc:" + id(), Kind: auth.KindToken, Tenant: tenant, Name: "somebody", Role: auth.RoleViewer, Scopes: auth.RoleViewer.Scopes()}
+	s, _, err := x.known.OpenSession(x.t.Context(), p, "matrix")
+	if err != nil {
+		x.t.Fatal(err)
+	}
+	return s.ID.String()
 }
 
 func (x *tenants) askApproval(as string) string {
@@ -411,7 +424,7 @@ func (x *tenants) reachOwn(as string, mayBeMissing ...string) map[string]int {
 func TestListsAreOfOneTenant(t *testing.T) {
 	x := newTenants(t)
 	job := x.newJob(x.them)
-	marks := []string{theirName, x.key.ID, x.grant, x.apiKey, x.webhook, x.approval, job, x.them.String()}
+	marks := []string{theirName, x.key.ID, x.grant, x.apiKey, x.webhook, x.approval, job, x.newSession(x.them), x.them.String()}
 	// The export is the whole log, the list of tenants is the operator's. The first owner made them, which its own log says.
 	deployment := []string{"GET /audit/export", "GET /tenants"}
 	looker := x.newAPIKey(x.owner, `{"name":"looker","role":"owner"}`).Key
@@ -476,8 +489,8 @@ var placedBy = map[string]string{
 var namesNone = map[string]string{
 	"aad algorithm body brand custody digest encoding format hash hash_algorithm include info kem_ciphertext kind label/bytes mac message mode mu new_keys nonce operation " +
 		"operations outcome action origin overlap expires_in padding passphrase key_file peer_public_key plaintext public_key purpose reason required_context role rotation_period salt " +
-		"scopes shares signature signature_context state status symmetric_key types url wrapped_key allowed_cidrs context labels name": "values",
-	"backend device drop replaces plan": "of the deployment",
+		"scopes shares signature signature_context state status symmetric_key types url wrapped_key allowed_cidrs context labels name api_key_max_lifetime session_idle session_lifetime code error": "values",
+	"backend device drop replaces plan issuer iss": "of the deployment",
 }
 
 // TestEveryFieldIsPlaced: a field or a query that might name something of another tenant cannot come without a request that tries.
@@ -628,7 +641,7 @@ func TestCursorsOfOthers(t *testing.T) {
 	x.askApproval(x.stranger)
 	x.giveGrant(x.stranger, x.key.ID, x.apiKey)
 	made[wire.Webhook](x.everything, x.stranger, "POST", "/webhooks", `{"name":"second","url":"http://127.0.0.1:9/`+theirName+`"}`)
-	marks := []string{theirName, x.key.ID, x.grant, x.apiKey, x.webhook, x.approval, x.newJob(x.them), x.newJob(x.them), x.them.String()}
+	marks := []string{theirName, x.key.ID, x.grant, x.apiKey, x.webhook, x.approval, x.newJob(x.them), x.newJob(x.them), x.newSession(x.them), x.newSession(x.them), x.them.String()}
 	looker := x.newAPIKey(x.owner, `{"name":"looker","role":"owner"}`).Key
 	ours := resources["/keys/{key}"].ours(x, "")
 	tried := 0

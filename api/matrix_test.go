@@ -25,6 +25,8 @@ import (
 type column struct {
 	name, token string
 	scopes      []auth.Scope
+	kind        auth.Kind  // of what is no API key and is let in
+	role        auth.Role  // of a session
 	door        fault.Code // refused with this whatever it asks for; "": not at the door
 }
 
@@ -73,12 +75,17 @@ func (r *route) name() string { return r.Method + " " + r.Path }
 // refusal gives the code with which the rules refuse a credential on a route; "": they don't.
 func (c *column) refusal(r *route) (fault.Code, error) {
 	switch {
+	case r.Tolerant:
+		return fault.Unauthenticated, nil // where browsers sign in: nothing else serves, and nobody has begun
 	case r.Open:
 		return "", nil
 	case c.door != "":
 		return c.door, nil
-	case r.Session:
-		return fault.Forbidden, nil // each column is an API key
+	case r.Session && (c.kind != auth.KindSession || c.role != auth.RoleOwner && c.role != auth.RoleAdmin), r.Signed && c.kind != auth.KindSession,
+		r.Opens && (c.kind == "" || c.kind == auth.KindSession):
+		return fault.Forbidden, nil
+	case r.Session, r.Signed, r.Opens:
+		return "", nil
 	case r.Scope == "":
 		some, known := settledByHandlers[r.name()]
 		if !known {
@@ -118,7 +125,7 @@ func (e *everything) columns() []column {
 	elsewhere := e.newAPIKey(e.owner, `{"name":"elsewhere",`+all+`,"allowed_cidrs":["198.51.100.0/24","2001:db8::/32"]}`)
 	suspended := e.newSuspended()
 	time.Sleep(time.Until(expired.ExpiresAt.Add(time.Millisecond)))
-	return append(append(list, e.otherColumns()...),
+	return append(append(append(list, e.otherColumns()...), e.sessionColumns()...),
 		column{name: "revoked", token: revoked.Key, door: fault.Unauthenticated},
 		column{name: "rotated away", token: renewed.Key, door: fault.Unauthenticated},
 		column{name: "expired", token: expired.Key, door: fault.Unauthenticated},
@@ -146,6 +153,8 @@ func (r *route) probe() (path, body string, status int, codes []fault.Code, err 
 	}
 	late := r.Scope == "" && settledByHandlers[r.name()] != nil // the rights are looked at by the handler, behind the body
 	switch {
+	case r.Signed && r.Method == http.MethodDelete: // which would end the caller's session
+		return path + "?surprise=1", "", 0, []fault.Code{fault.BadQuery}, nil
 	case r.BodyLimit > 0 && !late:
 		return path, surprise, 0, []fault.Code{fault.UnknownField}, nil
 	case r.BodyLimit > 0 && !r.BodyOptional:
@@ -202,7 +211,9 @@ func TestMatrix(t *testing.T) {
 		t.Error("that proves nothing")
 	}
 	for name := range settledByHandlers {
-		if !slices.ContainsFunc(e.routes, func(r route) bool { return r.name() == name && r.Scope == "" && !r.Open && !r.Session }) {
+		if !slices.ContainsFunc(e.routes, func(r route) bool {
+			return r.name() == name && r.Scope == "" && !r.Open && !r.Session && !r.Signed && !r.Opens
+		}) {
 			t.Errorf("settledByHandlers has %s, and the table has not", name)
 		}
 	}

@@ -98,7 +98,7 @@ func (d *document) root() object {
 				"Every response carries its request id, in the body and in X-Request-ID.",
 		},
 		"servers":    []any{object{"url": "/"}},
-		"security":   []any{object{"bearer": []any{}}, object{"apiKey": []any{}}, object{"mutualTLS": []any{}}},
+		"security":   []any{object{"bearer": []any{}}, object{"apiKey": []any{}}, object{"mutualTLS": []any{}}, object{"session": []any{}}},
 		"tags":       tagList(),
 		"paths":      d.paths,
 		"components": object{"schemas": d.schemas, "responses": object{"Error": errorResponse("ErrorResponse"), "QpherError": errorResponse("QpherErrorResponse")}, "securitySchemes": securitySchemes()},
@@ -122,6 +122,7 @@ func tags() [][2]string {
 		{"backends", "The devices, with what each can do, as probed."},
 		{"nodes", "The services that run on one store: equal, and each able to answer anything."},
 		{"api-keys", "The credentials of the tenant."},
+		{"sessions", "What a browser signs in for. Beside the cookie every change needs the header X-CSRF-Token."},
 		{"tenants", "The owners of keys, API keys and audit entries. Nothing crosses tenants: what is another's is not found."},
 		{"events", "What has changed, as a stream and as signed calls to receivers (Standard Webhooks)."},
 		{"policies", "Who may do what with a key: grants, approvals, and what would be decided."},
@@ -139,6 +140,7 @@ func securitySchemes() object {
 		"bearer":    object{"type": "http", "scheme": "bearer", "bearerFormat": "API key or JWT", "description": "An API key, or a JSON Web Token of an issuer that the configuration names."},
 		"apiKey":    object{"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same API key, in a header of its own."},
 		"mutualTLS": object{"type": "mutualTLS", "description": "A client certificate that the configuration maps to a tenant. On a Unix socket the user or group of the caller stands for it."},
+		"session":   object{"type": "apiKey", "in": "cookie", "name": sessionCookie, "description": "A session, alone: beside another credential it is refused. Changes need its csrf_token in X-CSRF-Token."},
 	}
 }
 
@@ -200,6 +202,12 @@ func (d *document) operation(r *route, path string) object {
 		op["security"] = []any{}
 	case r.Scope != "":
 		op["description"] = "Scope: " + r.scopes() + "."
+	case r.Session:
+		op["description"] = "Only in a session of an owner or admin: any other credential is refused."
+	case r.Signed:
+		op["description"] = "Only in a session."
+	case r.Opens:
+		op["description"] = "A token, a client certificate or the user of a Unix socket: an API key is refused."
 	default:
 		op["description"] = "Any credential will do."
 	}

@@ -21,6 +21,9 @@ func (c *call) checkQuery() error {
 	}
 	for name, values := range q {
 		if !c.route.knows(name) {
+			if c.route.Tolerant {
+				continue
+			}
 			return fault.New(fault.BadQuery, "this route does not know one of the query parameters")
 		}
 		if len(values) > 1 && name != "include" {

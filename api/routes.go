@@ -33,6 +33,8 @@ type route struct {
 	Or           auth.Scope // another that does as well
 	And          auth.Scope // one more that is needed
 	Session      bool       // only for an owner or admin in a session
+	Signed       bool       // only in a session
+	Opens        bool       // only with a credential that makes sessions: no API key
 	Open         bool       // needs no credential and works while locked
 	NeedsRoot    bool       // with Open: not while locked
 	AtRoot       bool       // also without the prefix
@@ -41,6 +43,7 @@ type route struct {
 	Timeout      time.Duration // 0: none
 	Status       int           // of success
 	Query        []param
+	Tolerant     bool // others may add parameters to the query
 	Creates      bool // takes Idempotency-Key
 	Tag          string
 	Summary      string
@@ -108,6 +111,9 @@ func instead[Resp any](e endpoint) endpoint {
 // decodeInto decodes the body that was read.
 func (c *call) decodeInto(p any) error {
 	c.fields.reserve(len(c.body))
+	if c.decodePlain(p) {
+		return nil
+	}
 	return decodeBody(c.body, p, c.decode)
 }
 
@@ -171,7 +177,7 @@ func page(extra ...param) []param {
 
 // table is the API.
 func (s *Server) table() []route {
-	rows := slices.Concat(s.rows(), s.accessRows(), s.eventRows(), s.backupRows(), s.qpherRows())
+	rows := slices.Concat(s.rows(), s.accessRows(), s.sessionRows(), s.eventRows(), s.backupRows(), s.qpherRows())
 	for i := range rows {
 		rows[i].onKey = strings.Contains(rows[i].Path, "{key}")
 	}
@@ -315,6 +321,7 @@ func (s *Server) rows() []route {
 		read("/audit/consistency", ar, "audit", "Proof that the log has only grown since an earlier checkpoint", handle(s.consistency),
 			param{"from", "integer", "entries of the earlier checkpoint"},
 			param{"to", "integer", "entries of the later one; absent: the newest checkpoint, which comes with the answer"}),
+		read("/audit/entries/{n}", ar, "audit", "Show an entry of the audit log; 410 when it was pruned", handle(s.auditEntry)),
 		read("/audit/entries/{n}/proof", ar, "audit", "Proof that an entry is in the log", handle(s.proof),
 			param{"size", "integer", "entries of the checkpoint that the caller has kept; absent: the newest checkpoint, which comes with the answer"}),
 		export,

@@ -34,8 +34,8 @@ type Auth interface {
 	Authenticate(ctx context.Context, presented string, from netip.Addr) (*auth.Principal, auth.Decision, error)
 	// AuthenticateConnection is the same of a caller who presents nothing, for what the transport has proven of it.
 	AuthenticateConnection(ctx context.Context, c *auth.Connection) (*auth.Principal, auth.Decision, error)
-	// Principal gives the principal of an API key of the tenant, for dry runs.
-	Principal(ctx context.Context, tenant, id uuid.UUID) (*auth.Principal, error)
+	// PrincipalNamed gives a principal of the tenant, for dry runs, and whether that is all that it may do.
+	PrincipalNamed(ctx context.Context, tenant uuid.UUID, text string) (p *auth.Principal, known bool, err error)
 	// CreateAPIKey gives the record and, this once, the key itself, as RotateAPIKey does.
 	CreateAPIKey(ctx context.Context, creator *auth.Principal, r auth.CreateRequest, requestID string, t idempotency.Token) (*auth.APIKey, string, error)
 	RotateAPIKey(ctx context.Context, caller *auth.Principal, r auth.RotateRequest, requestID string, t idempotency.Token) (*auth.APIKey, string, error)
@@ -50,6 +50,8 @@ type Auth interface {
 	ResumeTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) (*auth.Tenant, error)
 	Tenant(ctx context.Context, caller *auth.Principal, id uuid.UUID) (*auth.Tenant, error)
 	Tenants(ctx context.Context, caller *auth.Principal, cursor string, limit int) (page []*auth.Tenant, next string, err error)
+
+	Sessions
 }
 
 // Root is the keeper of the root secret. *root.Keeper is the implementation.

@@ -63,6 +63,7 @@ func TestTenantsAreApart(t *testing.T) {
 		{"GET", "/api-keys/" + apiKey.ID, "", fault.APIKeyNotFound},
 		{"POST", "/api-keys/" + apiKey.ID + "/rotate", "", fault.APIKeyNotFound},
 		{"DELETE", "/api-keys/" + apiKey.ID, "", fault.APIKeyNotFound},
+		{"GET", "/audit/entries/1", "", fault.EntryNotFound},
 		{"GET", "/audit/entries/1/proof", "", fault.EntryNotFound},
 		{"GET", "/audit?key=orders", "", fault.KeyNotFound},
 	} {

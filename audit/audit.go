@@ -109,17 +109,24 @@ type Store interface {
 	// AuditHead gives the head as stored.
 	AuditHead(ctx context.Context) (Head, error)
 	// AuditEntries gives up to limit entries from index from upward, in order and without a gap. Fewer only at the end
-	// of the log, none beyond it.
+	// of the log, none beyond it. Those that are pruned come as their hashes.
 	AuditEntries(ctx context.Context, from uint64, limit int) ([]Stored, error)
 	// AuditSearch gives up to limit matching entries below index before (math.MaxInt64: from the newest), newest first,
 	// and the index below which the search goes on (0: done). It looks at a bounded number of entries a call, so it may
-	// give fewer than limit, even none, and still not be done.
+	// give fewer than limit, even none, and still not be done. Pruned entries match nothing.
 	AuditSearch(ctx context.Context, f Filter, before uint64, limit int) (found []Stored, next uint64, err error)
 	// AuditHashes gives n leaf hashes from index from. Fewer only at the end of the log.
 	AuditHashes(ctx context.Context, from uint64, n int) ([][32]byte, error)
 	// AuditNodes gives the hashes of the named nodes (Hash of the arguments is ignored), in the order asked. A node that
 	// is not stored is an error.
 	AuditNodes(ctx context.Context, nodes []Node) ([][32]byte, error)
+	// AuditKept gives the index of the first entry that is not pruned, which is that of the next entry when there is none, and its time, as far
+	// as there is one.
+	AuditKept(ctx context.Context) (first uint64, at time.Time, err error)
+	// PruneAudit takes the bodies of entries from first on, keeps these leaf hashes of them instead, and forgets what searches look at, in one
+	// durable transaction. The error is fault.Conflict when first is not the first that is kept or no entry would be left behind them.
+	// Whether the hashes are the entries' is the caller's to know.
+	PruneAudit(ctx context.Context, first uint64, hashes [][32]byte) error
 	// SaveCheckpoint keeps a signed checkpoint; Checkpoint gives the newest one kept, nil when there is none.
 	SaveCheckpoint(ctx context.Context, size uint64, note []byte) error
 	Checkpoint(ctx context.Context) ([]byte, error)

@@ -29,9 +29,16 @@ const (
 // longer holds what was recorded. An error leaves w with an export that does not verify. progress, when not nil, is called
 // with the number of entries written so far. The memory is constant; records go on meanwhile.
 //
+// When entries are pruned while it is being made the error is fault.Conflict: the checkpoint does not cover what tells of it. The next one's does.
+//
 // While the device of the checkpoint key is not there the export ends with the newest checkpoint that it has signed, which the log says
 // and the checkpoint that is given.
 func (l *Log) Export(ctx context.Context, w io.Writer, progress func(n uint64)) (Checkpoint, error) {
+	// What is pruned by now is told of under a checkpoint by now: see Retention.
+	kept, _, err := l.store.AuditKept(ctx)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("reading where the audit log begins: %w", err)
+	}
 	s, err := l.signedNow(ctx, func(*signedHead) bool { return false })
 	if err != nil {
 		last := l.signedBefore(ctx, err)
@@ -41,7 +48,7 @@ func (l *Log) Export(ctx context.Context, w io.Writer, progress func(n uint64)) 
 		l.log.Warn("an audit export ends with the newest checkpoint there is: its key cannot sign another", "size", last.Size, "entries", l.Size(), "error", err)
 		s = last
 	}
-	return s.Checkpoint, l.exportTo(ctx, w, s, progress)
+	return s.Checkpoint, l.exportTo(ctx, w, s, kept, progress)
 }
 
 // signedBefore gives the newest checkpoint when no newer one can be had because the device of the key is away, nil when there is none or
@@ -68,7 +75,7 @@ func (l *Log) signedBefore(ctx context.Context, why error) *signedHead {
 	return &signedHead{Checkpoint: c, note: last.note, key: key}
 }
 
-func (l *Log) exportTo(ctx context.Context, w io.Writer, s *signedHead, progress func(n uint64)) error {
+func (l *Log) exportTo(ctx context.Context, w io.Writer, s *signedHead, kept uint64, progress func(n uint64)) error {
 	out := bufio.NewWriterSize(w, 64<<10)
 	if _, err := fmt.Fprintf(out, "%s\n%s\n", exportHeader, s.note); err != nil {
 		return fmt.Errorf("writing the audit export: %w", err)
@@ -86,6 +93,11 @@ func (l *Log) exportTo(ctx context.Context, w io.Writer, s *signedHead, progress
 		}
 		if len(entries) != n {
 			return corrupted("the audit log lacks entries that its head counts")
+		}
+		for i := range entries {
+			if entries[i].Index >= kept && entries[i].Pruned() {
+				return fault.New(fault.Conflict, "entries were pruned while the export was being made: make it again")
+			}
 		}
 		for len(entries) > 0 {
 			block := entries[:min(tile, len(entries))]

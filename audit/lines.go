@@ -22,9 +22,12 @@ func VerifyLines(r io.Reader, checkpoint []byte, verifierKey string) (Result, ui
 	}
 	v := verifier{in: bufio.NewReaderSize(r, MaxLeaf+2)}
 	line, err := v.next()
-	first, found := strings.CutPrefix(string(line), LinesHeader+" ")
-	if n, bad := strconv.ParseUint(first, 10, 63); err != nil || !found || bad != nil || n != 0 {
+	n, found := beginning(line)
+	switch {
+	case err != nil || !found:
 		return Result{}, 0, v.headerError(err, "not a file of audit lines that begins with the first entry")
+	case n != 0:
+		return Result{}, 0, v.bad(fmt.Sprintf("the file begins with entry %d: it is proven together with those before it, which stand in the file before or were pruned", n))
 	}
 	result := Result{Checkpoint: kept, Kept: kept.Size}
 	head := Head{}
@@ -38,6 +41,9 @@ func VerifyLines(r io.Reader, checkpoint []byte, verifierKey string) (Result, ui
 		}
 		if err != nil {
 			return Result{}, 0, v.badEntry(head.Size, head.Size, "longer than an entry can be")
+		}
+		if n, found := beginning(line); found && n > head.Size {
+			return Result{}, 0, v.badEntry(head.Size, n-1, "missing: they were pruned before this file has taken them")
 		}
 		e, err := ParseLeaf(line)
 		if err != nil {
@@ -55,4 +61,14 @@ func VerifyLines(r io.Reader, checkpoint []byte, verifierKey string) (Result, ui
 		return Result{}, 0, v.badEntry(head.Size, head.Size, fmt.Sprintf("missing: the file ends here, and the checkpoint is of %d entries", kept.Size))
 	}
 	return result, head.Size, nil
+}
+
+// beginning reads the line with which a file begins, or goes on behind a gap.
+func beginning(line []byte) (first uint64, ok bool) {
+	text, ok := strings.CutPrefix(string(line), LinesHeader+" ")
+	if !ok {
+		return 0, false
+	}
+	first, err := strconv.ParseUint(text, 10, 63)
+	return first, err == nil
 }

@@ -13,7 +13,7 @@ import (
 // Proof shows that an entry is in the tree of a checkpoint (RFC 6962 §2.1.1).
 type Proof struct {
 	Index      uint64
-	Leaf       []byte
+	Leaf       []byte // nil when the entry was pruned
 	LeafHash   [32]byte
 	Hashes     [][32]byte // the audit path, from the leaf upward
 	Size       uint64     // of the checkpoint's tree
@@ -23,7 +23,7 @@ type Proof struct {
 // Prove gives the entry at index with its proof in a signed checkpoint: the newest one when that covers the entry, else
 // one made now. The error is fault.EntryNotFound when there is no such entry.
 func (l *Log) Prove(ctx context.Context, index uint64) (*Proof, error) {
-	found, err := l.Get(ctx, index)
+	found, err := l.stored(ctx, index)
 	if err != nil {
 		return nil, err
 	}
@@ -44,15 +44,15 @@ func (l *Log) ProveIn(ctx context.Context, index, size uint64) (*Proof, error) {
 	if err != nil {
 		return nil, err
 	}
-	found, err := l.Get(ctx, index)
+	found, err := l.stored(ctx, index)
 	if err != nil {
 		return nil, err
 	}
 	return l.prove(ctx, found, size, root, nil)
 }
 
-func (l *Log) prove(ctx context.Context, found Found, size uint64, root [32]byte, checkpoint []byte) (*Proof, error) {
-	p := &Proof{Index: found.Index, Leaf: found.Leaf, LeafHash: LeafHash(found.Leaf), Size: size, Checkpoint: checkpoint}
+func (l *Log) prove(ctx context.Context, found Stored, size uint64, root [32]byte, checkpoint []byte) (*Proof, error) {
+	p := &Proof{Index: found.Index, Leaf: found.Leaf, LeafHash: found.LeafHash(), Size: size, Checkpoint: checkpoint}
 	var err error
 	if p.Hashes, err = l.InclusionProof(ctx, p.Index, size); err != nil {
 		return nil, err

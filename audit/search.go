@@ -21,22 +21,37 @@ type Found struct {
 	Leaf  []byte
 }
 
-var errNoEntry = fault.New(fault.EntryNotFound, "the audit log has no such entry")
+var (
+	errNoEntry = fault.New(fault.EntryNotFound, "the audit log has no such entry")
+	errPruned  = fault.New(fault.EntryPruned, "the entry was pruned: its hash is kept, and its proof can be had")
+)
 
 // Get gives the entry at index, of whatever tenant: the caller decides who may see it. The error is fault.EntryNotFound
-// when there is none.
+// when there is none and fault.EntryPruned when there was one.
 func (l *Log) Get(ctx context.Context, index uint64) (Found, error) {
-	if index > math.MaxInt64 {
-		return Found{}, errNoEntry
+	s, err := l.stored(ctx, index)
+	if err != nil {
+		return Found{}, err
+	}
+	if s.Pruned() {
+		return Found{}, errPruned
+	}
+	return decode(s)
+}
+
+// stored gives the entry at index, or its hash.
+func (l *Log) stored(ctx context.Context, index uint64) (Stored, error) {
+	if index >= math.MaxInt64 {
+		return Stored{}, errNoEntry
 	}
 	entries, err := l.store.AuditEntries(ctx, index, 1)
 	if err != nil {
-		return Found{}, fmt.Errorf("reading an audit entry: %w", err)
+		return Stored{}, fmt.Errorf("reading an audit entry: %w", err)
 	}
 	if len(entries) == 0 {
-		return Found{}, errNoEntry
+		return Stored{}, errNoEntry
 	}
-	return decode(entries[0])
+	return entries[0], nil
 }
 
 func decode(s Stored) (Found, error) {

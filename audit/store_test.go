@@ -21,6 +21,8 @@ type memStore struct {
 	leaves   [][]byte
 	hashes   [][32]byte
 	kept     uint64 // of the first entry that is not pruned
+	pruneErr error
+	onPrune  func() // before anything is pruned
 	nodes    map[Node][32]byte
 	cosigned []byte
 	note     []byte
@@ -199,6 +201,41 @@ func (s *memStore) AuditNodes(_ context.Context, nodes []Node) ([][32]byte, erro
 		out[i] = h
 	}
 	return out, nil
+}
+
+func (s *memStore) AuditKept(context.Context) (uint64, time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.read(); err != nil {
+		return 0, time.Time{}, err
+	}
+	if s.kept == uint64(len(s.leaves)) {
+		return s.kept, time.Time{}, nil
+	}
+	e, err := ParseLeaf(s.leaves[s.kept])
+	return s.kept, e.Time, err
+}
+
+func (s *memStore) PruneAudit(_ context.Context, first uint64, hashes [][32]byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first != s.kept || first+uint64(len(hashes)) >= uint64(len(s.leaves)) {
+		return fault.New(fault.Conflict, "not these")
+	}
+	if s.onPrune != nil {
+		s.onPrune()
+	}
+	if s.pruneErr != nil {
+		return s.pruneErr
+	}
+	for i, h := range hashes {
+		if s.hashes[first+uint64(i)] != h {
+			return fmt.Errorf("the hash of entry %d is another", first+uint64(i))
+		}
+		s.leaves[first+uint64(i)] = nil
+	}
+	s.kept += uint64(len(hashes))
+	return nil
 }
 
 func (s *memStore) SaveCheckpoint(_ context.Context, _ uint64, note []byte) error {

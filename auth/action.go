@@ -17,6 +17,8 @@ type Act struct {
 	Makers  bool       // a credential that is limited to keys or labels reaches, of the tenant's, what it has made
 	Whole   bool       // it is about all keys or about none to be told: not for a credential that is limited to some, or to some operations
 	Session bool       // only for an owner or admin in a session
+	Signed  bool       // only in a session, whosesoever
+	Opens   bool       // a session is asked for: only with a credential that makes one
 	Hidden  fault.Code // how what is not for the caller is denied; "": the missing scope is named
 }
 
@@ -50,7 +52,14 @@ func Acts() []Act {
 		{Name: ActionRotate, Any: settings, Free: true, Hidden: fault.APIKeyNotFound},
 		{Name: ActionRevoke, Any: settings, Hidden: fault.APIKeyNotFound},
 
-		{Name: "settings.security.set", Session: true},
+		{Name: "settings.security.get", Any: SetOf(ScopeSettingsRead)},
+		{Name: ActionSecurity, Session: true},
+
+		{Name: ActionSessionCreate, Opens: true},
+		{Name: "session.get", Signed: true},
+		{Name: ActionSessionLeave, Signed: true},
+		{Name: "session.list", Any: settings},
+		{Name: ActionSessionEnd, Any: settings, Hidden: fault.SessionNotFound},
 
 		{Name: ActionTenantCreate, Any: tenants, Over: tenants},
 		{Name: "tenant.list", Any: sees, Over: sees},
@@ -110,7 +119,7 @@ func ActNamed(name string) (*Act, bool) {
 // Ask makes the question whether the principal may do it. on is what it is about: nil when that is not known yet, and then what it settles is
 // decided later.
 func (a *Act) Ask(p *Principal, now time.Time, on *Resource) Request {
-	return Request{Principal: p, Now: now, Any: a.Any, Over: a.Over, Free: a.Free, Makers: a.Makers, Whole: a.Whole, Session: a.Session, Hidden: a.Hidden,
+	return Request{Principal: p, Now: now, Any: a.Any, Over: a.Over, Free: a.Free, Makers: a.Makers, Whole: a.Whole, Session: a.Session, Signed: a.Signed, Opens: a.Opens, Hidden: a.Hidden,
 		Resource: on, Pending: on == nil}
 }
 

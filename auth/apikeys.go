@@ -127,6 +127,9 @@ func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
 	if e := creator.ExpiresAt; !e.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(e)) {
 		k.ExpiresAt = e
 	}
+	if err := creator.Security.expiry(now, k.ExpiresAt); err != nil {
+		return nil, err
+	}
 	return k, nil
 }
 
@@ -157,7 +160,7 @@ func (s *Service) prepare(k *APIKey, t idempotency.Token) (presented string, cha
 		return "", nil, fmt.Errorf("making an id: %w", err)
 	}
 	k.Prefix, presented = newToken(k.Brand)
-	if k.MAC, err = s.mac(presented); err != nil {
+	if k.MAC, err = s.pepper.mac(s.derive, presented); err != nil {
 		return "", nil, err
 	}
 	changes = append(changes, s.store.InsertAPIKey(k))

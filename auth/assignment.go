@@ -99,30 +99,39 @@ func (s *Service) believed(m *mac) *Principal {
 
 // settle gives the principal what its assignment says and its tenant is, and remembers it, until a time (zero: while it is confirmed).
 func (s *Service) settle(ctx context.Context, m *mac, a *Assignment, until time.Time, p Principal) (*Principal, error) {
-	p.Role, p.Scopes = a.Role, (SetOf(a.Role.Scopes()...) | SetOf(a.Scopes...)).List()
-	p.rights = rights(p.Scopes)
-	if a.Name != "" {
-		p.Name = a.Name
-	}
 	for {
 		generation, confirmed := s.cache.generation.Load(), s.now()
-		t, err := s.named(ctx, a.Tenant)
-		switch {
-		case fault.Has(err, fault.TenantNotFound):
-			return nil, errUnauthenticated
-		case err != nil && ctx.Err() != nil:
-			return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
-		case err != nil:
-			return nil, fmt.Errorf("reading a tenant: %w", err)
+		if err := s.assign(ctx, a, &p); err != nil {
+			return nil, err
 		}
-		p.Tenant, p.TenantName, p.Plan, p.Suspended = t.ID, t.Name, t.Plan, t.Status != TenantActive
-		if s.cache.keep(m, &entry{principal: &p, confirmed: confirmed, expires: until}, generation) {
+		p.Grants = nil
+		if err := s.granted(ctx, &p); err != nil {
+			return nil, err
+		}
+		holder, _ := GrantHolder(p.Tenant, p.ID)
+		if s.cache.keep(m, &entry{principal: &p, id: holder, confirmed: confirmed, expires: until}, generation) {
 			return &p, nil
 		}
 		if ctx.Err() != nil {
 			return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", ctx.Err())
 		}
 	}
+}
+
+// assign gives a principal what its assignment says and its tenant is.
+func (s *Service) assign(ctx context.Context, a *Assignment, p *Principal) error {
+	p.assigned(a)
+	t, err := s.named(ctx, a.Tenant)
+	switch {
+	case fault.Has(err, fault.TenantNotFound):
+		return errUnauthenticated
+	case err != nil && ctx.Err() != nil:
+		return fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
+	case err != nil:
+		return fmt.Errorf("reading a tenant: %w", err)
+	}
+	p.Tenant, p.TenantName, p.Plan, p.Suspended, p.Security = t.ID, t.Name, t.Plan, t.Status != TenantActive, t.Security.shared()
+	return nil
 }
 
 // keep remembers an entry, unless something was revoked since the generation: then what was read may be old.

@@ -19,7 +19,7 @@ type Kind string
 
 const (
 	KindAPIKey  Kind = "api-key"
-	KindSession Kind = "session" // a person who has signed in
+	KindSession Kind = "session" // who has shown a credential of another kind, and goes by a session since
 	KindSystem  Kind = "system"
 )
 
@@ -39,7 +39,9 @@ type Principal struct {
 	ExpiresAt    time.Time     // zero: never
 	Restrictions *Restrictions // nil: none
 	Grants       map[uuid.UUID][]Grant
-	Maker        string // who made the credential, or its present secret; "" when nobody knows
+	Maker        string    // who made the credential, or its present secret; "" when nobody knows
+	Session      uuid.UUID // with KindSession: which
+	Security     *Security // what the tenant has settled; nil: nothing
 
 	rights ScopeSet // of Scopes, with what coarse ones cover; 0: not worked out
 }
@@ -118,7 +120,9 @@ type Store interface {
 	Tenants(ctx context.Context, after uuid.UUID, limit int) ([]*Tenant, error)
 	// InsertTenant adds a tenant. fault.Conflict when the id exists, fault.NameTaken.
 	InsertTenant(t *Tenant) audit.Change
-	// UpdateTenant replaces name, status, quotas and plan if the stored revision is t.Revision, and adds one to it; else fault.Conflict. Also
+	// UpdateTenant replaces name, status, quotas, plan and security if the stored revision is t.Revision, and adds one to it; else fault.Conflict. Also
 	// fault.NameTaken.
 	UpdateTenant(t *Tenant) audit.Change
+
+	SessionStore
 }

@@ -36,14 +36,14 @@ func (s *Service) Authenticate(ctx context.Context, presented string, from netip
 //
 // A key that was presented within the last Recheck costs one HMAC and one look into memory.
 func (s *Service) identify(ctx context.Context, presented string) (*Principal, error) {
-	if _, err := s.macs(); err != nil {
+	if _, err := s.pepper.macs(s.derive); err != nil {
 		return nil, err
 	}
 	t, ok := parseToken(presented)
 	if !ok {
 		return nil, errUnauthenticated
 	}
-	m, err := s.mac(presented)
+	m, err := s.pepper.mac(s.derive, presented)
 	if err != nil {
 		return nil, err
 	}
@@ -169,24 +169,29 @@ func (s *Service) principal(ctx context.Context, k *APIKey) (*Principal, error) 
 	}
 	scopes := k.Effective()
 	p := &Principal{ID: k.PrincipalID(), Kind: KindAPIKey, Tenant: k.Tenant, Name: k.Name, Role: k.Role, Scopes: scopes, TenantName: t.Name, Plan: t.Plan,
-		Suspended: t.Status != TenantActive, ExpiresAt: k.ExpiresAt, Maker: k.maker(), rights: rights(scopes)}
+		Suspended: t.Status != TenantActive, ExpiresAt: k.ExpiresAt, Maker: k.maker(), Security: t.Security.shared(), rights: rights(scopes)}
 	if !k.Restrictions.none() {
 		p.Restrictions = &k.Restrictions
 	}
-	granted, err := s.store.GrantsOf(ctx, k.Tenant, p.ID)
+	return p, s.granted(ctx, p)
+}
+
+// granted reads what is granted to a principal.
+func (s *Service) granted(ctx context.Context, p *Principal) error {
+	found, err := s.store.GrantsOf(ctx, p.Tenant, p.ID)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
+		return fault.Wrap(fault.Timeout, "the deadline passed before the credential was checked", err)
 	case err != nil:
-		return nil, fmt.Errorf("reading grants: %w", err)
+		return fmt.Errorf("reading grants: %w", err)
 	}
-	if len(granted) > 0 {
-		p.Grants = make(map[uuid.UUID][]Grant, len(granted))
-		for _, g := range granted {
+	if len(found) > 0 {
+		p.Grants = make(map[uuid.UUID][]Grant, len(found))
+		for _, g := range found {
 			p.Grants[g.Key] = append(p.Grants[g.Key], *g)
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // PrincipalID is the key's name in the audit log: "api-key:<id>".

@@ -32,6 +32,7 @@ type entry struct {
 	expires   time.Time   // zero: never
 	confirmed time.Time   // from before the store was asked
 	looking   atomic.Bool // somebody is on the way to the store already
+	session   *live       // nil: it is no session's
 }
 
 // flight is one look into the store that others may wait for.

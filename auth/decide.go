@@ -19,6 +19,8 @@ const (
 	RuleExpired    Rule = "expired"          // its time is over
 	RuleSuspended  Rule = "tenant-suspended" // its tenant is suspended
 	RuleAddress    Rule = "address"          // the caller is not where the credential may be used
+	RuleOffice     Rule = "tenant-address"   // the caller is not where credentials of the tenant may be used
+	RuleForged     Rule = "csrf"             // a change in a session without what shows that its own page has made it
 	RuleTenant     Rule = "tenant"           // the key is another tenant's
 	RuleSession    Rule = "session"          // only an owner or admin in person may do this
 	RuleKeys       Rule = "key-limit"        // the credential is limited to other keys
@@ -31,6 +33,8 @@ const (
 	RuleOwners     Rule = "owners"           // a credential is for those who have all its rights to end or renew
 	RuleUnfiltered Rule = "unfiltered"       // the credential is limited, and this cannot be told in part
 	RuleUnknown    Rule = "unknown-act"      // there is no such act
+	RuleUnsigned   Rule = "no-session"       // this is for sessions, and the caller has none
+	RulePerson     Rule = "no-session-by"    // a credential of this kind makes no session
 
 	// The rules that allow.
 	RuleAny      Rule = "any-credential"
@@ -79,10 +83,13 @@ type Request struct {
 
 	Door    bool       // the caller has just been authenticated: Address is looked at
 	Address netip.Addr // where the caller is; not valid: nobody knows
+	Forged  bool       // with Door: a change that a page of others may have made a browser send
 
 	Any     ScopeSet // one of these is needed; empty: none
 	All     ScopeSet // and all of these
 	Session bool     // only for an owner or admin in person
+	Signed  bool     // only in a session, whosesoever
+	Opens   bool     // a session is asked for: only with what makes one
 
 	Operation string // as the audit log names it: for limits, grants and quorum
 	Uses      bool   // the operation uses key material: grants_only and the key's required context count
@@ -131,8 +138,20 @@ func Decide(r *Request) Decision {
 	if r.Door && !p.Restrictions.reachesAddress(r.Address) {
 		return refused(RuleAddress, fault.Forbidden)
 	}
+	if r.Door && !p.Security.reachesAddress(r.Address) {
+		return refused(RuleOffice, fault.Forbidden)
+	}
+	if r.Door && r.Forged {
+		return refused(RuleForged, fault.Forbidden)
+	}
 	if r.Session && (p.Kind != KindSession || p.Role != RoleOwner && p.Role != RoleAdmin) {
 		return refused(RuleSession, fault.Forbidden)
+	}
+	if r.Signed && p.Kind != KindSession {
+		return refused(RuleUnsigned, fault.Forbidden)
+	}
+	if r.Opens && p.Kind != KindToken && p.Kind != KindCertificate && p.Kind != KindPeer {
+		return refused(RulePerson, fault.Forbidden)
 	}
 	if r.Whole && p.Restrictions.narrows() {
 		return refused(RuleUnfiltered, fault.Forbidden)
@@ -322,6 +341,12 @@ func (d *Decision) Err() error {
 		return fault.New(fault.Internal, "there is no such act")
 	case RuleSession:
 		return fault.New(fault.Forbidden, "an owner or admin may do this in person, in a session: no API key may")
+	case RuleUnsigned:
+		return fault.New(fault.Forbidden, "this is for sessions, and the request has none")
+	case RulePerson:
+		return fault.New(fault.Forbidden, "a session is made of a token, a client certificate or the user of a Unix socket: an API key makes none, nor does a session")
+	case RuleForged:
+		return fault.New(fault.Forbidden, "a change in a session needs its X-CSRF-Token")
 	case RuleNoScope:
 		if d.Missing == "" {
 			return errScope
@@ -348,6 +373,10 @@ func (r Rule) Explain() string {
 		return "The tenant is suspended."
 	case RuleAddress:
 		return "The credential may not be used from this address."
+	case RuleOffice:
+		return "No credential of the tenant may be used from this address."
+	case RuleForged:
+		return "A change in a session needs its X-CSRF-Token."
 	case RuleTenant:
 		return "There is no such thing in the tenant."
 	case RuleSession:
@@ -372,6 +401,10 @@ func (r Rule) Explain() string {
 		return "The credential is limited to some keys or operations, and this cannot be shown or done in part."
 	case RuleUnknown:
 		return "There is no such act."
+	case RuleUnsigned:
+		return "This is for sessions."
+	case RulePerson:
+		return "A credential of this kind makes no session."
 	case RuleAny:
 		return "Every credential may do this."
 	case RuleScope:

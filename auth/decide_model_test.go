@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -51,6 +52,12 @@ func objections(r *Request) (all []Rule) {
 		}
 		object(RuleAddress, !inside)
 	}
+	if c := p.Security; r.Door && c != nil && len(c.CIDRs) > 0 {
+		object(RuleOffice, !slices.ContainsFunc(c.CIDRs, func(n netip.Prefix) bool { return r.Address.IsValid() && n.Contains(r.Address.Unmap()) }))
+	}
+	object(RuleForged, r.Door && r.Forged)
+	object(RuleUnsigned, r.Signed && p.Kind != KindSession)
+	object(RulePerson, r.Opens && !slices.Contains([]Kind{KindToken, KindCertificate, KindPeer}, p.Kind))
 	object(RuleSession, r.Session && !(p.Kind == KindSession && (p.Role == RoleOwner || p.Role == RoleAdmin)))
 	object(RuleUnfiltered, r.Whole && len(limits.Keys)+len(limits.Labels)+len(limits.Operations) > 0)
 	object(RuleOperations, r.Operation != "" && !r.Reads && len(limits.Operations) > 0 && !slices.Contains(limits.Operations, r.Operation))
@@ -157,7 +164,7 @@ func TestDecideAgainstTheModel(t *testing.T) {
 
 // TestActs: every act has a name of its own, a right or a reason to have none, and is decided by it.
 func TestActs(t *testing.T) {
-	free := map[string]bool{"whoami": true, "settings.security.set": true}
+	free := map[string]bool{"whoami": true, "settings.security.set": true, "session.create": true, "session.get": true, "session.leave": true}
 	seen := map[string]bool{}
 	for _, a := range Acts() {
 		if seen[a.Name] || a.Name == "" {
@@ -170,7 +177,7 @@ func TestActs(t *testing.T) {
 		for _, q := range Scopes() {
 			p := &Principal{ID: "api-key:x", Tenant: uuid.UUID{1}, Kind: KindAPIKey, Scopes: []Scope{q}}
 			d := DecideAct(p, moment, a.Name, nil)
-			want := (a.Any == 0 || a.Free || rights(p.Scopes)&(a.Any|a.Over) != 0) && !a.Session
+			want := (a.Any == 0 || a.Free || rights(p.Scopes)&(a.Any|a.Over) != 0) && !a.Session && !a.Signed && !a.Opens
 			if d.Allowed != want {
 				t.Errorf("%s with %s: %+v", a.Name, q, d)
 			}

@@ -45,7 +45,7 @@ func drawRequest(t *rapid.T) *drawn {
 	tenants := []uuid.UUID{{1}, {2}}
 	d := &drawn{}
 	d.Now = moment
-	d.p = Principal{ID: "api-key:x", Tenant: tenants[0], Kind: rapid.SampledFrom([]Kind{KindAPIKey, KindSession}).Draw(t, "kind"),
+	d.p = Principal{ID: "api-key:x", Tenant: tenants[0], Kind: rapid.SampledFrom([]Kind{KindAPIKey, KindSession, KindToken}).Draw(t, "kind"),
 		Role: rapid.SampledFrom([]Role{RoleNone, RoleOwner, RoleAdmin, RoleViewer}).Draw(t, "role"), Suspended: rapid.IntRange(0, 9).Draw(t, "suspended") == 0}
 	d.p.Scopes = drawScopes(t, "scopes").List()
 	if rapid.IntRange(0, 4).Draw(t, "expires") == 0 {
@@ -67,7 +67,11 @@ func drawRequest(t *rapid.T) *drawn {
 		}
 		d.p.Restrictions = r
 	}
+	if rapid.IntRange(0, 3).Draw(t, "settled") == 0 {
+		d.p.Security = &Security{CIDRs: []netip.Prefix{netip.MustParsePrefix(rapid.SampledFrom([]string{"10.0.0.0/8", "2001:db8::/32"}).Draw(t, "office"))}}
+	}
 	d.Door = rapid.Bool().Draw(t, "door")
+	d.Forged, d.Signed, d.Opens = rapid.IntRange(0, 5).Draw(t, "forged") == 0, rapid.IntRange(0, 5).Draw(t, "signed") == 0, rapid.IntRange(0, 5).Draw(t, "opens") == 0
 	if at := rapid.SampledFrom(places).Draw(t, "address"); at != "" {
 		d.Address = netip.MustParseAddr(at)
 	}
@@ -106,7 +110,7 @@ func (d *drawn) less(t *rapid.T) {
 	if d.p.Restrictions != nil {
 		limits = *d.p.Restrictions
 	}
-	switch rapid.IntRange(0, 13).Draw(t, "less") {
+	switch rapid.IntRange(0, 15).Draw(t, "less") {
 	case 0:
 		if n := len(d.p.Scopes); n > 0 {
 			d.p.Scopes = slices.Delete(slices.Clone(d.p.Scopes), 0, 1)
@@ -171,6 +175,12 @@ func (d *drawn) less(t *rapid.T) {
 		}
 	case 13:
 		d.Context = nil
+	case 14:
+		if d.p.Security == nil {
+			d.p.Security = &Security{CIDRs: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}
+		}
+	case 15:
+		d.Forged = true
 	}
 }
 

@@ -20,22 +20,24 @@ import (
 // memory is the stores and the Recorder that carries out their changes, as their contracts say, without durability: what
 // is tested here is the Service. The real ones are tested in store/ and audit/.
 type memory struct {
-	mu      sync.Mutex
-	keys    map[uuid.UUID]*APIKey
-	records map[string]*idempotency.Record
-	tenants map[uuid.UUID]*Tenant
-	grants  []*Grant
-	entries []audit.Entry
-	broken  error // what Record answers while it is set
-	down    error // what reads answer while it is set
+	mu       sync.Mutex
+	keys     map[uuid.UUID]*APIKey
+	records  map[string]*idempotency.Record
+	tenants  map[uuid.UUID]*Tenant
+	grants   []*Grant
+	sessions map[uuid.UUID]*Session
+	entries  []audit.Entry
+	broken   error // what Record answers while it is set
+	down     error // what reads answer while it is set
 
-	lookups atomic.Int64
-	hold    chan struct{} // when set, a look-up has read and waits for it to close before it answers
-	reading chan struct{} // when set, gets a value from each look-up that waits
+	lookups               atomic.Int64
+	sessionReads, touches atomic.Int64
+	hold                  chan struct{} // when set, a look-up has read and waits for it to close before it answers
+	reading               chan struct{} // when set, gets a value from each look-up that waits
 }
 
 func newMemory() *memory {
-	return &memory{keys: make(map[uuid.UUID]*APIKey), records: make(map[string]*idempotency.Record), tenants: make(map[uuid.UUID]*Tenant)}
+	return &memory{keys: make(map[uuid.UUID]*APIKey), records: make(map[string]*idempotency.Record), tenants: make(map[uuid.UUID]*Tenant), sessions: make(map[uuid.UUID]*Session)}
 }
 
 type change func(*memory) error
@@ -245,10 +247,10 @@ func (m *memory) Record(_ context.Context, e *audit.Entry, changes ...audit.Chan
 	if m.broken != nil {
 		return 0, m.broken
 	}
-	keys, records, tenants := cloneMap(m.keys), cloneMap(m.records), cloneMap(m.tenants)
+	keys, records, tenants, sessions := cloneMap(m.keys), cloneMap(m.records), cloneMap(m.tenants), cloneMap(m.sessions)
 	for _, c := range changes {
 		if err := c.(change)(m); err != nil {
-			m.keys, m.records, m.tenants = keys, records, tenants
+			m.keys, m.records, m.tenants, m.sessions = keys, records, tenants, sessions
 			return 0, err
 		}
 	}

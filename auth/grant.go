@@ -11,7 +11,8 @@ type Grant struct {
 	ID         uuid.UUID
 	Tenant     uuid.UUID
 	Key        uuid.UUID
-	Principal  string            // "api-key:<id>"
+	Principal  string            // as PrincipalID gives it
+	Named      string            // how the principal was written, when that is not its name; for people
 	Operations []string          // as the audit log names them
 	Context    map[string]string // pairs that the caller's context must hold; empty: none
 	ExpiresAt  time.Time         // zero: never

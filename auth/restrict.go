@@ -147,11 +147,16 @@ func meetCIDRs(a, b []netip.Prefix) (out []netip.Prefix, left bool) {
 
 // reachesAddress reports whether a caller at this address may use the credential. An address that is not known is nobody's.
 func (r *Restrictions) reachesAddress(a netip.Addr) bool {
-	if r == nil || len(r.CIDRs) == 0 {
+	return r == nil || within(r.CIDRs, a)
+}
+
+// within reports whether an address is in one of the ranges; in none of none is every one.
+func within(ranges []netip.Prefix, a netip.Addr) bool {
+	if len(ranges) == 0 {
 		return true
 	}
 	a = a.Unmap().WithZone("")
-	for _, p := range r.CIDRs {
+	for _, p := range ranges {
 		if p.Contains(a) {
 			return true
 		}

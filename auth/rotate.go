@@ -69,7 +69,7 @@ func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest
 		}
 		k.RotatedAt, k.RotatedBy = now, caller.ID
 		k.Prefix, presented = newToken(k.Brand)
-		if k.MAC, err = s.mac(presented); err != nil {
+		if k.MAC, err = s.pepper.mac(s.derive, presented); err != nil {
 			return nil, "", err
 		}
 		presented, changes, err := s.memorable(k, presented, []audit.Change{s.store.RotateAPIKey(k, old)}, t)

@@ -1,12 +1,7 @@
 package auth
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"fmt"
-	"hash"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/keywright/keywright/audit"
@@ -19,6 +14,8 @@ import (
 const (
 	LabelPepper      = "keywright/v1/api-key-pepper"
 	LabelIdempotency = "keywright/v1/idempotency"
+	LabelSessions    = "keywright/v1/session-pepper"
+	LabelLogin       = "keywright/v1/session-login"
 )
 
 // Recheck is the longest time for which a cached key is accepted without looking into the store: so long can a key that
@@ -50,6 +47,10 @@ type Options struct {
 	Peers        []PeerRule
 	// Tokens checks those of other issuers. Nil: there are none.
 	Tokens TokenVerifier
+	// Sessions bounds sessions.
+	Sessions SessionRules
+	// SignIn sends people with a browser to other issuers. Nil: there are none.
+	SignIn SignIn
 }
 
 // Service authenticates callers and keeps their API keys. It is safe for concurrent use, starts no goroutines and needs no
@@ -70,8 +71,10 @@ type Service struct {
 	tokens       TokenVerifier
 	tenantIDs    sync.Map // of the tenants that rules name: uuid.UUID by name, as it was last seen
 
-	pepper   atomic.Pointer[sync.Pool] // of *macer, keyed with the pepper; nil until the root was open once
-	pepperMu sync.Mutex                // guards the making of pepper
+	pepper        pepper // of API keys
+	sessionPepper pepper
+	sessions      SessionRules
+	signIn        SignIn
 
 	cache *cache
 }
@@ -90,70 +93,8 @@ func New(store Store, recorder audit.Recorder, o Options) *Service {
 	if o.Generation == nil {
 		o.Generation = func() (uint32, error) { return 1, nil }
 	}
-	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, plans: o.Plan, certificates: o.Certificates, peers: o.Peers, tokens: o.Tokens, cache: newCache(o.CacheSize)}
-}
-
-// macer computes one MAC at a time, without allocating.
-type macer struct {
-	h   hash.Hash
-	in  [maxToken]byte
-	sum mac // here, because what is handed to an interface goes to the heap
-}
-
-type mac = [sha256.Size]byte
-
-// macs gives the pool of keyed macers. The pepper itself is wiped once they are keyed. fault.Locked while the root is not
-// open.
-func (s *Service) macs() (*sync.Pool, error) {
-	if p := s.pepper.Load(); p != nil {
-		return p, nil
-	}
-	s.pepperMu.Lock()
-	defer s.pepperMu.Unlock()
-	if p := s.pepper.Load(); p != nil {
-		return p, nil
-	}
-	key, err := s.derive(LabelPepper)
-	if err != nil {
-		return nil, err
-	}
-	defer key.Wipe()
-	keyed, ok := hmac.New(sha256.New, key).(hash.Cloner)
-	if !ok {
-		return nil, fault.New(fault.Internal, "HMAC-SHA-256 cannot be cloned")
-	}
-	if _, err := keyed.Clone(); err != nil {
-		return nil, fmt.Errorf("keying the pepper's HMAC: %w", err)
-	}
-	p := &sync.Pool{New: func() any {
-		h, err := keyed.Clone()
-		if err != nil {
-			return nil // proven not to happen a few lines above; mac answers for it
-		}
-		return &macer{h: h}
-	}}
-	s.pepper.Store(p)
-	return p, nil
-}
-
-// mac computes HMAC-SHA-256 (RFC 2104) of a presented key under the pepper.
-func (s *Service) mac(presented string) (out mac, err error) {
-	pool, err := s.macs()
-	if err != nil {
-		return out, err
-	}
-	m, ok := pool.Get().(*macer)
-	if !ok {
-		return out, fault.New(fault.Internal, "HMAC-SHA-256 cannot be cloned")
-	}
-	n := copy(m.in[:], presented)
-	m.h.Reset()
-	m.h.Write(m.in[:n]) // never fails (hash.Hash)
-	m.h.Sum(m.sum[:0])
-	out = m.sum
-	clear(m.in[:n])
-	pool.Put(m)
-	return out, nil
+	return &Service{store: store, recorder: recorder, idem: o.Idempotency, derive: o.Derive, deriveAt: o.DeriveAt, newest: o.Generation, now: o.Now, fresh: o.Fresh, plans: o.Plan, certificates: o.Certificates, peers: o.Peers, tokens: o.Tokens, cache: newCache(o.CacheSize),
+		pepper: pepper{label: LabelPepper}, sessionPepper: pepper{label: LabelSessions}, sessions: o.Sessions.withDefaults(), signIn: o.SignIn}
 }
 
 var (

@@ -21,6 +21,7 @@ type Tenant struct {
 	Status    Status
 	Quotas    Quotas
 	Plan      string // of rate limits, as the configuration names it; "": the default one
+	Security  Security
 	CreatedAt time.Time
 	UpdatedAt time.Time
 	Revision  int64 // for compare-and-swap

@@ -202,7 +202,7 @@ func (s *Service) UpdateTenant(ctx context.Context, caller *Principal, id uuid.U
 	})
 }
 
-// SuspendTenant refuses every credential of a tenant: at once on this node, within Recheck on others. Nothing of it is lost. It needs scope
+// SuspendTenant refuses every credential of a tenant: at once on this node, within Recheck on others. Nothing of it is lost but its sessions, which end. It needs scope
 // tenants:write, and is not for the caller's own tenant, which nobody could resume: fault.Forbidden. Errors: fault.TenantNotFound, Conflict.
 func (s *Service) SuspendTenant(ctx context.Context, caller *Principal, id uuid.UUID, requestID string) (*Tenant, error) {
 	return s.changeTenant(ctx, caller, id, ActionTenantSuspend, requestID, func(t *Tenant) error {
@@ -228,7 +228,11 @@ func (s *Service) changeTenant(ctx context.Context, caller *Principal, id uuid.U
 	t, err := s.changedTenant(ctx, caller, id, action, change)
 	if err == nil {
 		ok := e
-		err = s.record(ctx, start, &ok, nil, s.store.UpdateTenant(t))
+		changes := []audit.Change{s.store.UpdateTenant(t)}
+		if t.Status == TenantSuspended {
+			changes = append(changes, s.endsSessions(id)) // for good: they are not there again when it is resumed
+		}
+		err = s.record(ctx, start, &ok, nil, changes...)
 		s.ForgetTenant(id) // also after an error: it may have become durable although nobody can say so
 	}
 	if err != nil {

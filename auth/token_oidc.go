@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"strings"
 	"time"
 
@@ -49,7 +48,12 @@ func (s *Service) byToken(ctx context.Context, presented string) (*Principal, er
 	case err != nil:
 		return nil, err
 	}
-	who := sha256.Sum256([]byte(id.Issuer + "\x00" + id.Subject))
-	return s.settle(ctx, &digest, id.Assignment, until,
-		Principal{ID: "oidc:" + hex.EncodeToString(who[:]), Kind: KindToken, Name: id.Subject, ExpiresAt: id.ExpiresAt})
+	p := id.principal()
+	p.ExpiresAt = id.ExpiresAt
+	return s.settle(ctx, &digest, id.Assignment, until, p)
+}
+
+// principal begins the principal of an identity.
+func (id *Identity) principal() Principal {
+	return Principal{ID: tokenID(id.Issuer, id.Subject), Kind: KindToken, Name: id.Subject}
 }

@@ -59,7 +59,7 @@ func TestVectors(t *testing.T) {
 		if !ok || got.brand != c.Brand || got.prefix != c.Prefix {
 			t.Errorf("%q: %+v, %v", c.Key, got, ok)
 		}
-		m, err := s.mac(c.Key)
+		m, err := s.pepper.mac(s.derive, c.Key)
 		if err != nil || hex.EncodeToString(m[:]) != c.MAC {
 			t.Errorf("%q: MAC %x, %v", c.Key, m, err)
 		}
@@ -111,7 +111,7 @@ func TestMACIsHMAC(t *testing.T) {
 			t.Parallel()
 			for range 100 {
 				_, presented := newToken(DefaultBrand)
-				got, err := s.mac(presented)
+				got, err := s.pepper.mac(s.derive, presented)
 				if err != nil {
 					t.Fatal(err)
 				}

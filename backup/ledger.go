@@ -108,6 +108,9 @@ func (l *ledger) watch(t *Table, rows Rows) (Rows, error) {
 	case "audit_entries":
 		idx, leaf := need("idx", Int), need("leaf", Bytes)
 		w.look = func(row []Value) error { return l.entry(row[idx], row[leaf]) }
+	case "audit_pruned":
+		n, hashes := need("tile", Int), need("hashes", Bytes)
+		w.look = func(row []Value) error { return l.pruned(row[n], row[hashes]) }
 	case "audit_nodes":
 		level, idx, node := need("level", Int), need("idx", Int), need("hash", Bytes)
 		w.look = func(row []Value) error { return l.kept.add(int(row[level].Int), uint64(row[idx].Int), row[node].Bytes) }
@@ -157,10 +160,28 @@ func (l *ledger) entry(idx, leaf Value) error {
 	if idx.Null || leaf.Null || uint64(idx.Int) != l.size {
 		return inconsistent(fmt.Sprintf("entry %d of the audit log is missing", l.size))
 	}
+	return l.add([32]byte(tlog.RecordHash(leaf.Bytes)))
+}
+
+// pruned takes a row of leaf hashes of entries that have no row of their own; they are the first ones of the log.
+func (l *ledger) pruned(n, hashes Value) error {
+	b := hashes.Bytes
+	if n.Null || hashes.Null || n.Int < 0 || uint64(n.Int)<<nodeLevel != l.size || len(b) == 0 || len(b) > sha256.Size<<nodeLevel || len(b)%sha256.Size != 0 {
+		return inconsistent(fmt.Sprintf("the hash of entry %d of the audit log, which is pruned, is missing or malformed", l.size))
+	}
+	for ; len(b) > 0; b = b[sha256.Size:] {
+		if err := l.add([32]byte(b)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add puts a leaf hash at the end of the tree.
+func (l *ledger) add(h [32]byte) error {
 	if err := l.compare(); err != nil { // of the log as it was before this entry
 		return err
 	}
-	h := [32]byte(tlog.RecordHash(leaf.Bytes))
 	for level := 1; ; level++ {
 		if l.size>>(level-1)&1 == 0 {
 			break

@@ -198,6 +198,8 @@ func TestRoutes(t *testing.T) {
 			_, err := c.AuditPage(ctx, AuditFilter{Key: "k", Principal: "p", Action: "a", Outcome: "ok", From: from, To: from.Add(time.Second)}, "", 0)
 			return err
 		}, request{"GET", "/api/v1/audit", "action=a&from=2026-01-02T03%3A04%3A05Z&key=k&outcome=ok&principal=p&to=2026-01-02T03%3A04%3A06Z", "", ""}},
+		{"entry", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditEntry(ctx, 7); return err },
+			request{"GET", "/api/v1/audit/entries/7", "", "", ""}},
 		{"proof", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditProof(ctx, 7); return err },
 			request{"GET", "/api/v1/audit/entries/7/proof", "", "", ""}},
 		{"proof in a kept checkpoint", `{}`, func(ctx context.Context, c *Client) error { _, err := c.AuditProofIn(ctx, 7, 9); return err },

@@ -122,7 +122,12 @@ func (c *Client) AuditCosigned(ctx context.Context) (*wire.Checkpoint, error) {
 	return do[wire.Checkpoint](ctx, c, call{method: http.MethodGet, path: "/audit/checkpoint", query: url.Values{"cosigned": {"true"}}, repeat: idempotent})
 }
 
-// AuditProof gives an entry with the proof that it is in the log (RFC 6962 section 2.1.1).
+// AuditEntry gives an entry of the log. One that was pruned is the error ERR_AUDIT_ENTRY_PRUNED.
+func (c *Client) AuditEntry(ctx context.Context, index uint64) (*wire.AuditEntry, error) {
+	return do[wire.AuditEntry](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10), repeat: idempotent})
+}
+
+// AuditProof gives an entry with the proof that it is in the log (RFC 6962 section 2.1.1). Of one that was pruned there is no leaf.
 func (c *Client) AuditProof(ctx context.Context, index uint64) (*wire.Proof, error) {
 	return do[wire.Proof](ctx, c, call{method: http.MethodGet, path: "/audit/entries/" + strconv.FormatUint(index, 10) + "/proof", repeat: idempotent})
 }

@@ -23,6 +23,7 @@ const (
 	KindPolicy   Kind = "policy" // who may do what with keys
 	KindJob      Kind = "job"
 	KindWebhook  Kind = "webhook"
+	KindSession  Kind = "session" // it has ended; ID is the session's
 )
 
 // News says that one committed item of the audit log has changed something. Counting uses and answers kept for idempotency

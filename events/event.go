@@ -79,6 +79,10 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "api_key.rotated"
 	case "api-key.revoke":
 		return "api_key.revoked"
+	case "session.end", "session.leave":
+		return "session.ended"
+	case "settings.security.set":
+		return "settings.changed"
 	case "job.begin", "job.create":
 		return "job.begun"
 	case "job.end", "job.report":
@@ -111,6 +115,8 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "job.changed"
 	case cluster.KindWebhook:
 		return "webhook.changed"
+	case cluster.KindSession:
+		return "session.ended"
 	}
 	return ""
 }
@@ -123,7 +129,7 @@ func Types() []string {
 	return []string{
 		"key.created", "key.imported", "key.rotated", "key.updated", "key.state_changed", "key.deletion_scheduled",
 		"key.deletion_cancelled", "key.destroyed", "key.version_abandoned", "key.moved", "key.version_moved", "key.resealed", "key.changed",
-		"api_key.created", "api_key.rotated", "api_key.revoked", "api_key.changed",
+		"api_key.created", "api_key.rotated", "api_key.revoked", "api_key.changed", "session.ended",
 		"settings.changed", "tenant.created", "tenant.updated", "tenant.suspended", "tenant.resumed", "tenant.changed", "policy.changed",
 		"job.begun", "job.ended", "job.cancelled", "job.changed",
 		"webhook.created", "webhook.removed", "webhook.enabled", "webhook.disabled", "webhook.secret_rotated", "webhook.changed",

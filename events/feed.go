@@ -283,6 +283,9 @@ func (f *Feed) read(ctx context.Context, from uint64) (events []*Event, next uin
 			if i > 0 && news[i].Index == news[i-1].Index {
 				continue // one entry, one event
 			}
+			if entries[news[i].Index-first].Pruned() {
+				return nil, next, false, errGone
+			}
 			e, err := f.event(ctx, &entries[news[i].Index-first], news[i].Kind)
 			if err != nil {
 				return nil, from, false, err

@@ -28,7 +28,9 @@ const (
 	BackendNotFound     Code = "ERR_BACKEND_NOT_FOUND"
 	SlotNotFound        Code = "ERR_ROOT_SLOT_NOT_FOUND"
 	EntryNotFound       Code = "ERR_AUDIT_ENTRY_NOT_FOUND"
+	EntryPruned         Code = "ERR_AUDIT_ENTRY_PRUNED"
 	WebhookNotFound     Code = "ERR_WEBHOOK_NOT_FOUND"
+	SessionNotFound     Code = "ERR_SESSION_NOT_FOUND"
 	EventsGone          Code = "ERR_EVENTS_GONE"
 	NoDefaultKey        Code = "ERR_NO_DEFAULT_KEY"
 	JobNotFound         Code = "ERR_JOB_NOT_FOUND"
@@ -104,7 +106,9 @@ func Codes() []Description {
 		{BackendNotFound, "No backend of this name is configured."},
 		{SlotNotFound, "No such root slot."},
 		{EntryNotFound, "The audit log has no such entry, or not one of this tenant."},
+		{EntryPruned, "The entry was pruned by the retention of the audit log: its hash and its proof are kept, its body is not."},
 		{WebhookNotFound, "No such webhook in this tenant."},
+		{SessionNotFound, "No such session in this tenant, or the request has none."},
 		{EventsGone, "Events are kept for 3 days, and what came after this id is not all there any more: read the audit log from there, then begin anew."},
 		{NoDefaultKey, "No key was named and the tenant has no default key for this operation."},
 		{JobNotFound, "No such job that the credential may see. Jobs are forgotten 30 days after their end."},

@@ -80,6 +80,12 @@ func checkQuorum(r *auth.Quorum) error {
 		if p == "" || len(p) > auth.MaxPrincipalName || !printableText(p, auth.MaxPrincipalName) || slices.Contains(r.Approvers[:i], p) {
 			return fault.New(fault.BadField, "an approver is malformed or named twice")
 		}
+		if id, err := auth.PrincipalID(p); err == nil && id != p {
+			if slices.Contains(r.Approvers, id) {
+				return fault.New(fault.BadField, "an approver is malformed or named twice")
+			}
+			r.Approvers[i] = id // by this name it will come
+		}
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 // GrantRequest gives one principal named operations on one key. ID is the caller's choice: the same id again replaces the grant.
 type GrantRequest struct {
 	ID         uuid.UUID
-	Principal  string // "api-key:<id>" of the tenant
+	Principal  string // as auth.PrincipalID reads it; an API key is one of the tenant
 	Operations []string
 	Context    map[string]string // pairs that the caller's context must hold
 	ExpiresAt  time.Time         // zero: never
@@ -78,8 +78,15 @@ func (s *Service) PutGrant(ctx context.Context, c Caller, key string, r GrantReq
 		if err := r.check(now); err != nil {
 			return nil, err
 		}
-		g := &auth.Grant{ID: r.ID, Tenant: k.Tenant, Key: k.ID, Principal: r.Principal, Operations: r.Operations, Context: r.Context, CreatedAt: now,
+		principal, err := auth.PrincipalID(r.Principal)
+		if err != nil {
+			return nil, err
+		}
+		g := &auth.Grant{ID: r.ID, Tenant: k.Tenant, Key: k.ID, Principal: principal, Operations: r.Operations, Context: r.Context, CreatedAt: now,
 			CreatedBy: c.Principal.ID}
+		if r.Principal != principal {
+			g.Named = r.Principal
+		}
 		if !r.ExpiresAt.IsZero() {
 			g.ExpiresAt = r.ExpiresAt.UTC().Truncate(time.Microsecond)
 		}
@@ -114,10 +121,6 @@ func (s *Service) DeleteGrant(ctx context.Context, c Caller, key string, id uuid
 func (r *GrantRequest) check(now time.Time) error {
 	if r.ID == uuid.Nil {
 		return fault.New(fault.MissingField, "a grant has an id of the caller's choice")
-	}
-	text, isKey := strings.CutPrefix(r.Principal, "api-key:")
-	if _, isID := idForm(text); !isKey || !isID {
-		return fault.New(fault.BadField, "a grant is for an API key: api-key: and its id")
 	}
 	if err := checkOperations(r.Operations, grantable); err != nil {
 		return err

@@ -352,8 +352,10 @@ func (f *flock) look() {
 		}
 	}
 	newest := f.works("GET", "/audit?limit=1", "")["items"].([]any)[0].(map[string]any)["index"]
-	if status, text := f.ask(&f.heard, "GET", fmt.Sprintf("/api/v1/audit/entries/%v/proof", newest), "", f.key); status != 200 {
-		f.t.Errorf("the proof was answered %d %s", status, text)
+	for _, what := range []string{"", "/proof"} {
+		if status, text := f.ask(&f.heard, "GET", fmt.Sprintf("/api/v1/audit/entries/%v%s", newest, what), "", f.key); status != 200 {
+			f.t.Errorf("the entry%s was answered %d %s", what, status, text)
+		}
 	}
 	if status, _ := f.ask(&f.heard, "POST", "/api/v1/backup", "", f.key); status != 200 {
 		f.t.Errorf("the backup was answered %d", status)

@@ -117,6 +117,7 @@ type Grant struct {
 	ID         string            `json:"id"`
 	KeyID      string            `json:"key_id"`
 	Principal  string            `json:"principal"`
+	Named      string            `json:"named,omitempty"`
 	Operations []string          `json:"operations"`
 	Context    map[string]string `json:"context,omitempty"`
 	ExpiresAt  *time.Time        `json:"expires_at,omitempty"`
@@ -183,4 +184,5 @@ type Authorized struct {
 	Explanation string `json:"explanation"`
 	ErrorCode   string `json:"error_code,omitempty"`
 	GrantID     string `json:"grant_id,omitempty"`
+	Note        string `json:"note,omitempty"`
 }

@@ -73,7 +73,8 @@ type Consistency struct {
 // Proof is GET /audit/entries/{n}/proof: an RFC 6962 inclusion proof in the tree of the checkpoint, or of the size that was asked for: then without one.
 type Proof struct {
 	Index      uint64   `json:"index"`
-	Leaf       []byte   `json:"leaf"`
+	Leaf       []byte   `json:"leaf,omitempty"`
+	Pruned     bool     `json:"pruned,omitempty"`
 	LeafHash   []byte   `json:"leaf_hash"`
 	Hashes     [][]byte `json:"hashes"`
 	Size       uint64   `json:"size"` // entries of the tree

@@ -20,7 +20,9 @@ type file struct {
 	path string
 	f    *os.File
 	next uint64
-	line []byte
+	// empty: there is its first line and nothing behind it.
+	empty bool
+	line  []byte
 }
 
 // NewFile hands on to a file, made with mode 0600, each entry a line; docs/formats/audit.md has the layout. Each node writes its own, whole.
@@ -46,18 +48,33 @@ func (p *file) begin(context.Context) (uint64, error) {
 		if _, err := fmt.Fprintf(f, "%s %d\n", audit.LinesHeader, p.next); err != nil {
 			return 0, err
 		}
+		p.empty = true
 		return p.next, f.Sync()
 	}
-	p.next = first + lines
+	p.next, p.empty = first+lines, false
 	return p.next, nil
 }
 
 var errHeader = errors.New("it is not a file of audit lines")
 
-// count gives the first entry of a file, how many there are, and the bytes of its whole lines.
+// skip says in the file that it goes on with another entry: by a line like its first one, or by that one when nothing stands behind it.
+func (p *file) skip(next uint64) error {
+	if p.empty {
+		if err := p.f.Truncate(0); err != nil {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintf(p.f, "%s %d\n", audit.LinesHeader, next); err != nil {
+		return err
+	}
+	p.next = next
+	return p.f.Sync()
+}
+
+// count gives the first entry of a file, or of what stands behind its last gap, how many there are from there on, and the bytes of its whole lines.
 func count(r io.Reader) (first, lines uint64, whole int64, err error) {
 	in := bufio.NewReaderSize(r, 256<<10)
-	for begun := false; ; {
+	for {
 		part, err := in.ReadSlice('\n')
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
@@ -67,16 +84,19 @@ func count(r io.Reader) (first, lines uint64, whole int64, err error) {
 		case err != nil:
 			return 0, 0, 0, err
 		}
-		whole += int64(len(part))
-		if begun {
+		n, header := bytes.CutPrefix(bytes.TrimSuffix(part, []byte("\n")), []byte(audit.LinesHeader+" "))
+		switch begun := whole > 0; {
+		case header:
+			if first, err = strconv.ParseUint(string(n), 10, 63); err != nil {
+				return 0, 0, 0, errHeader
+			}
+			lines = 0
+		case begun:
 			lines++
-			continue
-		}
-		n, found := bytes.CutPrefix(bytes.TrimSuffix(part, []byte("\n")), []byte(audit.LinesHeader+" "))
-		if first, err = strconv.ParseUint(string(n), 10, 63); !found || err != nil {
+		default:
 			return 0, 0, 0, errHeader
 		}
-		begun = true
+		whole += int64(len(part))
 	}
 }
 
@@ -92,6 +112,7 @@ func (p *file) write(ctx context.Context, entries []audit.Stored) error {
 			return errors.New("the file has been exchanged for another") // it is begun anew, at that one's end
 		}
 	}
+	p.empty = false
 	p.line = p.line[:0]
 	for _, e := range entries {
 		p.line = append(append(p.line, e.Leaf...), '\n')

@@ -20,15 +20,29 @@ import (
 type Entries interface {
 	// AuditEntries gives up to limit entries from index from upward, in order and without a gap.
 	AuditEntries(ctx context.Context, from uint64, limit int) ([]audit.Stored, error)
+	// AuditKept gives the first entry that is not pruned.
+	AuditKept(ctx context.Context) (first uint64, at time.Time, err error)
 }
 
 // Cursors keeps up to where each sink has come. Implementations: store/sqlite, store/postgres; suite: store/storetest.
 type Cursors interface {
 	// SinkCursor gives the index at which a sink goes on; 0 for one that nobody knows.
 	SinkCursor(ctx context.Context, name string) (next uint64, err error)
-	// SaveSinkCursor keeps it, durable when it returns, unless what is kept is further on.
+	// SaveSinkCursor keeps it, durable when it returns, unless what is kept is further on, and when that was said.
 	SaveSinkCursor(ctx context.Context, name string, next uint64) error
+	// SinkCursors gives all that are kept, by name.
+	SinkCursors(ctx context.Context) ([]Cursor, error)
 }
+
+// Cursor is where a sink goes on.
+type Cursor struct {
+	Name   string
+	Next   uint64
+	SaidAt time.Time // when it was saved last, by the clock of who did; zero: nobody knows
+}
+
+// LocalName is the name of the cursor of a file, which each node has for itself. The file says itself where it goes on: the cursor tells others.
+func LocalName(sink, node string) string { return sink + "/" + node }
 
 // Leases do what one node at a time may do. *cluster.Leases is the implementation.
 type Leases interface {
@@ -41,6 +55,8 @@ type place interface {
 	begin(ctx context.Context) (next uint64, err error)
 	// write hands entries on, all of them or an error. What it has taken may be written again after an error.
 	write(ctx context.Context, entries []audit.Stored) error
+	// skip says that the entries before next were pruned before the place has taken them all: it goes on there.
+	skip(next uint64) error
 	// saved is called when write has succeeded, with the index at which to go on.
 	saved(ctx context.Context, next uint64) error
 	// end lets go of what begin or write have opened.
@@ -52,13 +68,15 @@ const (
 	batchSize = 500
 	firstWait = 250 * time.Millisecond
 	maxWait   = 30 * time.Second
+	sayEvery  = time.Minute // how often a file's place is said to others
 )
 
 // Options of a Sink. Log and Entries are required.
 type Options struct {
 	Entries Entries
-	Cursors Cursors // of syslog and HTTP
+	Cursors Cursors // of syslog and HTTP; of a file, when others are to know of it
 	Leases  Leases  // of syslog and HTTP
+	Node    string  // of a file: what this node is called
 	Logger  *slog.Logger
 	Metrics *Metrics
 }
@@ -69,10 +87,14 @@ type Sink struct {
 	local bool   // each node has its own: no lease
 	place place
 	o     Options
+	said  time.Time // when a file's place was said last
 }
 
 // Name is what the sink is called.
 func (s *Sink) Name() string { return s.name }
+
+// Local reports whether each node has its own, whose cursor is that of LocalName.
+func (s *Sink) Local() bool { return s.local }
 
 // Run hands on until ctx ends: at once for a file, which each node writes for itself, and while this node has the sink's lease for the others.
 func (s *Sink) Run(ctx context.Context) {
@@ -111,9 +133,18 @@ func (s *Sink) some(ctx context.Context) (handed bool, err error) {
 		return false, err
 	}
 	for ctx.Err() == nil {
+		if err := s.say(ctx, next); err != nil {
+			return handed, fmt.Errorf("keeping the cursor: %w", err)
+		}
 		entries, err := s.o.Entries.AuditEntries(ctx, next, batchSize)
 		if err != nil {
 			return handed, fmt.Errorf("reading the audit log: %w", err)
+		}
+		if len(entries) > 0 && entries[0].Pruned() {
+			if next, err = s.skip(ctx, next); err != nil {
+				return handed, err
+			}
+			continue
 		}
 		if len(entries) == 0 {
 			sleep(ctx, pollEvery)
@@ -137,6 +168,35 @@ func (s *Sink) some(ctx context.Context) (handed bool, err error) {
 	return handed, ctx.Err()
 }
 
+// skip goes on with the first entry that is not pruned, and says what is missing.
+func (s *Sink) skip(ctx context.Context, next uint64) (uint64, error) {
+	first, _, err := s.o.Entries.AuditKept(ctx)
+	if err != nil {
+		return next, fmt.Errorf("reading where the audit log begins: %w", err)
+	}
+	if first <= next {
+		return next, errOrder
+	}
+	s.o.Logger.Warn("audit entries were pruned before this sink has taken them: it goes on with the first that is kept", "sink", s.name, "first", next, "last", first-1)
+	if err := s.place.skip(first); err != nil {
+		return next, err
+	}
+	if err := s.place.saved(ctx, first); err != nil {
+		return next, fmt.Errorf("keeping the cursor: %w", err)
+	}
+	s.o.Metrics.skipped(s.name, first-next, first)
+	return first, nil
+}
+
+// say tells others now and then where a file is.
+func (s *Sink) say(ctx context.Context, next uint64) error {
+	if !s.local || s.o.Cursors == nil || time.Since(s.said) < sayEvery {
+		return nil
+	}
+	s.said = time.Now()
+	return s.o.Cursors.SaveSinkCursor(ctx, LocalName(s.name, s.o.Node), next)
+}
+
 func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -154,14 +214,17 @@ type remote struct {
 
 func (r *remote) begin(ctx context.Context) (uint64, error) { return r.cursors.SinkCursor(ctx, r.name) }
 
+// skip leaves the gap to be seen by the index that stands with each entry.
+func (r *remote) skip(uint64) error { return nil }
+
 func (r *remote) saved(ctx context.Context, next uint64) error {
 	return r.cursors.SaveSinkCursor(ctx, r.name, next)
 }
 
 // Metrics are those of all sinks of a node. A nil one counts nothing.
 type Metrics struct {
-	entries, failures *prometheus.CounterVec
-	next              *prometheus.GaugeVec
+	entries, failures, missed *prometheus.CounterVec
+	next                      *prometheus.GaugeVec
 }
 
 // NewMetrics makes them. The error is a name that is taken.
@@ -169,10 +232,12 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		entries:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keywright_audit_sink_entries_total", Help: "Audit entries handed on."}, []string{"sink"}),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keywright_audit_sink_failures_total", Help: "Failures to hand audit entries on."}, []string{"sink"}),
+		missed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keywright_audit_sink_missed_total",
+			Help: "Audit entries that were pruned before the sink has taken them."}, []string{"sink"}),
 		next: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "keywright_audit_sink_next",
 			Help: "Index of the entry that is handed on next; keywright_audit_size is the end."}, []string{"sink"}),
 	}
-	for _, c := range []prometheus.Collector{m.entries, m.failures, m.next} {
+	for _, c := range []prometheus.Collector{m.entries, m.failures, m.missed, m.next} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -183,6 +248,13 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 func (m *Metrics) handed(name string, n int, next uint64) {
 	if m != nil {
 		m.entries.WithLabelValues(name).Add(float64(n))
+		m.next.WithLabelValues(name).Set(float64(next))
+	}
+}
+
+func (m *Metrics) skipped(name string, n, next uint64) {
+	if m != nil {
+		m.missed.WithLabelValues(name).Add(float64(n))
 		m.next.WithLabelValues(name).Set(float64(next))
 	}
 }

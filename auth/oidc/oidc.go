@@ -1,12 +1,14 @@
 // Package oidc checks tokens that other issuers have signed: JSON Web Tokens (RFC 7519) as OpenID Connect providers, Kubernetes and build services
 // issue them.
 //
-// It trusts each configured issuer for its own tokens alone, reached over TLS with a certificate of the system's, and nothing in a token before its signature
+// It trusts each configured issuer for its own tokens alone, reached over TLS with a certificate of the system's or of the issuer's own authority, and nothing in a token before its signature
 // has been verified by a key of that issuer. It keeps no token, and logs nothing of one.
 package oidc
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -27,12 +29,17 @@ import (
 type Issuer struct {
 	// Issuer is the claim iss, exactly, and where discovery begins (OpenID Connect Discovery 1.0 section 4). An https URL; http on loopback alone.
 	Issuer string
-	// Audience are the values of the claim aud that are meant for this service: a token must have one of them. Required.
+	// Audience are the values of the claim aud that are meant for this service: a token must have one of them. Required without Login; with it alone, no
+	// token is taken but by signing in.
 	Audience []string
 	// JWKSURL is where the issuer's keys are (RFC 7517). Default: what discovery says.
 	JWKSURL string
 	// Algorithms that are taken, of Algorithms. Default: RS256, ES256 and EdDSA.
 	Algorithms []string
+	// Roots are whose certificates the issuer's own is to chain to. Default: the system's.
+	Roots *x509.CertPool
+	// Login lets people sign in with a browser. Nil: they don't.
+	Login *Login
 	// Mappings say what a token is good for: the first of which all claims are there. A token that none matches is good for nothing.
 	Mappings []Mapping
 }
@@ -75,12 +82,17 @@ func (i *Issuer) Check() error {
 			return fmt.Errorf("jwks_url: %w", err)
 		}
 	}
-	if len(i.Audience) == 0 || slices.Contains(i.Audience, "") {
+	if len(i.Audience) == 0 && i.Login == nil || slices.Contains(i.Audience, "") {
 		return errors.New("an issuer needs an audience: whom its tokens are for when they are for this service")
 	}
 	for _, a := range i.Algorithms {
 		if !slices.Contains(Algorithms(), a) {
 			return errors.New("algorithms: of " + strings.Join(Algorithms(), ", "))
+		}
+	}
+	if i.Login != nil {
+		if err := i.Login.Check(); err != nil {
+			return err
 		}
 	}
 	if len(i.Mappings) == 0 || len(i.Mappings) > maxMappings {
@@ -127,11 +139,15 @@ type Options struct {
 // Verifier checks tokens of its issuers. It is safe for concurrent use and has no goroutine of its own.
 type Verifier struct {
 	issuers map[string]*issuer
+	flows   map[string]*flow // by the name of their Login
 	now     func() time.Time
 	log     *slog.Logger
 }
 
-var _ auth.TokenVerifier = (*Verifier)(nil)
+var (
+	_ auth.TokenVerifier = (*Verifier)(nil)
+	_ auth.SignIn        = (*Verifier)(nil)
+)
 
 // issuer is one, with its keys.
 type issuer struct {
@@ -148,15 +164,17 @@ func New(issuers []Issuer, o Options) (*Verifier, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	client := &http.Client{Transport: o.Transport, Timeout: fetchTime,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("an issuer does not redirect") }}
-	v := &Verifier{issuers: map[string]*issuer{}, now: o.Now, log: o.Log}
+	v := &Verifier{issuers: map[string]*issuer{}, flows: map[string]*flow{}, now: o.Now, log: o.Log}
 	for n, i := range issuers {
 		if err := i.Check(); err != nil {
 			return nil, fmt.Errorf("issuer %d: %w", n+1, err)
 		}
 		if v.issuers[i.Issuer] != nil {
 			return nil, fmt.Errorf("issuer %d is there twice", n+1)
+		}
+		client, err := o.client(i.Roots)
+		if err != nil {
+			return nil, fmt.Errorf("issuer %d: %w", n+1, err)
 		}
 		one := &issuer{Issuer: i, keys: newKeySet(i.Issuer, i.JWKSURL, client, o.Now, o.Log)}
 		names := i.Algorithms
@@ -167,8 +185,41 @@ func New(issuers []Issuer, o Options) (*Verifier, error) {
 			one.algorithms = append(one.algorithms, jose.SignatureAlgorithm(a))
 		}
 		v.issuers[i.Issuer] = one
+		if i.Login == nil {
+			continue
+		}
+		if v.flows[i.Login.Name] != nil {
+			return nil, fmt.Errorf("issuer %d: another has the same name", n+1)
+		}
+		v.flows[i.Login.Name] = &flow{Login: *i.Login, client: client, keys: one.keys, now: o.Now}
 	}
 	return v, nil
+}
+
+// SignsIn reports whether people can sign in with a browser.
+func (v *Verifier) SignsIn() bool { return len(v.flows) > 0 }
+
+// client makes the client for one issuer.
+func (o *Options) client(roots *x509.CertPool) (*http.Client, error) {
+	c := &http.Client{Transport: o.Transport, Timeout: fetchTime,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return errors.New("an issuer does not redirect") }}
+	if roots == nil {
+		return c, nil
+	}
+	base, ok := o.Transport.(*http.Transport)
+	if o.Transport == nil {
+		base, ok = http.DefaultTransport.(*http.Transport)
+	}
+	if !ok {
+		return nil, errors.New("certificates of an issuer's own need an HTTP transport of the standard library")
+	}
+	t := base.Clone()
+	if t.TLSClientConfig == nil {
+		t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	t.TLSClientConfig.RootCAs = roots
+	c.Transport = t
+	return c, nil
 }
 
 // refusal is why a token is refused, in a fixed word.
@@ -189,35 +240,44 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*auth.Identity, er
 }
 
 func (v *Verifier) verify(ctx context.Context, token string) (*auth.Identity, error) {
-	t, err := parse(token)
+	_, id, err := v.check(ctx, token, nil)
+	return id, err
+}
+
+// check verifies a token that is for the audience; nil: for that of its issuer's.
+func (v *Verifier) check(ctx context.Context, text string, audience []string) (*token, *auth.Identity, error) {
+	t, err := parse(text)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	i := v.issuers[t.issuer]
 	if i == nil {
-		return nil, refusal("issuer")
+		return nil, nil, refusal("issuer")
+	}
+	if audience == nil {
+		audience = i.Audience
 	}
 	if !slices.Contains(i.algorithms, t.algorithm) {
-		return nil, refusal("algorithm")
+		return nil, nil, refusal("algorithm")
 	}
-	signed, err := jose.ParseSignedCompact(token, i.algorithms)
+	signed, err := jose.ParseSignedCompact(text, i.algorithms)
 	if err != nil {
-		return nil, refusal("form")
+		return nil, nil, refusal("form")
 	}
 	key, err := i.keys.find(ctx, t.key, t.algorithm)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := signed.Verify(key); err != nil {
-		return nil, refusal("signature")
+		return nil, nil, refusal("signature")
 	}
-	if err := t.current(v.now(), i.Audience); err != nil {
-		return nil, err
+	if err := t.current(v.now(), audience); err != nil {
+		return nil, nil, err
 	}
 	for n := range i.Mappings {
 		if m := &i.Mappings[n]; t.has(m.Claims) {
-			return &auth.Identity{Issuer: t.issuer, Subject: t.subject, ExpiresAt: t.expires.Add(Skew), Assignment: &m.Assignment}, nil
+			return t, &auth.Identity{Issuer: t.issuer, Subject: t.subject, ExpiresAt: t.expires.Add(Skew), Assignment: &m.Assignment}, nil
 		}
 	}
-	return nil, refusal("mapping")
+	return nil, nil, refusal("mapping")
 }

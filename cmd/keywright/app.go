@@ -170,7 +170,7 @@ func (a *app) explainAnswer(e *client.Error) (int, string) {
 		}
 	case http.StatusForbidden:
 		code = exitDenied
-	case http.StatusNotFound:
+	case http.StatusNotFound, http.StatusGone:
 		code = exitNotFound
 	case http.StatusConflict:
 		code = exitConflict

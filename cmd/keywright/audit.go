@@ -20,6 +20,7 @@ import (
 
 type auditCmd struct {
 	List        auditListCmd        `cmd:"" help:"List entries, newest first."`
+	Show        auditShowCmd        `cmd:"" help:"Show an entry by its index, as X-Audit-Index tells it."`
 	Checkpoint  auditCheckpointCmd  `cmd:"" help:"Show a signed checkpoint of the log. Keep it elsewhere: verify compares with it."`
 	VerifierKey auditKeyCmd         `cmd:"" help:"Show the key that verifies checkpoints. Keep it elsewhere."`
 	Proof       auditProofCmd       `cmd:"" help:"Show an entry with the proof that it is in the log; exit code 7 when the proof is wrong."`
@@ -50,6 +51,25 @@ func (k auditListCmd) Run(ctx context.Context, a *app) error {
 			key = e.Resource
 		}
 		return []string{fmt.Sprint(e.Index), when(e.Time), e.Action, e.Outcome, key, number(e.KeyVersion), e.Principal, e.RequestID}
+	})
+}
+
+type auditShowCmd struct {
+	Index uint64 `arg:"" help:"Index of the entry."`
+}
+
+func (k auditShowCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	e, err := c.AuditEntry(ctx, k.Index)
+	if err != nil {
+		return err
+	}
+	return a.show(e, func() error {
+		return a.fields("index", fmt.Sprint(e.Index), "time", when(e.Time), "principal", e.Principal, "action", e.Action, "outcome", e.Outcome, "key", e.KeyID, "version", number(e.KeyVersion),
+			"resource", printable(e.Resource), "items", number(e.Items), "request", printable(e.RequestID), "detail", printable(e.Detail))
 	})
 }
 
@@ -226,12 +246,16 @@ func (k auditProofCmd) show(a *app, p *wire.Proof, key, checkpoint string) error
 		return &exitError{exitInvalid, err.Error()}
 	}
 	return a.show(p, func() error {
-		return a.fields("index", fmt.Sprint(p.Index), "entry", printable(string(p.Leaf)), "leaf hash", base64.StdEncoding.EncodeToString(p.LeafHash),
+		entry := printable(string(p.Leaf))
+		if p.Pruned {
+			entry = "pruned: its hash is all that is kept"
+		}
+		return a.fields("index", fmt.Sprint(p.Index), "entry", entry, "leaf hash", base64.StdEncoding.EncodeToString(p.LeafHash),
 			"proof", fmt.Sprintf("%d hashes, in the tree of %d entries: correct", len(p.Hashes), head.Size))
 	})
 }
 
-// checkProof verifies an inclusion proof (RFC 6962 section 2.1.1) from the leaf's own bytes.
+// checkProof verifies an inclusion proof (RFC 6962 section 2.1.1) from the leaf's own bytes, or from the hash of one that was pruned.
 func checkProof(p *wire.Proof, checkpoint string, index uint64, key string) (audit.Checkpoint, error) {
 	head, err := audit.OpenCheckpoint([]byte(checkpoint), key)
 	if err != nil {
@@ -247,7 +271,14 @@ func checkProof(p *wire.Proof, checkpoint string, index uint64, key string) (aud
 	if p.Index != index || index >= head.Size || head.Size > 1<<62 {
 		return head, errors.New("the proof is of another entry")
 	}
-	if tlog.CheckRecord(path, int64(head.Size), head.Root, int64(index), audit.LeafHash(p.Leaf)) != nil {
+	if len(p.LeafHash) != tlog.HashSize {
+		return head, errors.New("the proof is malformed")
+	}
+	hash := tlog.Hash(p.LeafHash)
+	if !p.Pruned && hash != audit.LeafHash(p.Leaf) {
+		return head, errors.New("the hash is not that of the entry")
+	}
+	if tlog.CheckRecord(path, int64(head.Size), head.Root, int64(index), hash) != nil {
 		return head, errors.New("the proof does not show that the entry is in the log")
 	}
 	return head, nil

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/store/postgres"
 )
@@ -166,7 +167,7 @@ func (n *node) maintain(ctx context.Context) {
 		n.log.Error("bootstrap failed", "error", err)
 	}
 	if !n.shared {
-		n.every(ctx, maintainEvery, "maintenance", n.keys.Maintain)
+		n.every(ctx, maintainEvery, "maintenance", func(ctx context.Context) error { return errors.Join(n.keys.Maintain(ctx), n.pruneSessions(ctx)) })
 		return
 	}
 	var running sync.WaitGroup
@@ -198,13 +199,25 @@ func (n *node) housekeep(ctx context.Context) error {
 		_, others := n.presence.Elsewhere(backendID)
 		return !n.keys.Has(backendID) && len(others) == 0
 	}
-	err := errors.Join(n.keys.MaintainKeys(ctx, nobodys), n.keys.Prune(ctx))
+	err := errors.Join(n.keys.MaintainKeys(ctx, nobodys), n.keys.Prune(ctx), n.pruneSessions(ctx))
 	if now := time.Now(); now.Sub(n.newsPruned) >= pruneNews {
 		pruned := errors.Join(n.store.PruneNews(ctx, now.Add(-newsKept)), n.store.PruneCells(ctx))
 		if pruned == nil {
 			n.newsPruned = now
 		}
 		err = errors.Join(err, pruned)
+	}
+	return err
+}
+
+// pruneSessions forgets sessions that have expired, once an hour.
+func (n *node) pruneSessions(ctx context.Context) error {
+	if time.Since(n.sessionsPruned) < auth.SessionKeep {
+		return nil
+	}
+	err := n.auth.PruneSessions(ctx)
+	if err == nil {
+		n.sessionsPruned = time.Now()
 	}
 	return err
 }

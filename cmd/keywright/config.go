@@ -48,6 +48,7 @@ type config struct {
 	Audit    auditConfig     `koanf:"audit"`
 	// Credentials say who may call without an API key.
 	Credentials credentialsConfig `koanf:"credentials"`
+	Sessions    sessionsConfig    `koanf:"sessions"`
 	// Plans are what the requests of tenants are held to. Default: nothing.
 	Plans []planConfig `koanf:"plans"`
 	// TrustedProxies are addresses or ranges of proxies whose X-Forwarded-For is believed. Default: none.
@@ -211,11 +212,13 @@ func (c *config) complete(dev bool) error {
 		at("backends", c.completeBackends()),
 		at("node", c.Node.complete()),
 		c.Audit.completeSinks(),
+		c.Audit.completeRetention(),
 		at("root", c.completeRoot()),
 		at("reseal", c.Reseal.complete()),
 		at("trusted_proxies", c.completeProxies()),
 		c.completePlans(),
 		c.completeCredentials(),
+		c.Sessions.complete(),
 	)
 }
 

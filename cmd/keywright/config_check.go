@@ -147,6 +147,7 @@ func (c *config) inspect() (f findings) {
 	if c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
 		c.inspectTLS(&f)
 	}
+	c.inspectIssuers(&f)
 	if rootGiven {
 		c.inspectRoot(&f)
 	}

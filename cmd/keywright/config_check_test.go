@@ -88,7 +88,7 @@ func TestExampleIsComplete(t *testing.T) {
 
 // TestEveryFileIsChecked: a setting that names a file is among those that are resolved and looked at.
 func TestEveryFileIsChecked(t *testing.T) {
-	c := config{Backends: make([]backendConfig, 1), Audit: auditConfig{Sinks: make([]sinkConfig, 1)}}
+	c := config{Backends: make([]backendConfig, 1), Audit: auditConfig{Sinks: make([]sinkConfig, 1)}, Credentials: credentialsConfig{Issuers: make([]issuerConfig, 1)}}
 	var have []string
 	for _, f := range c.files() {
 		have = append(have, f.path)

@@ -31,6 +31,10 @@ func (c *config) files() []fileField {
 		k, in := &c.Audit.Sinks[i], fmt.Sprintf("audit.sinks[%d].", i)
 		out = append(out, fileField{in + "token_file", &k.TokenFile}, fileField{in + "ca_file", &k.CAFile})
 	}
+	for i := range c.Credentials.Issuers {
+		k, in := &c.Credentials.Issuers[i], fmt.Sprintf("credentials.issuers[%d].", i)
+		out = append(out, fileField{in + "ca_file", &k.CAFile}, fileField{in + "client_secret_file", &k.ClientSecretFile})
+	}
 	for i := range c.Backends {
 		t, in := &c.Backends[i].TPM, fmt.Sprintf("backends[%d].tpm.", i)
 		out = append(out, fileField{in + "owner_auth_file", &t.OwnerAuthFile}, fileField{in + "endorsement_auth_file", &t.EndorsementAuthFile})

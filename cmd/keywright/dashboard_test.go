@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/softhsm-test/rig"
 )
 
@@ -21,6 +22,7 @@ func TestDashboard(t *testing.T) {
 	part.Setenv(t)
 	c := config{Data: t.TempDir(), Backends: []backendConfig{{Name: "hsm", URI: part.URI, PKCS11: pkcs11Config{InProcess: true, AllowSealed: true}},
 		{Name: "tpm", URI: rig.SWTPM(t).URI, TPM: tpmConfig{AllowSealed: true}}}}
+	c.Audit.Retention = audit.MinRetention
 	if err := c.complete(true); err != nil {
 		t.Fatal(err)
 	}

@@ -13,14 +13,14 @@ import (
 )
 
 type grantsCmd struct {
-	Give grantsGiveCmd `cmd:"" help:"Give an API key named operations on a key."`
+	Give grantsGiveCmd `cmd:"" help:"Give an API key, or another principal, named operations on a key."`
 	List grantsListCmd `cmd:"" help:"List the grants on a key."`
 	Take grantsTakeCmd `cmd:"" help:"Take a grant back at once."`
 }
 
 type grantsGiveCmd struct {
 	Key       string            `arg:"" help:"Id or name of the key."`
-	To        string            `required:"" placeholder:"ID" help:"Id of the API key."`
+	To        string            `required:"" placeholder:"WHO" help:"Id of an API key, or cert:spiffe://…, cert:subject:…, cert:dns:…, cert:email:…, cert:uri:…, oidc:ISSUER#SUBJECT, peer:UID."`
 	Operation []string          `required:"" placeholder:"NAME" help:"An operation, as the audit log names it: encrypt, sign, key.get, …. Repeatable."`
 	Context   map[string]string `placeholder:"NAME=VALUE" help:"A pair that the context of the request must hold. Repeatable." mapsep:"none"`
 	ExpiresIn time.Duration     `placeholder:"DURATION" help:"When it ends, from now, as in 720h."`
@@ -63,7 +63,7 @@ func (a *app) showGrant(g *wire.Grant, err error) error {
 		return err
 	}
 	return a.show(g, func() error {
-		return a.fields("id", g.ID, "key", g.KeyID, "principal", g.Principal, "operations", strings.Join(g.Operations, ", "), "context", printable(labels(g.Context)),
+		return a.fields("id", g.ID, "key", g.KeyID, "principal", g.Principal, "that is", printable(g.Named), "operations", strings.Join(g.Operations, ", "), "context", printable(labels(g.Context)),
 			"expires", whenSet(g.ExpiresAt), "created", when(g.CreatedAt), "created by", g.CreatedBy)
 	})
 }
@@ -78,7 +78,11 @@ func (k grantsListCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return list(a, c.Grants(ctx, k.Key), []string{"ID", "PRINCIPAL", "OPERATIONS", "CONTEXT", "EXPIRES"}, func(g wire.Grant) []string {
-		return []string{g.ID, g.Principal, strings.Join(g.Operations, ","), printable(labels(g.Context)), whenSet(g.ExpiresAt)}
+		who := g.Principal
+		if g.Named != "" {
+			who = printable(g.Named)
+		}
+		return []string{g.ID, who, strings.Join(g.Operations, ","), printable(labels(g.Context)), whenSet(g.ExpiresAt)}
 	})
 }
 
@@ -207,7 +211,7 @@ type authorizeCmd struct {
 	Key       string            `placeholder:"KEY" help:"Id or name of the key."`
 	On        string            `placeholder:"KIND:ID" help:"What an act that is about no key is about: job:, api-key: or tenant: and an id."`
 	Context   map[string]string `placeholder:"NAME=VALUE" help:"The context of the request. Repeatable." mapsep:"none"`
-	As        string            `placeholder:"ID" help:"Ask about another API key, by its id."`
+	As        string            `placeholder:"WHO" help:"Ask about another: the id of an API key, or as in grants give --to."`
 }
 
 // Run says what would be decided. Its end says it too: 3 when it would be refused.
@@ -229,7 +233,7 @@ func (k authorizeCmd) Run(ctx context.Context, a *app) error {
 		said = "allowed"
 	}
 	if err := a.show(v, func() error {
-		return a.fields("decision", said, "rule", v.Rule, "because", v.Explanation, "grant", v.GrantID, "error", v.ErrorCode)
+		return a.fields("decision", said, "rule", v.Rule, "because", v.Explanation, "grant", v.GrantID, "error", v.ErrorCode, "note", v.Note)
 	}); err != nil {
 		return err
 	}

@@ -66,10 +66,14 @@ type node struct {
 	listening  atomic.Pointer[string] // where the API is served
 	newsPruned time.Time              // of housekeep alone
 
+	sessionsPruned time.Time // of maintain alone
+
 	changes  *events.Feed
 	streams  *events.Streams
 	webhooks *events.Webhooks
 	sinks    []*auditsink.Sink
+	// nil: the audit log is kept for ever
+	retention *audit.Retention
 
 	held        atomic.Int64   // bytes that opened keys take in the caches of all backends
 	remembering remembering    // of backends
@@ -97,12 +101,12 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	if n.backends, err = n.openBackends(ctx, registry); err != nil {
 		return n, err
 	}
-	tokens, err := n.tokens()
+	tokens, signIn, err := n.issuers()
 	if err != nil {
 		return n, err
 	}
 	n.auth = auth.New(n.store, n.audit, auth.Options{Derive: n.root.Derive, DeriveAt: n.root.DeriveAt, Generation: n.root.Generation, Idempotency: n.store, Fresh: n.fresh, Plan: n.hasPlan,
-		Certificates: c.Credentials.certificates, Peers: c.Credentials.peers, Tokens: tokens})
+		Certificates: c.Credentials.certificates, Peers: c.Credentials.peers, Tokens: tokens, SignIn: signIn, Sessions: c.Sessions.rules()})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: recorder(n.audit), Backends: n.backends,
 		Registerer: registry, Logger: log, Regranted: n.auth.Regranted, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
@@ -114,6 +118,9 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	if err := n.openSinks(registry); err != nil {
+		return n, err
+	}
+	if err := n.openRetention(registry); err != nil {
 		return n, err
 	}
 	n.follow()
@@ -134,7 +141,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		return n, err
 	}
 	n.server, err = api.New(api.Options{Keys: n.keys, Auth: n.auth, Root: n.root, Audit: n.audit, Jobs: n.jobs, Rekey: n.rekey, Denials: denials, Limiter: limiter, Plans: n.config.plans, Limited: limited, Events: n.streams, Webhooks: n.webhooks,
-		Backups: n.backups(), Nodes: n.nodes, Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, Version: programVersion()})
+		Backups: n.backups(), Nodes: n.nodes, Ready: n.store.Ping, Log: log, Metrics: registry, TrustedProxies: n.config.proxies, AfterLogin: n.config.Sessions.AfterLogin, Version: programVersion()})
 	if err != nil {
 		return n, err
 	}
@@ -363,6 +370,7 @@ func (n *node) serve(ctx context.Context) error {
 	n.tasks.Go(func() { n.followRoot(ctx) })
 	n.tasks.Go(func() { n.webhooks.Deliver(ctx, n.leases) })
 	n.handOn(ctx)
+	n.retain(ctx)
 	n.tasks.Go(func() { followLimit(ctx, &n.held) })
 	n.tasks.Go(func() { watch(ctx) })
 	addressFile := filepath.Join(n.config.Data, "address")

@@ -54,6 +54,14 @@ type issuerConfig struct {
 	JWKSURL    string          `koanf:"jwks_url"`   // Default: by discovery.
 	Algorithms []string        `koanf:"algorithms"` // Default: RS256, ES256, EdDSA.
 	Mappings   []mappingConfig `koanf:"mappings"`   // the first of which all claims are there
+	CAFile     string          `koanf:"ca_file"`    // PEM certificates that the issuer's own is to chain to. Default: the system's.
+
+	// What follows lets people sign in with a browser, by the authorization code flow.
+	Name             string   `koanf:"name"`               // by which browsers ask for the issuer
+	ClientID         string   `koanf:"client_id"`          // as the issuer has registered the service
+	ClientSecretFile string   `koanf:"client_secret_file"` // its first line; readable by its owner alone. Default: a public client.
+	RedirectURL      string   `koanf:"redirect_url"`       // https://SERVICE/api/v1/session/callback, as the issuer has registered it
+	Scopes           []string `koanf:"scopes"`             // beside openid
 }
 
 // mappingConfig is what a token is good for that has all these claims.
@@ -101,7 +109,7 @@ func (c *config) completeCredentials() error {
 		k.peers = append(k.peers, rule)
 	}
 	for _, i := range k.Issuers {
-		one := oidc.Issuer{Issuer: i.Issuer, Audience: i.Audience, JWKSURL: i.JWKSURL, Algorithms: i.Algorithms}
+		one := oidc.Issuer{Issuer: i.Issuer, Audience: i.Audience, JWKSURL: i.JWKSURL, Algorithms: i.Algorithms, Login: i.login()}
 		for _, m := range i.Mappings {
 			one.Mappings = append(one.Mappings, oidc.Mapping{Claims: m.Claims, Assignment: assignment(m.Name, m.Tenant, m.Role, m.Scopes)})
 		}
@@ -109,18 +117,6 @@ func (c *config) completeCredentials() error {
 	}
 	_, err := oidc.New(k.issuers, oidc.Options{})
 	return at("credentials.issuers", err)
-}
-
-// tokens checks the tokens of the configured issuers; nil when there are none.
-func (n *node) tokens() (auth.TokenVerifier, error) {
-	if len(n.config.Credentials.issuers) == 0 {
-		return nil, nil //nolint:nilnil // no issuers is no error
-	}
-	v, err := oidc.New(n.config.Credentials.issuers, oidc.Options{Log: n.log})
-	if err != nil {
-		return nil, at("credentials.issuers", err)
-	}
-	return v, nil
 }
 
 // lookUp puts the number of a name where no number stands.

@@ -98,7 +98,7 @@ func (n *node) openSinks(registry prometheus.Registerer) error {
 	}
 	names := map[string]bool{}
 	for i := range n.config.Audit.Sinks {
-		s, err := n.config.Audit.Sinks[i].open(auditsink.Options{Entries: n.store, Cursors: n.store, Leases: n.leases, Logger: n.log, Metrics: m})
+		s, err := n.config.Audit.Sinks[i].open(auditsink.Options{Entries: n.store, Cursors: n.store, Leases: n.leases, Node: n.self.Name, Logger: n.log, Metrics: m})
 		if err == nil && names[s.Name()] {
 			err = errors.New("another sink has this name")
 		}

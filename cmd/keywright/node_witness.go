@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/audit/witness"
@@ -12,6 +13,8 @@ import (
 type auditConfig struct {
 	Witnesses []witnessConfig `koanf:"witnesses"`
 	Sinks     []sinkConfig    `koanf:"sinks"`
+	// Retention is for how long bodies of entries are kept, at least 168h; then their hashes are. Default 0: for ever.
+	Retention time.Duration `koanf:"retention"`
 }
 
 // witnessConfig is somebody outside who watches that the log only grows (C2SP tlog-witness).

@@ -30,7 +30,9 @@ func (c *resealConfig) complete() error {
 }
 
 // carried are the labels whose keys outlive their root; docs/formats/root-slots.md says why.
-func carried() []string { return []string{auth.LabelPepper, tpm.Label, events.LabelSecrets} }
+func carried() []string {
+	return []string{auth.LabelPepper, auth.LabelSessions, tpm.Label, events.LabelSecrets}
+}
 
 func (n *node) openRekey(backends []backend.Backend) error {
 	c := n.config.Reseal

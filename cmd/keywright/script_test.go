@@ -60,7 +60,7 @@ func TestScripts(t *testing.T) {
 			"interrupt": interruptScript, "detached": detachedScript, "softhsm": softHSMScript,
 			"kill9": kill9Script, "within": withinScript,
 			"swtpm": swtpmScript, "tpmextend": tpmExtendScript, "tpmlock": tpmLockScript, "authority": authorityScript,
-			"postgres": postgresScript, "issuer": issuerScript,
+			"postgres": postgresScript, "issuer": issuerScript, "agelog": agelogScript,
 		},
 	})
 }

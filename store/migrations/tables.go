@@ -41,6 +41,7 @@ func Tables() []Table {
 		{Name: "tenant_operations"},
 		{Name: "webhooks"},
 		{Name: "webhook_progress"},
+		{Name: "audit_pruned"}, // before the entries: a backup is checked as it comes
 		{Name: "audit_entries"},
 		{Name: "audit_nodes"},
 		{Name: "audit_head"},
@@ -53,6 +54,7 @@ func Tables() []Table {
 		{Name: "leases", Without: "work of the nodes of the moment"},
 		{Name: "nodes", Without: "the nodes of the moment"},
 		{Name: "rate_buckets", Without: "fill by themselves within minutes"},
+		{Name: "sessions", Without: "who is signed in at the moment signs in again: what has ended must not come back"},
 		{Name: VersionTable, Without: "written by the migrations; the file says the number"},
 	}
 }

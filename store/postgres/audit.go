@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/fault"
@@ -60,12 +59,36 @@ func (s *Store) AuditEntries(ctx context.Context, from uint64, limit int) ([]aud
 	if limit <= 0 || from > math.MaxInt64 {
 		return nil, s.usable(ctx)
 	}
-	found, err := list(ctx, s, "reading audit entries", scanStored, sqlEntries, int64(from), limit)
+	if from > math.MaxInt64-uint64(limit) {
+		return nil, s.usable(ctx)
+	}
+	end := from + uint64(limit)
+	found, err := list(ctx, s, "reading audit entries", scanStored, sqlEntries, int64(from), int64(end))
 	if err != nil {
 		return nil, err
 	}
-	for i, e := range found {
-		if e.Index != from+uint64(i) {
+	if len(found) == 0 || found[0].Index != from {
+		// Pruned, or not there yet. What is pruned between this query and the one before is in both.
+		if len(found) > 0 {
+			end = found[0].Index
+		}
+		pruned, err := s.pruned(ctx, from, end)
+		if err != nil {
+			return nil, err
+		}
+		found = append(pruned, found...)
+	}
+	if len(found) == 0 {
+		var next *int64
+		if err := s.row(ctx, "reading audit entries", sqlNextEntry, []any{&next}, int64(from)); err != nil {
+			return nil, err
+		}
+		if next != nil && uint64(*next) != from {
+			return nil, corrupted("an audit entry is missing from the store", nil)
+		}
+	}
+	for i := range found {
+		if found[i].Index != from+uint64(i) {
 			return nil, corrupted("an audit entry is missing from the store", nil)
 		}
 	}
@@ -89,6 +112,10 @@ func (s *Store) AuditSearch(ctx context.Context, f audit.Filter, before uint64, 
 	if before == 0 || limit <= 0 {
 		return nil, before, nil
 	}
+	kept, err := s.kept(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
 	floor := uint64(0)
 	if before > searchWindow {
 		floor = before - searchWindow
@@ -100,7 +127,10 @@ func (s *Store) AuditSearch(ctx context.Context, f audit.Filter, before uint64, 
 		return nil, 0, err
 	}
 	if len(found) == limit {
-		return found, found[limit-1].Index, nil
+		floor = found[limit-1].Index
+	}
+	if floor <= kept {
+		floor = 0 // what lies below is pruned
 	}
 	return found, floor, nil
 }
@@ -131,7 +161,7 @@ func (s *Store) AuditHashes(ctx context.Context, from uint64, n int) ([][32]byte
 	}
 	hashes := make([][32]byte, len(found))
 	for i := range found {
-		hashes[i] = tlog.RecordHash(found[i].Leaf)
+		hashes[i] = found[i].LeafHash()
 	}
 	return hashes, nil
 }
@@ -192,9 +222,10 @@ func (s *Store) note(ctx context.Context, query string) ([]byte, error) {
 }
 
 const (
-	sqlHead    = "SELECT size, hashes FROM audit_head WHERE id = 1"
-	sqlEntries = "SELECT idx, leaf FROM audit_entries WHERE idx >= $1 ORDER BY idx LIMIT $2"
-	sqlSearch  = `SELECT idx, leaf FROM audit_entries
+	sqlHead      = "SELECT size, hashes FROM audit_head WHERE id = 1"
+	sqlEntries   = "SELECT idx, leaf FROM audit_entries WHERE idx >= $1 AND idx < $2 ORDER BY idx"
+	sqlNextEntry = "SELECT MIN(idx) FROM audit_entries WHERE idx >= $1"
+	sqlSearch    = `SELECT idx, leaf FROM audit_entries
 		WHERE idx < $1 AND idx >= $2
 		AND ($3::bytea IS NULL OR tenant = $3) AND (NOT $4::boolean OR tenant IS NULL)
 		AND ($5::bytea IS NULL OR key_id = $5) AND (NOT $6::boolean OR key_id IS NULL)

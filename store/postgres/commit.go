@@ -408,7 +408,7 @@ func (s *Store) committed(ctx context.Context, t *transaction) (bool, error) {
 	var b pgx.Batch
 	b.Queue(sqlBegin)
 	b.Queue(sqlLockHead)
-	b.Queue(sqlEntries, int64(t.before.Size), len(t.survivors))
+	b.Queue(sqlEntries, int64(t.before.Size), int64(t.before.Size)+int64(len(t.survivors)))
 	b.Queue(sqlRollback)
 	same := false
 	asks := transaction{store: s, w: &writer{conn: conn}}

@@ -25,7 +25,7 @@ func Fixed(id []byte) map[string]Query {
 		"key_versions_creating":    {sqlKeysCreating, []any{int64(1), 10, int64(0), id}},
 		"key_versions_pkey":        {sqlVersions, []any{id, int64(1), 10}},
 		"api_keys_tenant":          {sqlAPIKeys, []any{id, id, 10}},
-		"audit_entries_pkey":       {sqlEntries, []any{int64(500), 10}},
+		"audit_entries_pkey":       {sqlEntries, []any{int64(500), int64(510)}},
 		"news_pkey":                {sqlNewsRows, []any{int64(2500), 10}},
 		"idempotency_created":      {sqlForgetIdempotency, []any{int64(5)}},
 		"jobs_tenant":              {sqlJobs, []any{id, []byte("\xff"), "", "", 10}},

@@ -44,7 +44,7 @@ func scanGrant(row pgx.Row) (*auth.Grant, error) {
 	var g auth.Grant
 	var operations, pairs string
 	err := row.Scan((*idColumn)(&g.ID), (*idColumn)(&g.Tenant), (*idColumn)(&g.Key), &g.Principal, &operations, &pairs,
-		(*timeColumn)(&g.ExpiresAt), (*timeColumn)(&g.CreatedAt), &g.CreatedBy)
+		(*timeColumn)(&g.ExpiresAt), (*timeColumn)(&g.CreatedAt), &g.CreatedBy, &g.Named)
 	if err != nil {
 		return nil, err
 	}
@@ -57,13 +57,9 @@ func scanGrant(row pgx.Row) (*auth.Grant, error) {
 	return &g, nil
 }
 
-// aboutGrant is what others are told of a change of a grant: whose rights are others now; everybody's when that is no API key.
+// aboutGrant is what others are told of a change of a grant: whose rights are others now.
 func aboutGrant(g *auth.Grant) prepared {
-	text, isKey := strings.CutPrefix(g.Principal, "api-key:")
-	id, err := uuid.Parse(text)
-	if !isKey || err != nil {
-		id = uuid.Nil
-	}
+	id, _ := auth.GrantHolder(g.Tenant, g.Principal)
 	return tells(cluster.KindPolicy, id)
 }
 
@@ -88,7 +84,7 @@ func (s *Store) PutGrant(g *auth.Grant) audit.Change {
 func (c *putGrant) statements() ([]statement, error) {
 	g := &c.g
 	var all []statement
-	if c.about != uuid.Nil {
+	if _, isAPIKey := auth.GrantHolder(g.Tenant, g.Principal); isAPIKey {
 		all = append(all, statement{query: sqlHolderThere, args: []any{c.about[:], g.Tenant[:]},
 			nothing: fails(fault.APIKeyNotFound, "no such API key")})
 	}
@@ -99,7 +95,7 @@ func (c *putGrant) statements() ([]statement, error) {
 	}, statement{
 		query: sqlPutGrant,
 		args: []any{c.row[:], g.ID[:], g.Tenant[:], g.Key[:], g.Principal, strings.Join(g.Operations, " "), c.pairs, micros(g.ExpiresAt),
-			g.CreatedAt.UnixMicro(), g.CreatedBy},
+			g.CreatedAt.UnixMicro(), g.CreatedBy, g.Named},
 		nothing: fails(fault.Conflict, "another key or principal has the grant of this id"),
 	}), c.err
 }
@@ -126,7 +122,7 @@ func (c *deleteGrant) statements() ([]statement, error) {
 const (
 	// A grant is known by the id that was given for it in its tenant; see migration 00019.
 	grantID        = "COALESCE(given, id)"
-	grantFacts     = "tenant, key_id, principal, operations, context, expires_at, created_at, created_by"
+	grantFacts     = "tenant, key_id, principal, operations, context, expires_at, created_at, created_by, named"
 	grantColumns   = grantID + ", " + grantFacts
 	sqlGrants      = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND key_id = $2 AND " + grantID + " > $3 ORDER BY " + grantID + " LIMIT $4"
 	sqlGrantsOf    = "SELECT " + grantColumns + " FROM grants WHERE tenant = $1 AND principal = $2 ORDER BY " + grantID + " LIMIT $3"
@@ -135,8 +131,8 @@ const (
 	sqlGrantsLeft  = `SELECT 1 WHERE (SELECT COUNT(*) FROM grants WHERE tenant = $1 AND key_id = $2 AND ` + grantID + ` <> $4) < $5
 		AND (SELECT COUNT(*) FROM grants WHERE tenant = $1 AND principal = $3 AND ` + grantID + ` <> $4) < $5`
 	// A replaced grant must not go to another principal: that one's caches would not be told.
-	sqlPutGrant = "INSERT INTO grants (id, given, " + grantFacts + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (tenant, (" + grantID + `)) DO UPDATE SET
+	sqlPutGrant = "INSERT INTO grants (id, given, " + grantFacts + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT (tenant, (" + grantID + `)) DO UPDATE SET
 		operations = excluded.operations, context = excluded.context, expires_at = excluded.expires_at, created_at = excluded.created_at,
-		created_by = excluded.created_by WHERE grants.key_id = excluded.key_id AND grants.principal = excluded.principal`
+		created_by = excluded.created_by, named = excluded.named WHERE grants.key_id = excluded.key_id AND grants.principal = excluded.principal`
 	sqlDeleteGrant = "DELETE FROM grants WHERE tenant = $1 AND key_id = $2 AND " + grantID + " = $3"
 )

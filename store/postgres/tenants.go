@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -36,12 +37,26 @@ func (s *Store) Tenants(ctx context.Context, after uuid.UUID, limit int) ([]*aut
 
 func scanTenant(row pgx.Row) (*auth.Tenant, error) {
 	var t auth.Tenant
+	var security string
 	err := row.Scan((*idColumn)(&t.ID), &t.Name, &t.Status, &t.Quotas.Keys, &t.Quotas.APIKeys, (*timeColumn)(&t.CreatedAt),
-		(*timeColumn)(&t.UpdatedAt), &t.Revision, &t.Plan)
+		(*timeColumn)(&t.UpdatedAt), &t.Revision, &t.Plan, &security)
 	if err != nil {
 		return nil, err
 	}
+	if security != "" {
+		if err := json.Unmarshal([]byte(security), &t.Security); err != nil {
+			return nil, corrupted("the security settings of a tenant are damaged", err)
+		}
+	}
 	return &t, nil
+}
+
+// encodeSecurity gives what a tenant has settled as it is stored; "": nothing.
+func encodeSecurity(c *auth.Security) (string, error) {
+	if c.None() {
+		return "", nil
+	}
+	return encode(c)
 }
 
 // insertTenant is a Change.
@@ -57,12 +72,13 @@ func (s *Store) InsertTenant(t *auth.Tenant) audit.Change {
 
 func (c *insertTenant) statements() ([]statement, error) {
 	t := &c.t
+	security, err := encodeSecurity(&t.Security)
 	return []statement{{
 		query: sqlInsertTenant,
 		args: []any{t.ID[:], t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.CreatedAt.UnixMicro(),
-			t.UpdatedAt.UnixMicro(), t.Revision, t.Plan},
+			t.UpdatedAt.UnixMicro(), t.Revision, t.Plan, security},
 		refused: tenantTaken,
-	}}, nil
+	}}, err
 }
 
 func tenantTaken(e *pgconn.PgError) error {
@@ -88,20 +104,21 @@ func (s *Store) UpdateTenant(t *auth.Tenant) audit.Change {
 
 func (c *updateTenant) statements() ([]statement, error) {
 	t := &c.t
+	security, err := encodeSecurity(&t.Security)
 	return []statement{{
 		query:   sqlUpdateTenant,
-		args:    []any{t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.UpdatedAt.UnixMicro(), t.ID[:], t.Revision, t.Plan},
+		args:    []any{t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.UpdatedAt.UnixMicro(), t.ID[:], t.Revision, t.Plan, security},
 		refused: tenantTaken,
 		nothing: fails(fault.Conflict, "the tenant was changed by somebody else"),
-	}}, nil
+	}}, err
 }
 
 const (
-	tenantColumns   = "id, name, status, max_keys, max_api_keys, created_at, updated_at, revision, plan"
+	tenantColumns   = "id, name, status, max_keys, max_api_keys, created_at, updated_at, revision, plan, security"
 	sqlTenant       = "SELECT " + tenantColumns + " FROM tenants WHERE id = $1"
 	sqlTenants      = "SELECT " + tenantColumns + " FROM tenants WHERE id > $1 ORDER BY id LIMIT $2"
-	sqlInsertTenant = "INSERT INTO tenants (" + tenantColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-	sqlUpdateTenant = `UPDATE tenants SET name = $1, status = $2, max_keys = $3, max_api_keys = $4, updated_at = $5, plan = $8, revision = revision + 1
+	sqlInsertTenant = "INSERT INTO tenants (" + tenantColumns + ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+	sqlUpdateTenant = `UPDATE tenants SET name = $1, status = $2, max_keys = $3, max_api_keys = $4, updated_at = $5, plan = $8, security = $9, revision = revision + 1
 		WHERE id = $6 AND revision = $7`
 	// Keys of the service itself are not the tenant's doing and are not counted.
 	sqlKeysLeft = `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = $1 AND t.max_keys > 0 AND t.max_keys <=

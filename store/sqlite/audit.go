@@ -70,15 +70,36 @@ func (s *Store) AuditEntries(ctx context.Context, from uint64, limit int) ([]aud
 }
 
 func (s *Store) entries(ctx context.Context, from uint64, limit int) ([]audit.Stored, error) {
-	if limit <= 0 || from > math.MaxInt64 {
+	if limit <= 0 || from > math.MaxInt64-uint64(limit) {
 		return nil, nil
 	}
-	found, err := s.stored(ctx, "reading audit entries", sqlEntries, int64(from), limit)
+	end := from + uint64(limit)
+	found, err := s.stored(ctx, "reading audit entries", sqlEntries, int64(from), int64(end))
 	if err != nil {
 		return nil, err
 	}
-	for i, e := range found {
-		if e.Index != from+uint64(i) {
+	if len(found) == 0 || found[0].Index != from {
+		// Pruned, or not there yet. What is pruned between this query and the one before is in both.
+		if len(found) > 0 {
+			end = found[0].Index
+		}
+		pruned, err := s.pruned(ctx, from, end)
+		if err != nil {
+			return nil, err
+		}
+		found = append(pruned, found...)
+	}
+	if len(found) == 0 {
+		var next sql.NullInt64
+		if err := s.read.QueryRowContext(ctx, sqlNextEntry, int64(from)).Scan(&next); err != nil {
+			return nil, translate("reading audit entries", err)
+		}
+		if next.Valid && uint64(next.Int64) != from {
+			return nil, corrupted("an audit entry is missing from the store", nil)
+		}
+	}
+	for i := range found {
+		if found[i].Index != from+uint64(i) {
 			return nil, corrupted("an audit entry is missing from the store", nil)
 		}
 	}
@@ -116,6 +137,10 @@ func (s *Store) AuditSearch(ctx context.Context, f audit.Filter, before uint64, 
 	if before == 0 || limit <= 0 {
 		return nil, before, nil
 	}
+	kept, err := s.kept(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
 	floor := uint64(0)
 	if before > searchWindow {
 		floor = before - searchWindow
@@ -131,7 +156,10 @@ func (s *Store) AuditSearch(ctx context.Context, f audit.Filter, before uint64, 
 		return nil, 0, err
 	}
 	if len(found) == limit {
-		return found, found[limit-1].Index, nil
+		floor = found[limit-1].Index
+	}
+	if floor <= kept {
+		floor = 0 // what lies below is pruned
 	}
 	return found, floor, nil
 }
@@ -172,7 +200,7 @@ func (s *Store) AuditHashes(ctx context.Context, from uint64, n int) ([][32]byte
 	}
 	hashes := make([][32]byte, len(found))
 	for i := range found {
-		hashes[i] = tlog.RecordHash(found[i].Leaf)
+		hashes[i] = found[i].LeafHash()
 	}
 	return hashes, nil
 }
@@ -256,7 +284,7 @@ func (s *Store) checkHead(ctx context.Context) error {
 // subtree gives the hash of a complete subtree (RFC 6962 section 2.1).
 func subtree(leaves []audit.Stored) [32]byte {
 	if len(leaves) == 1 {
-		return tlog.RecordHash(leaves[0].Leaf)
+		return leaves[0].LeafHash()
 	}
 	half := len(leaves) / 2
 	return tlog.NodeHash(subtree(leaves[:half]), subtree(leaves[half:]))
@@ -304,8 +332,9 @@ func (s *Store) note(ctx context.Context, query string) ([]byte, error) {
 }
 
 const (
-	sqlEntries = "SELECT idx, leaf FROM audit_entries WHERE idx >= ? ORDER BY idx LIMIT ?"
-	sqlSearch  = `SELECT idx, leaf FROM audit_entries
+	sqlEntries   = "SELECT idx, leaf FROM audit_entries WHERE idx >= ? AND idx < ? ORDER BY idx"
+	sqlNextEntry = "SELECT MIN(idx) FROM audit_entries WHERE idx >= ?"
+	sqlSearch    = `SELECT idx, leaf FROM audit_entries
 		WHERE idx < :before AND idx >= :floor
 		AND (:tenant IS NULL OR tenant = :tenant) AND (:no_tenant = 0 OR tenant IS NULL)
 		AND (:key IS NULL OR key_id = :key) AND (:no_key = 0 OR key_id IS NULL)

@@ -11,10 +11,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keys"
 	"github.com/keywright/keywright/store/sqlite"
@@ -218,6 +220,8 @@ func TestDamagedPages(t *testing.T) {
 		commit(t, s, storetest.Item(s.InsertKey(k, v)))
 		ids = append(ids, k.ID)
 	}
+	session := &auth.Session{ID: uuid.New(), Tenant: tenant, MAC: [32]byte{1}, CreatedAt: time.Now(), SeenAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour)}
+	commit(t, s, storetest.Item(s.InsertSession(session, auth.SessionBounds{})))
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -256,9 +260,16 @@ func TestDamagedPages(t *testing.T) {
 			check("Version", err)
 		}
 		for _, f := range []keys.Filter{{}, {Algorithm: "AES-256-GCM"}, {State: keys.StateActive}, {Label: "env"}, {Label: "env=prod"}} {
-			_, err := s.Keys(t.Context(), tenant, f, "", 100)
+			_, err := s.Keys(t.Context(), tenant, f, "", 1000)
 			check("Keys", err)
 		}
+		_, err = s.SessionByMAC(t.Context(), session.MAC)
+		check("SessionByMAC", err)
+		_, err = s.Session(t.Context(), tenant, session.ID)
+		check("Session", err)
+		_, err = s.Sessions(t.Context(), tenant, uuid.Nil, auth.Alive{}, 10)
+		check("Sessions", err)
+		check("PruneSessions", s.PruneSessions(t.Context(), time.Now()))
 		k, v := storetest.NewKey(tenant, "new")
 		item := storetest.Item(s.InsertKey(k, v))
 		err = s.Commit(t.Context(), []*audit.Item{item}, storetest.Extend)

@@ -63,7 +63,7 @@ func scanGrant(row scanner) (*auth.Grant, error) {
 	var g auth.Grant
 	var operations, pairs string
 	err := row.Scan((*idColumn)(&g.ID), (*idColumn)(&g.Tenant), (*idColumn)(&g.Key), &g.Principal, &operations, &pairs,
-		(*timeColumn)(&g.ExpiresAt), (*timeColumn)(&g.CreatedAt), &g.CreatedBy)
+		(*timeColumn)(&g.ExpiresAt), (*timeColumn)(&g.CreatedAt), &g.CreatedBy, &g.Named)
 	if err != nil {
 		return nil, err
 	}
@@ -76,13 +76,9 @@ func scanGrant(row scanner) (*auth.Grant, error) {
 	return &g, nil
 }
 
-// aboutGrant is what others are told of a change of a grant: whose rights are others now; everybody's when that is no API key.
+// aboutGrant is what others are told of a change of a grant: whose rights are others now.
 func aboutGrant(g *auth.Grant) prepared {
-	text, isKey := strings.CutPrefix(g.Principal, "api-key:")
-	id, err := uuid.Parse(text)
-	if !isKey || err != nil {
-		id = uuid.Nil
-	}
+	id, _ := auth.GrantHolder(g.Tenant, g.Principal)
 	return tells(cluster.KindPolicy, id)
 }
 
@@ -110,7 +106,7 @@ func (c *putGrant) apply(w *writer) error {
 	}
 	g := &c.g
 	one := make([]driver.Value, 1)
-	if c.about != uuid.Nil {
+	if _, isAPIKey := auth.GrantHolder(g.Tenant, g.Principal); isAPIKey {
 		there, err := w.row(sqlAPIKeyExists, one, c.about[:], g.Tenant[:])
 		if err != nil {
 			return err
@@ -127,7 +123,7 @@ func (c *putGrant) apply(w *writer) error {
 		return fault.New(fault.QuotaExceeded, "the key or the principal has as many grants as it can have")
 	}
 	n, err := w.exec(sqlPutGrant, c.row[:], g.ID[:], g.Tenant[:], g.Key[:], g.Principal, strings.Join(g.Operations, " "), c.pairs, micros(g.ExpiresAt),
-		g.CreatedAt.UnixMicro(), g.CreatedBy)
+		g.CreatedAt.UnixMicro(), g.CreatedBy, g.Named)
 	if err == nil && n == 0 {
 		return fault.New(fault.Conflict, "another key or principal has the grant of this id")
 	}
@@ -156,7 +152,7 @@ func (c *deleteGrant) apply(w *writer) error {
 const (
 	// A grant is known by the id that was given for it in its tenant; see migration 00019.
 	grantID       = "COALESCE(given, id)"
-	grantFacts    = "tenant, key_id, principal, operations, context, expires_at, created_at, created_by"
+	grantFacts    = "tenant, key_id, principal, operations, context, expires_at, created_at, created_by, named"
 	grantColumns  = grantID + ", " + grantFacts
 	sqlGrants     = "SELECT " + grantColumns + " FROM grants WHERE tenant = ? AND key_id = ? AND " + grantID + " > ? ORDER BY " + grantID + " LIMIT ?"
 	sqlGrantsOf   = "SELECT " + grantColumns + " FROM grants WHERE tenant = ? AND principal = ? ORDER BY " + grantID + " LIMIT ?"
@@ -164,8 +160,8 @@ const (
 	sqlGrantsFull = `SELECT 1 WHERE (SELECT COUNT(*) FROM grants WHERE tenant = ?1 AND key_id = ?2 AND ` + grantID + ` <> ?4) >= ?5
 		OR (SELECT COUNT(*) FROM grants WHERE tenant = ?1 AND principal = ?3 AND ` + grantID + ` <> ?4) >= ?5`
 	// A replaced grant must not go to another principal: that one's caches would not be told.
-	sqlPutGrant = "INSERT INTO grants (id, given, " + grantFacts + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, " + grantID + `) DO UPDATE SET
+	sqlPutGrant = "INSERT INTO grants (id, given, " + grantFacts + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, " + grantID + `) DO UPDATE SET
 		operations = excluded.operations, context = excluded.context, expires_at = excluded.expires_at, created_at = excluded.created_at,
-		created_by = excluded.created_by WHERE grants.key_id = excluded.key_id AND grants.principal = excluded.principal`
+		created_by = excluded.created_by, named = excluded.named WHERE grants.key_id = excluded.key_id AND grants.principal = excluded.principal`
 	sqlDeleteGrant = "DELETE FROM grants WHERE tenant = ? AND key_id = ? AND " + grantID + " = ?"
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"encoding/json"
 	"errors"
 
 	"github.com/google/uuid"
@@ -56,10 +57,16 @@ func (s *Store) Tenants(ctx context.Context, after uuid.UUID, limit int) (found 
 
 func scanTenant(row scanner) (*auth.Tenant, error) {
 	var t auth.Tenant
+	var security string
 	err := row.Scan((*idColumn)(&t.ID), &t.Name, &t.Status, &t.Quotas.Keys, &t.Quotas.APIKeys, (*timeColumn)(&t.CreatedAt),
-		(*timeColumn)(&t.UpdatedAt), &t.Revision, &t.Plan)
+		(*timeColumn)(&t.UpdatedAt), &t.Revision, &t.Plan, &security)
 	if err != nil {
 		return nil, err
+	}
+	if security != "" {
+		if err := json.Unmarshal([]byte(security), &t.Security); err != nil {
+			return nil, corrupted("the security settings of a tenant are damaged", err)
+		}
 	}
 	return &t, nil
 }
@@ -67,18 +74,33 @@ func scanTenant(row scanner) (*auth.Tenant, error) {
 // insertTenant is a Change.
 type insertTenant struct {
 	prepared
-	t auth.Tenant
+	t        auth.Tenant
+	security string
+	err      error // of the encoding
+}
+
+// encodeSecurity gives what a tenant has settled as it is stored; "": nothing.
+func encodeSecurity(c *auth.Security) (string, error) {
+	if c.None() {
+		return "", nil
+	}
+	return encode(c)
 }
 
 // InsertTenant adds a tenant; see auth.Store.
 func (s *Store) InsertTenant(t *auth.Tenant) audit.Change {
-	return &insertTenant{prepared: tells(cluster.KindTenant, t.ID), t: *t}
+	c := &insertTenant{prepared: tells(cluster.KindTenant, t.ID), t: *t}
+	c.security, c.err = encodeSecurity(&t.Security)
+	return c
 }
 
 func (c *insertTenant) apply(w *writer) error {
+	if c.err != nil {
+		return c.err
+	}
 	t := &c.t
 	_, err := w.exec(sqlInsertTenant, t.ID[:], t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.CreatedAt.UnixMicro(),
-		t.UpdatedAt.UnixMicro(), t.Revision, t.Plan)
+		t.UpdatedAt.UnixMicro(), t.Revision, t.Plan, c.security)
 	switch violated(err) {
 	case sqlite3.ErrConstraintPrimaryKey:
 		return fault.Wrap(fault.Conflict, "a tenant with this id exists already", err)
@@ -98,17 +120,24 @@ func (c *insertTenant) apply(w *writer) error {
 // updateTenant is a Change.
 type updateTenant struct {
 	prepared
-	t auth.Tenant
+	t        auth.Tenant
+	security string
+	err      error // of the encoding
 }
 
 // UpdateTenant replaces the mutable fields of a tenant; see auth.Store.
 func (s *Store) UpdateTenant(t *auth.Tenant) audit.Change {
-	return &updateTenant{prepared: tells(cluster.KindTenant, t.ID), t: *t}
+	c := &updateTenant{prepared: tells(cluster.KindTenant, t.ID), t: *t}
+	c.security, c.err = encodeSecurity(&t.Security)
+	return c
 }
 
 func (c *updateTenant) apply(w *writer) error {
+	if c.err != nil {
+		return c.err
+	}
 	t := &c.t
-	n, err := w.exec(sqlUpdateTenant, t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.UpdatedAt.UnixMicro(), t.Plan, t.ID[:], t.Revision)
+	n, err := w.exec(sqlUpdateTenant, t.Name, string(t.Status), t.Quotas.Keys, t.Quotas.APIKeys, t.UpdatedAt.UnixMicro(), t.Plan, c.security, t.ID[:], t.Revision)
 	if violated(err) == sqlite3.ErrConstraintUnique {
 		return fault.Wrap(fault.NameTaken, "another tenant has this name", err)
 	}
@@ -119,12 +148,12 @@ func (c *updateTenant) apply(w *writer) error {
 }
 
 const (
-	tenantColumns   = "id, name, status, max_keys, max_api_keys, created_at, updated_at, revision, plan"
+	tenantColumns   = "id, name, status, max_keys, max_api_keys, created_at, updated_at, revision, plan, security"
 	sqlTenant       = "SELECT " + tenantColumns + " FROM tenants WHERE id = ?"
 	sqlTenants      = "SELECT " + tenantColumns + " FROM tenants WHERE id > ? ORDER BY id LIMIT ?"
 	sqlTenantExists = "SELECT 1 FROM tenants WHERE id = ?"
-	sqlInsertTenant = "INSERT INTO tenants (" + tenantColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-	sqlUpdateTenant = `UPDATE tenants SET name = ?, status = ?, max_keys = ?, max_api_keys = ?, updated_at = ?, plan = ?, revision = revision + 1
+	sqlInsertTenant = "INSERT INTO tenants (" + tenantColumns + ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+	sqlUpdateTenant = `UPDATE tenants SET name = ?, status = ?, max_keys = ?, max_api_keys = ?, updated_at = ?, plan = ?, security = ?, revision = revision + 1
 		WHERE id = ? AND revision = ?`
 	// Keys of the service itself are not the tenant's doing and are not counted.
 	sqlKeysFull = `SELECT 1 FROM tenants t WHERE t.id = ?1 AND t.max_keys > 0 AND t.max_keys <= (SELECT COUNT(*) FROM keys k

@@ -93,6 +93,13 @@ func Fill(t testing.TB, s Store, entries int) {
 	if err := s.SaveCheckpoint(t.Context(), 1, []byte("a note\n")); err != nil {
 		t.Fatal(err)
 	}
+	if entries >= 300 {
+		first, _, err := s.AuditKept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		prune(t, s, first+270, 100)
+	}
 }
 
 // Digests gives the number of rows and a SHA-256 over all of them, for each table of a backup.

@@ -25,7 +25,7 @@ func testGrants(t *testing.T, e *env) {
 			g.Context, g.ExpiresAt = map[string]string{"app": "x y", "": "\""}, now().Add(time.Hour)
 		}
 		if i == 4 {
-			g.Principal = "spiffe://example.org/x"
+			g.Principal, g.Named = "cert:0a", "cert:dns:example.org"
 		}
 		made = append(made, g)
 		e.must(t, e.PutGrant(g))

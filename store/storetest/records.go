@@ -225,6 +225,8 @@ func calls(e *env) map[string]func(ctx context.Context) error {
 		"AuditSearch":    func(ctx context.Context) error { _, _, err := e.AuditSearch(ctx, audit.Filter{}, 5, 5); return err },
 		"AuditHashes":    func(ctx context.Context) error { _, err := e.AuditHashes(ctx, 0, 1); return err },
 		"AuditNodes":     func(ctx context.Context) error { _, err := e.AuditNodes(ctx, []audit.Node{{Level: 8}}); return err },
+		"AuditKept":      func(ctx context.Context) error { _, _, err := e.AuditKept(ctx); return err },
+		"PruneAudit":     func(ctx context.Context) error { return e.PruneAudit(ctx, 0, make([][32]byte, 1)) },
 		"SaveCheckpoint": func(ctx context.Context) error { return e.SaveCheckpoint(ctx, 1, []byte("x")) },
 		"Checkpoint":     func(ctx context.Context) error { _, err := e.Checkpoint(ctx); return err },
 		"APIKeyByPrefix": func(ctx context.Context) error { _, err := e.APIKeyByPrefix(ctx, "kw", "x"); return err },

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"testing"
+	"time"
 
 	"github.com/keywright/keywright/fault"
 )
@@ -23,5 +24,17 @@ func testSinkCursors(t *testing.T, e *env) {
 	e.reopen(t)
 	want("syslog", 9)
 	want("other", 0)
+	if err := e.SaveSinkCursor(t.Context(), "file/node", 3); err != nil {
+		t.Fatal(err)
+	}
+	all, err := e.SinkCursors(t.Context())
+	if err != nil || len(all) != 2 || all[0].Name != "file/node" || all[0].Next != 3 || all[1].Name != "syslog" || all[1].Next != 9 {
+		t.Errorf("all cursors: %+v, %v", all, err)
+	}
+	for _, c := range all {
+		if age := time.Since(c.SaidAt); age < -time.Minute || age > time.Minute {
+			t.Errorf("%s was said at %v", c.Name, c.SaidAt)
+		}
+	}
 	wantSame(t, "entries", e.size(t), size)
 }

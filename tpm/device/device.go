@@ -37,7 +37,8 @@ type Options struct {
 	// and stays there; a TPM without room for it keeps it as without this option. Zero: URI.Parent, and without that the parent is
 	// made anew when the TPM is opened and stays loaded.
 	ParentHandle uint32
-	// ParentName pins the storage parent: its Name, 34 octets, as Device.ParentName gave it. Nil: not pinned yet.
+	// ParentName pins the storage parent: its Name, 34 octets, as Device.ParentName gave it. Nil: not pinned yet; then Open takes any TPM, and the
+	// Device from there on that one alone.
 	ParentName []byte
 	// EKName is the Name of the endorsement key (ECC P-256, default template), as Device.EKName gave it. It only serves to tell a
 	// TPM that was cleared from one that is another.
@@ -130,6 +131,9 @@ func Open(ctx context.Context, o Options) (*Device, error) {
 		d.o.OwnerAuth.Wipe()
 		d.o.EndorsementAuth.Wipe()
 		return nil, err
+	}
+	if d.o.ParentName == nil {
+		d.o.ParentName = d.parent.handle.Name.Buffer // what comes back after this TPM was away must be this one
 	}
 	<-d.turn
 	d.running.Go(d.watch)

@@ -310,10 +310,13 @@ func (d *Device) ekName(tx *Tx) ([]byte, error) {
 	return name.Buffer, nil
 }
 
-// EKName is the Name of the endorsement key (ECC P-256, default template), to be pinned beside the parent's.
+// EKName is the Name of the endorsement key (ECC P-256, default template), to be pinned beside the parent's. Where none was pinned the Device tells a cleared TPM from
+// another by it from now on.
 func (d *Device) EKName(ctx context.Context) (name []byte, err error) {
 	err = d.Do(ctx, "ek", func(tx *Tx) error {
-		name, err = d.ekName(tx)
+		if name, err = d.ekName(tx); err == nil && d.o.EKName == nil {
+			d.o.EKName = bytes.Clone(name) // the transaction has the turn
+		}
 		return err
 	})
 	return name, err

@@ -70,6 +70,12 @@ func TestOwnerAuth(t *testing.T) {
 }
 
 func TestForeignAndCleared(t *testing.T) {
+	t.Run("pinned", func(t *testing.T) { foreignAndCleared(t, true) })
+	t.Run("first opening", func(t *testing.T) { foreignAndCleared(t, false) })
+}
+
+// foreignAndCleared has the TPM pinned by who opens it, or by the opening itself.
+func foreignAndCleared(t *testing.T, byName bool) {
 	m, other := rig.SWTPM(t), rig.SWTPM(t)
 	p := m.Proxy(t)
 	d, err := device.Open(t.Context(), device.Options{URI: uri(t, p.URI)})
@@ -85,7 +91,13 @@ func TestForeignAndCleared(t *testing.T) {
 		t.Fatal(err)
 	}
 	pinned := device.Options{URI: uri(t, p.URI), ParentName: name, EKName: ek, ParentHandle: 0x81000001}
+	if !byName {
+		pinned.ParentName, pinned.EKName = nil, nil
+	}
 	d = open(t, pinned)
+	if got, err := d.EKName(t.Context()); err != nil || !bytes.Equal(got, ek) {
+		t.Errorf("the endorsement key: %x, %v", got, err)
+	}
 	k := signingKey(t, d)
 
 	// Another TPM is put behind the socket while the device is open.

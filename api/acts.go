@@ -96,6 +96,7 @@ func acts() map[string]string {
 		"PATCH /tenants/{id}":        "tenant.update",
 		"POST /tenants/{id}/suspend": "tenant.suspend",
 		"POST /tenants/{id}/resume":  "tenant.resume",
+		"POST /tenants/{id}/recover": "tenant.recover",
 
 		"GET /audit":                   "audit.search",
 		"GET /audit/checkpoint":        "audit.checkpoint",

@@ -26,6 +26,11 @@ type CreateTenant struct {
 	Plan   string  `json:"plan,omitempty"`
 }
 
+// RecoverTenant is POST /tenants/{id}/recover.
+type RecoverTenant struct {
+	Name string `json:"name,omitempty"`
+}
+
 // CreatedTenant is its answer: OwnerKey is the tenant's first API key, shown this once.
 type CreatedTenant struct {
 	Tenant

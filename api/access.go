@@ -118,7 +118,7 @@ func wireApproval(a *keys.ApprovalInfo) wire.Approval {
 		RequestedBy: a.RequestedBy, Needed: a.Needed, Votes: make([]wire.Vote, len(a.Votes)), CreatedAt: a.CreatedAt.UTC(), ExpiresAt: a.ExpiresAt.UTC(),
 		UsedAt: optional(a.UsedAt)}
 	for i, v := range a.Votes {
-		w.Votes[i] = wire.Vote{Principal: v.Principal, Approves: v.Approves, At: v.At.UTC()}
+		w.Votes[i] = wire.Vote{Principal: v.Principal, Approves: v.Approves, Counts: i < len(a.Counted) && a.Counted[i], At: v.At.UTC()}
 	}
 	return w
 }

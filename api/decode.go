@@ -136,7 +136,11 @@ func (a *arena) base64(v jsontext.Value) ([]byte, error) {
 	default:
 		return nil, &json.SemanticError{JSONKind: v.Kind(), GoType: reflect.TypeFor[[]byte]()}
 	}
-	text := v[1 : len(v)-1]
+	return a.decode(v[1 : len(v)-1])
+}
+
+// decode decodes base64, if it is strict.
+func (a *arena) decode(text []byte) ([]byte, error) {
 	// The decoder skips line breaks; JSON has them only as escapes, and the backslash of an escape is none of the alphabet, however it is meant.
 	// So nothing of the kind comes through, and this only says it once more.
 	if bytes.IndexByte(text, '\n') >= 0 || bytes.IndexByte(text, '\r') >= 0 {

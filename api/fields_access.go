@@ -39,6 +39,8 @@ func meaningInAccess(field string) string {
 		return "pending, approved, rejected, expired or used"
 	case "Approval.id":
 		return "what X-Approval names"
+	case "Vote.counts":
+		return "whether it counts towards the quorum: it approves, and its credential comes neither from the requester nor from another that approves"
 	case "Vote.at":
 		return "when"
 	case "Authorized.error_code":

@@ -28,6 +28,7 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/auth/oidc"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/ratelimit"
 	"github.com/keywright/keywright/transport"
 )
 
@@ -323,18 +324,22 @@ func TestCredentialsAreAlike(t *testing.T) {
 	e.newSuspended()
 	made[wire.AttestationKey](e, e.owner, "GET", "/attestation-key", "") // made by who asks first
 	// Who it is; a backup, which is never the same twice; the log, which grows with every request.
-	differ := []string{"GET /me", "POST /backup", "GET /audit/export", "GET /audit", "GET /events", "GET /audit/checkpoint", "GET /audit/consistency"}
-	type twin struct{ role, kind, key, as string }
-	var twins []twin
-	for _, role := range auth.Roles() {
-		key := e.newAPIKey(e.owner, fmt.Sprintf(`{"name":"role","role":%q}`, role.Role)).Key
+	differ := []string{"GET /me", "POST /backup", "GET /audit/export", "GET /audit", "GET /audit/checkpoint", "GET /audit/consistency", "GET /events"}
+	type role struct {
+		name, key string
+		others    map[string]string // by kind
+	}
+	var roles []role
+	for _, r := range auth.Roles() {
+		one := role{string(r.Role), e.newAPIKey(e.owner, fmt.Sprintf(`{"name":"role","role":%q}`, r.Role)).Key, map[string]string{}}
 		for _, kind := range kinds {
-			twins = append(twins, twin{string(role.Role), kind, key, e.credential(kind, string(role.Role))})
+			one.others[kind] = e.credential(kind, one.name)
 		}
+		roles = append(roles, one)
 	}
 	var compared atomic.Int64
 	var group sync.WaitGroup
-	for _, c := range twins {
+	for _, c := range roles {
 		group.Go(func() {
 			for i := range e.routes {
 				r := &e.routes[i]
@@ -346,10 +351,13 @@ func TestCredentialsAreAlike(t *testing.T) {
 					t.Error(err)
 					continue
 				}
-				compared.Add(1)
-				want, got := e.ask(r.Method, path, body, c.key), e.ask(r.Method, path, body, c.as)
-				if want.Code != got.Code || !slices.Contains(differ, r.name()) && shape(want) != shape(got) {
-					t.Errorf("%s by %s on %s:\n%s\nby API key\n%s", c.role, c.kind, r.name(), shape(got), shape(want))
+				want := e.ask(r.Method, path, body, c.key)
+				for kind, as := range c.others {
+					compared.Add(1)
+					got := e.ask(r.Method, path, body, as)
+					if want.Code != got.Code || !slices.Contains(differ, r.name()) && shape(want) != shape(got) {
+						t.Errorf("%s by %s on %s:\n%s\nby API key\n%s", c.name, kind, r.name(), shape(got), shape(want))
+					}
 				}
 			}
 		})
@@ -373,5 +381,38 @@ func TestOwnThingsByAnyCredential(t *testing.T) {
 	}
 	if len(want) < 50 {
 		t.Errorf("only %d routes were asked", len(want))
+	}
+}
+
+// TestRateOnEveryAnswer: on every route every answer to a caller with a credential says where it stands, whether the caller may or not; and one request too many is
+// 429 before anything else of it is looked at.
+func TestRateOnEveryAnswer(t *testing.T) {
+	e := newEverything(t)
+	viewer := e.newAPIKey(e.owner, `{"name":"viewer","role":"viewer"}`).Key
+	slow := e.newAPIKey(e.owner, `{"name":"slow","role":"owner","rate_limit":1}`).Key
+	l, err := ratelimit.New(ratelimit.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.limiter, e.plans, e.limited = l, ratelimit.Plans{"": {Tenant: ratelimit.Rate{PerMinute: 1_000_000}}}, &counted{}
+	made[wire.Me](e, slow, "GET", "/me", "")
+	for i := range e.routes {
+		r := &e.routes[i]
+		path, body, _, _, err := r.probe()
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, as := range []string{e.owner, viewer, slow, e.credential(byToken, "auditor"), e.credential(byCertificate, "owner")} {
+			w := e.ask(r.Method, path, body, as)
+			for _, name := range []string{"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"} {
+				if (w.Header().Get(name) == "") != r.Open {
+					t.Errorf("%s: %d with %s %q", r.name(), w.Code, name, w.Header().Get(name))
+				}
+			}
+			if limited := r.answered(w, fault.RateLimited); limited != (as == slow && !r.Open) || limited != (w.Header().Get("Retry-After") != "" && w.Code == http.StatusTooManyRequests) {
+				t.Errorf("%s: %d %v", r.name(), w.Code, w.Header())
+			}
+		}
 	}
 }

@@ -117,7 +117,7 @@ func TestLimitsReachWithin(t *testing.T) {
 	x.label = "reach"
 	want := x.reachOwn(x.owner)
 	// Its maker has asked for the approvals; it gives no key another secret that reaches further than itself.
-	for _, route := range []string{"POST /approvals/{id}/approve", "POST /approvals/{id}/reject", "POST /api-keys/{id}/rotate"} {
+	for _, route := range []string{"POST /approvals/{id}/approve", "POST /api-keys/{id}/rotate"} {
 		want[route] = http.StatusForbidden
 	}
 	for name, limit := range map[string]string{"label": `"labels":{"reach":"1"}`, "address": `"allowed_cidrs":["192.0.2.0/24"]`, "rate": `"rate_limit":100000`} {

@@ -111,6 +111,9 @@ func instead[Resp any](e endpoint) endpoint {
 // decodeInto decodes the body that was read.
 func (c *call) decodeInto(p any) error {
 	c.fields.reserve(len(c.body))
+	if c.decodePlain(p) {
+		return nil
+	}
 	return decodeBody(c.body, p, c.decode)
 }
 
@@ -216,6 +219,8 @@ func (s *Server) rows() []route {
 	showRoot.Timeout, showKEKs.Timeout = timeDevice, timeDevice // they count key versions
 	retireRoot := write(post, "/root/retire", rw, "root", "Give up the earlier roots now", handle(s.retireRoot))
 	retireRoot.BodyOptional = true
+	recoverTenant := write(post, "/tenants/{id}/recover", tw, "tenants", "Give a tenant that has lost its owner's API key another one; it is shown this once, and the tenant sees it", handle(s.recoverTenant)).creates()
+	recoverTenant.BodyOptional = true
 
 	return []route{
 		open(http.MethodGet, "/health", "service", "Whether the process answers, and whether it is locked", handle(s.health)),
@@ -302,6 +307,7 @@ func (s *Server) rows() []route {
 		write(patch, "/tenants/{id}", tw, "tenants", "Rename a tenant, or change its quotas", handle(s.updateTenant)),
 		act("/tenants/{id}/suspend", tw, "tenants", "Refuse every credential of a tenant; nothing of it is lost", handle(s.suspendTenant)),
 		act("/tenants/{id}/resume", tw, "tenants", "End a suspension", handle(s.resumeTenant)),
+		recoverTenant,
 
 		read("/settings/keys", kr, "settings", "Which algorithms the tenant takes for new keys", handle(s.keySettings)),
 		write(http.MethodPut, "/settings/keys", sw, "settings", "Settle which algorithms the tenant takes for new keys", handle(s.setKeySettings)),

@@ -45,6 +45,8 @@ type Auth interface {
 
 	// CreateTenant also gives the tenant's first API key, this once.
 	CreateTenant(ctx context.Context, caller *auth.Principal, r auth.CreateTenantRequest, requestID string, t idempotency.Token) (*auth.Tenant, *auth.APIKey, string, error)
+	// RecoverTenant gives a tenant another owner's API key, this once.
+	RecoverTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, name, requestID string, t idempotency.Token) (*auth.APIKey, string, error)
 	UpdateTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, u auth.TenantUpdate, requestID string) (*auth.Tenant, error)
 	SuspendTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) (*auth.Tenant, error)
 	ResumeTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) (*auth.Tenant, error)

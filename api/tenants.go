@@ -84,6 +84,24 @@ func (s *Server) updateTenant(ctx context.Context, c *call, r *wire.UpdateTenant
 	return shownTenant(s.auth.UpdateTenant(ctx, c.principal, id, in, c.id))
 }
 
+func (s *Server) recoverTenant(ctx context.Context, c *call, r *wire.RecoverTenant) (wire.APIKey, error) {
+	id, err := c.tenantID()
+	if err != nil {
+		return wire.APIKey{}, err
+	}
+	who, err := c.creator()
+	if err != nil {
+		return wire.APIKey{}, err
+	}
+	k, presented, err := s.auth.RecoverTenant(ctx, who.Principal, id, r.Name, c.id, who.Idempotency)
+	if err != nil {
+		return wire.APIKey{}, err
+	}
+	out := wireAPIKey(k)
+	out.Key = presented
+	return out, nil
+}
+
 func (s *Server) suspendTenant(ctx context.Context, c *call, _ *wire.Empty) (wire.Tenant, error) {
 	id, err := c.tenantID()
 	if err != nil {

@@ -103,7 +103,7 @@ func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
 			return nil, fault.New(fault.BadField, "a scope is unknown or named twice")
 		}
 	}
-	k := &APIKey{Tenant: creator.Tenant, Name: r.Name, Brand: r.Brand, Role: r.Role, CreatedBy: creator.ID}
+	k := &APIKey{Tenant: creator.Tenant, Name: r.Name, Brand: r.Brand, Role: r.Role, CreatedBy: creator.ID, Makers: []string{creator.ID}}
 	k.Scopes = SetOf(r.Scopes...).List()
 	if !k.within(creator) {
 		return nil, fault.New(fault.Forbidden, "an API key cannot have a scope that its creator lacks")

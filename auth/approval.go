@@ -27,11 +27,13 @@ type Approval struct {
 	Votes       []Vote    // by principal
 }
 
-// Vote is what one principal said. Role and Maker are as they were when it did.
+// Vote is what one principal said. Role, Maker, Kin and Since are as they were when it did.
 type Vote struct {
 	Principal string
 	Role      Role
-	Maker     string // who made the credential
+	Maker     string    // who made the credential
+	Kin       []string  // all of whom it comes
+	Since     time.Time // when its secret was last shown to another; zero: nobody knows
 	Approves  bool
 	At        time.Time
 }
@@ -73,23 +75,56 @@ func (a *Approval) State(q *Quorum, now time.Time) string {
 	return "pending"
 }
 
-// Eligible reports whether the quorum takes a principal's word on what another has requested. Nobody approves an own request, nor by
-// a credential whose secret the requester made or has made the requester's.
-func (q *Quorum) Eligible(requestedBy, principal string, role Role, maker string) bool {
-	if principal == requestedBy || maker == requestedBy {
-		return false
-	}
+// Names reports whether the quorum takes the word of a principal, whatever the request.
+func (q *Quorum) Names(principal string, role Role) bool {
 	if slices.Contains(q.Approvers, principal) {
 		return true
 	}
 	return len(q.Approvers) == 0 && q.Role != RoleNone && q.Role == role
 }
 
+// Objection says why the quorum does not take a vote on a request; "" when it does. Nobody approves an own request, nor by a credential that comes from the requester,
+// nor the request of one that comes from the own (requesterKin), nor by one whose secret somebody else was shown since the request was made.
+func (q *Quorum) Objection(a *Approval, v *Vote, requesterKin []string) string {
+	switch {
+	case !q.Names(v.Principal, v.Role):
+		return "the quorum of the key does not take this caller's word"
+	case v.Principal == a.RequestedBy:
+		return "nobody approves an own request"
+	case v.Maker == a.RequestedBy || comes(v.Kin, a.RequestedBy):
+		return "nobody approves by a credential that comes from the requester"
+	case comes(requesterKin, v.Principal):
+		return "nobody approves the request of a credential that comes from the own"
+	case v.Since.After(a.CreatedAt):
+		return "nobody approves by a credential that was made or renewed by another after the request"
+	}
+	return ""
+}
+
+// Counted says of each vote whether it counts towards the quorum: it approves, nothing speaks against it, and its credential comes from that of no other who
+// approves. Of several that come from one another the one counts from whom they come.
+func (q *Quorum) Counted(a *Approval) []bool {
+	taken := make([]bool, len(a.Votes))
+	for i := range a.Votes {
+		v := &a.Votes[i]
+		taken[i] = v.Approves && q.Objection(a, v, nil) == "" // what the requester came from was looked at when it voted
+	}
+	out := slices.Clone(taken)
+	for i := range a.Votes {
+		for j := range a.Votes {
+			if i != j && taken[j] && comes(a.Votes[i].Kin, a.Votes[j].Principal) {
+				out[i] = false
+			}
+		}
+	}
+	return out
+}
+
 // met reports whether enough of those whom the quorum takes today have approved.
 func (q *Quorum) met(a *Approval) bool {
 	n := 0
-	for _, v := range a.Votes {
-		if v.Approves && q.Eligible(a.RequestedBy, v.Principal, v.Role, v.Maker) {
+	for _, counts := range q.Counted(a) {
+		if counts {
 			n++
 		}
 	}

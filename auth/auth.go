@@ -80,6 +80,8 @@ type APIKey struct {
 	RotatedAt    time.Time // zero: never
 	RotatedBy    string
 	Previous     PreviousSecret
+	Makers       []string  // all others who were ever shown a secret of it; see makers
+	ShownAt      time.Time // when another than itself was last; zero: when it was made
 }
 
 // PreviousSecret is that of an API key before its last rotation.

@@ -67,7 +67,11 @@ func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest
 		if r.Overlap > 0 {
 			k.Previous = PreviousSecret{Prefix: k.Prefix, MAC: old, Until: now.Add(r.Overlap)}
 		}
+		k.Makers, k.ShownAt = k.makers(), k.since() // what the last rotation said is about to be overwritten
 		k.RotatedAt, k.RotatedBy = now, caller.ID
+		if caller.ID != k.PrincipalID() {
+			k.Makers, k.ShownAt = k.makers(), now
+		}
 		k.Prefix, presented = newToken(k.Brand)
 		if k.MAC, err = s.pepper.mac(s.derive, presented); err != nil {
 			return nil, "", err

@@ -217,6 +217,9 @@ func (c *Client) open(ctx context.Context, k call, header http.Header, body []by
 	if c.key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.key)
 	}
+	if c.session != nil {
+		c.session.present(req)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConnection, err)

@@ -32,6 +32,15 @@ func (c *Client) UpdateTenant(ctx context.Context, id string, r wire.UpdateTenan
 	return c.tenant(ctx, http.MethodPatch, id, "", r)
 }
 
+// RecoverTenant gives a tenant another owner's API key; the answer is the only time that it is shown. name is for people, "" for a name of the service's choice. Repeated
+// under one Idempotency-Key.
+func (c *Client) RecoverTenant(ctx context.Context, id, name string) (*wire.APIKey, error) {
+	if id == "" {
+		return nil, errors.New("client: no tenant is named")
+	}
+	return do[wire.APIKey](ctx, c, call{method: http.MethodPost, path: "/tenants/" + url.PathEscape(id) + "/recover", body: wire.RecoverTenant{Name: name}, repeat: keyed})
+}
+
 // SuspendTenant refuses every credential of a tenant until it is resumed.
 func (c *Client) SuspendTenant(ctx context.Context, id string) (*wire.Tenant, error) {
 	return c.tenant(ctx, http.MethodPost, id, "/suspend", nil)

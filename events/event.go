@@ -73,7 +73,7 @@ func typeOf(action string, kind cluster.Kind) string {
 		return "tenant.suspended"
 	case "tenant.resume":
 		return "tenant.resumed"
-	case "api-key.create":
+	case "api-key.create", "tenant.recover":
 		return "api_key.created"
 	case "api-key.rotate":
 		return "api_key.rotated"

@@ -19,7 +19,7 @@ import (
 func (e *env) apiKey(name string, role auth.Role, scopes ...auth.Scope) keys.Caller {
 	e.t.Helper()
 	k := &auth.APIKey{ID: uuid.New(), Tenant: e.tenant, Name: name, Brand: "kw", Prefix: strings.ReplaceAll(uuid.NewString(), "-", "")[:12],
-		CreatedAt: time.Now().UTC(), CreatedBy: "system", Role: role, Scopes: scopes}
+		CreatedAt: e.clock.now().Add(-time.Hour), CreatedBy: "system", Role: role, Scopes: scopes}
 	if _, err := e.log.Record(context.Background(), &audit.Entry{Principal: "system", Action: "test", Outcome: "ok"}, e.store.InsertAPIKey(k)); err != nil {
 		e.t.Fatal(err)
 	}

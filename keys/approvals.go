@@ -33,8 +33,9 @@ type ApprovalRequest struct {
 // ApprovalInfo is an approval with what became of it.
 type ApprovalInfo struct {
 	*auth.Approval
-	State  string // pending, approved, rejected, expired or used
-	Needed int    // approvals that the key asks for today
+	State   string // pending, approved, rejected, expired or used
+	Needed  int    // approvals that the key asks for today
+	Counted []bool // of each vote: whether it counts towards them
 }
 
 // guarded reports whether a quorum can be asked for the verb: what uses a key or changes it, of what callers ask for.
@@ -150,7 +151,7 @@ func (s *Service) inform(ctx context.Context, a *auth.Approval) *ApprovalInfo {
 		quorum = r.facts.Quorum
 	}
 	if quorum != nil {
-		out.Needed = quorum.Approvals
+		out.Needed, out.Counted = quorum.Approvals, quorum.Counted(a)
 	}
 	out.State = a.State(quorum, s.now())
 	return out
@@ -169,7 +170,7 @@ func (q *request) seesApproval(ctx context.Context, a *auth.Approval) bool {
 	}
 	ask.Any = 0
 	d := auth.Decide(&ask)
-	return d.Allowed && (a.RequestedBy == p.ID || r.facts.Quorum != nil && r.facts.Quorum.Eligible(a.RequestedBy, p.ID, p.Role, p.Maker))
+	return d.Allowed && (a.RequestedBy == p.ID || r.facts.Quorum != nil && r.facts.Quorum.Names(p.ID, p.Role))
 }
 
 func approvalNotFound() error {
@@ -257,13 +258,15 @@ func (s *Service) vote(ctx context.Context, c Caller, verb verb, id uuid.UUID, a
 		}
 		p, now := c.Principal, s.stamp()
 		withdraws := !approves && a.RequestedBy == p.ID
-		if quorum := rec.facts.Quorum; !withdraws && (quorum == nil || !quorum.Eligible(a.RequestedBy, p.ID, p.Role, p.Maker)) {
-			return nil, &refusal{error: fault.New(fault.Forbidden, "the quorum of the key does not take this caller's word on this request"), rule: auth.RuleQuorum}
+		v := auth.Vote{Principal: p.ID, Role: p.Role, Maker: p.Maker, Approves: approves, At: now}
+		if !withdraws {
+			if err := q.objections(ctx, a, &v, rec.facts.Quorum); err != nil {
+				return nil, err
+			}
 		}
 		if !a.UsedAt.IsZero() || !a.RejectedAt.IsZero() || !now.Before(a.ExpiresAt) {
 			return nil, fault.New(fault.Conflict, "the approval is used, rejected or expired")
 		}
-		v := auth.Vote{Principal: p.ID, Role: p.Role, Maker: p.Maker, Approves: approves, At: now}
 		q.final = true
 		q.changes = append(q.changes, s.store.VoteApproval(a.ID, v))
 		a.Votes = append(a.Votes, v)
@@ -272,6 +275,34 @@ func (s *Service) vote(ctx context.Context, c Caller, verb verb, id uuid.UUID, a
 		}
 		return s.inform(ctx, a), nil
 	}, nil)
+}
+
+// objections completes a vote with what is known of its credential, and refuses one that will not count. Who may approve may reject in any case: that gives nobody a right.
+func (q *request) objections(ctx context.Context, a *auth.Approval, v *auth.Vote, quorum *auth.Quorum) error {
+	objection := "the key asks for no approvals"
+	if quorum != nil {
+		var err error
+		if v.Kin, v.Since, err = auth.Kin(ctx, q.s.store, a.Tenant, v.Principal); err != nil {
+			return err
+		}
+		requester, _, err := auth.Kin(ctx, q.s.store, a.Tenant, a.RequestedBy)
+		if err != nil {
+			return err
+		}
+		objection = quorum.Objection(a, v, requester)
+		if !v.Approves && quorum.Names(v.Principal, v.Role) {
+			objection = ""
+		}
+		for i := range a.Votes {
+			if other := &a.Votes[i]; objection == "" && v.Approves && other.Approves && other.Principal != v.Principal && slices.Contains(v.Kin, other.Principal) {
+				objection = "nobody approves by a credential that comes from another that has approved"
+			}
+		}
+	}
+	if objection != "" {
+		return &refusal{error: fault.New(fault.Forbidden, objection), rule: auth.RuleQuorum}
+	}
+	return nil
 }
 
 // approve looks whether the approval that the caller sent is one for exactly this request, and sees to its being used up with it.

@@ -87,6 +87,8 @@ type Store interface {
 	DeleteGrant(g *auth.Grant) audit.Change
 	// InsertApproval adds an approval without votes. fault.Conflict when the id exists.
 	InsertApproval(a *auth.Approval) audit.Change
+	// APIKey finds the record of an API key of the tenant, or fault.APIKeyNotFound: of whom it comes.
+	APIKey(ctx context.Context, tenant, id uuid.UUID) (*auth.APIKey, error)
 	// VoteApproval adds a vote, and one that does not approve rejects the approval. fault.Conflict when the principal has voted, or the
 	// approval is used or rejected.
 	VoteApproval(id uuid.UUID, v auth.Vote) audit.Change

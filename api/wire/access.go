@@ -26,6 +26,11 @@ type CreateTenant struct {
 	Plan   string  `json:"plan,omitempty"`
 }
 
+// RecoverTenant is POST /tenants/{id}/recover.
+type RecoverTenant struct {
+	Name string `json:"name,omitempty"`
+}
+
 // CreatedTenant is its answer: OwnerKey is the tenant's first API key, shown this once.
 type CreatedTenant struct {
 	Tenant
@@ -165,6 +170,7 @@ type Approval struct {
 type Vote struct {
 	Principal string    `json:"principal"`
 	Approves  bool      `json:"approves"`
+	Counts    bool      `json:"counts"`
 	At        time.Time `json:"at"`
 }
 

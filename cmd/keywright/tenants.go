@@ -16,6 +16,7 @@ type tenantsCmd struct {
 	Update  tenantsUpdateCmd  `cmd:"" help:"Rename a tenant, or change its quotas."`
 	Suspend tenantsSuspendCmd `cmd:"" help:"Refuse every credential of a tenant; nothing of it is lost."`
 	Resume  tenantsResumeCmd  `cmd:"" help:"End a suspension."`
+	Recover tenantsRecoverCmd `cmd:"" help:"Give a tenant that has lost its owner's API key another one; the tenant sees it in its log."`
 }
 
 type tenantsCreateCmd struct {
@@ -112,6 +113,24 @@ func (k tenantsUpdateCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return a.showTenant(c.UpdateTenant(ctx, k.ID, r))
+}
+
+type tenantsRecoverCmd struct {
+	tenantArg
+	Name string `help:"Name of the API key, for people."`
+	sink
+}
+
+func (k tenantsRecoverCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	v, err := c.RecoverTenant(ctx, k.ID, k.Name)
+	if err != nil {
+		return err
+	}
+	return a.showNewAPIKey(v, k.sink)
 }
 
 type tenantsSuspendCmd struct{ tenantArg }

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -52,20 +53,21 @@ func (s *Store) approvals(ctx context.Context, query string, args ...any) ([]*au
 func scanApproval(row pgx.Row) (*auth.Approval, error) {
 	var a auth.Approval
 	var digest []byte
-	var principal, role, maker *string
+	var principal, role, maker, kin *string
 	var approves *int64
 	var v auth.Vote
 	err := row.Scan((*idColumn)(&a.ID), (*idColumn)(&a.Tenant), (*idColumn)(&a.Key), &a.Operation, &a.Target, &digest, &a.Reason, &a.RequestedBy,
 		(*timeColumn)(&a.CreatedAt), (*timeColumn)(&a.ExpiresAt), (*timeColumn)(&a.RejectedAt), (*timeColumn)(&a.UsedAt),
-		&principal, &role, &maker, &approves, (*timeColumn)(&v.At))
+		&principal, &role, &maker, &approves, (*timeColumn)(&v.At), &kin, (*timeColumn)(&v.Since))
 	if err != nil {
 		return nil, err
 	}
 	if copy(a.Digest[:], digest) != len(a.Digest) {
 		return nil, corrupted("the record of an approval is damaged", nil)
 	}
-	if principal != nil && role != nil && maker != nil && approves != nil {
+	if principal != nil && role != nil && maker != nil && approves != nil && kin != nil {
 		v.Principal, v.Role, v.Maker, v.Approves = *principal, auth.Role(*role), *maker, *approves != 0
+			v.Kin = strings.Fields(*kin)
 		a.Votes = []auth.Vote{v}
 	}
 	return &a, nil
@@ -114,7 +116,7 @@ func (c *voteApproval) statements() ([]statement, error) {
 		nothing: fails(fault.Conflict, "the approval is used or rejected"),
 	}, {
 		query:   sqlInsertVote,
-		args:    []any{c.id[:], v.Principal, string(v.Role), v.Maker, flag(v.Approves), v.At.UnixMicro()},
+		args:    []any{c.id[:], v.Principal, string(v.Role), v.Maker, flag(v.Approves), v.At.UnixMicro(), strings.Join(v.Kin, " "), micros(v.Since)},
 		refused: conflictIfTaken("the principal has said so already"),
 	}}, nil
 }
@@ -141,7 +143,7 @@ func (c *useApproval) statements() ([]statement, error) {
 
 const (
 	approvalColumns = "a.id, a.tenant, a.key_id, a.operation, a.target, a.digest, a.reason, a.requested_by, a.created_at, a.expires_at, a.rejected_at, a.used_at"
-	voteColumns     = "v.principal, v.role, v.maker, v.approves, v.at"
+	voteColumns     = "v.principal, v.role, v.maker, v.approves, v.at, v.kin, v.since"
 	sqlApproval     = "SELECT " + approvalColumns + ", " + voteColumns + ` FROM approvals a LEFT JOIN approval_votes v ON v.approval_id = a.id
 		WHERE a.tenant = $1 AND a.id = $2 ORDER BY v.principal`
 	sqlApprovals = "SELECT " + approvalColumns + ", " + voteColumns + ` FROM (SELECT * FROM approvals WHERE tenant = $1 AND id < $2 ORDER BY id DESC LIMIT $3) a
@@ -149,6 +151,6 @@ const (
 	sqlInsertApproval = `INSERT INTO approvals (id, tenant, key_id, operation, target, digest, reason, requested_by, created_at, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 	sqlRejectApproval = "UPDATE approvals SET rejected_at = $1 WHERE id = $2 AND used_at IS NULL AND rejected_at IS NULL"
-	sqlInsertVote     = "INSERT INTO approval_votes (approval_id, principal, role, maker, approves, at) VALUES ($1, $2, $3, $4, $5, $6)"
+	sqlInsertVote     = "INSERT INTO approval_votes (approval_id, principal, role, maker, approves, at, kin, since) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"
 	sqlUseApproval    = "UPDATE approvals SET used_at = $1 WHERE id = $2 AND used_at IS NULL AND rejected_at IS NULL AND expires_at > $3"
 )

@@ -51,11 +51,12 @@ func (s *Store) APIKeys(ctx context.Context, tenant uuid.UUID, after uuid.UUID, 
 func scanAPIKey(row pgx.Row) (*auth.APIKey, error) {
 	var k auth.APIKey
 	var mac, previous []byte
-	var scopes, restrictions string
+	var scopes, restrictions, makers string
 	var before *string
 	err := row.Scan((*idColumn)(&k.ID), (*idColumn)(&k.Tenant), &k.Name, &k.Brand, &k.Prefix, &mac, &scopes,
 		(*timeColumn)(&k.CreatedAt), (*timeColumn)(&k.ExpiresAt), (*timeColumn)(&k.RevokedAt), &k.CreatedBy, &k.Role, &restrictions,
-		(*timeColumn)(&k.RotatedAt), &k.RotatedBy, &before, &previous, (*timeColumn)(&k.Previous.Until))
+		(*timeColumn)(&k.RotatedAt), &k.RotatedBy, &before, &previous, (*timeColumn)(&k.Previous.Until), &makers,
+		(*timeColumn)(&k.ShownAt))
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +68,7 @@ func scanAPIKey(row pgx.Row) (*auth.APIKey, error) {
 	if before != nil {
 		k.Previous.Prefix = *before
 	}
+	k.Makers = strings.Fields(makers)
 	for scope := range strings.FieldsSeq(scopes) {
 		k.Scopes = append(k.Scopes, auth.Scope(scope))
 	}
@@ -107,7 +109,8 @@ func (c *insertAPIKey) statements() ([]statement, error) {
 	}, {
 		query: sqlInsertRecord,
 		args: []any{k.ID[:], k.Tenant[:], k.Name, k.Brand, k.Prefix, k.MAC[:], c.scopes,
-			k.CreatedAt.UnixMicro(), micros(k.ExpiresAt), micros(k.RevokedAt), k.CreatedBy, string(k.Role), c.restrictions},
+			k.CreatedAt.UnixMicro(), micros(k.ExpiresAt), micros(k.RevokedAt), k.CreatedBy, string(k.Role), c.restrictions,
+			strings.Join(k.Makers, " "), micros(k.ShownAt)},
 		refused: conflictIfTaken("an API key with this id or prefix exists already"),
 	}}, c.err
 }
@@ -134,7 +137,7 @@ func (c *rotateAPIKey) statements() ([]statement, error) {
 	return []statement{{
 		query: sqlRotateRecord,
 		args: []any{k.Prefix, k.MAC[:], k.RotatedAt.UnixMicro(), k.RotatedBy, prefix, mac, micros(k.Previous.Until),
-			k.ID[:], k.Tenant[:], c.old[:]},
+			k.ID[:], k.Tenant[:], c.old[:], strings.Join(k.Makers, " "), micros(k.ShownAt)},
 		refused: conflictIfTaken("an API key with this prefix exists already"),
 		nothing: func(ctx context.Context, conn *pgx.Conn) error {
 			var n int64
@@ -171,17 +174,17 @@ func (c *revokeAPIKey) statements() ([]statement, error) {
 
 const (
 	recordColumns = `id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by, role, restrictions,
-		rotated_at, rotated_by, previous_prefix, previous_mac, previous_until`
+		rotated_at, rotated_by, previous_prefix, previous_mac, previous_until, makers, shown_at`
 	sqlAPIKeyByPrefix = "SELECT " + recordColumns + " FROM api_keys WHERE brand = $1 AND prefix = $2 UNION ALL SELECT " + recordColumns +
 		" FROM api_keys WHERE brand = $1 AND previous_prefix = $2 LIMIT 1"
 	sqlAPIKey       = "SELECT " + recordColumns + " FROM api_keys WHERE id = $1 AND tenant = $2"
 	sqlAPIKeys      = "SELECT " + recordColumns + " FROM api_keys WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3"
 	sqlInsertRecord = `INSERT INTO api_keys (id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by, role,
-		restrictions) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
+		restrictions, makers, shown_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
 	sqlAPIKeysLeft = `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = $1 AND t.max_api_keys > 0 AND t.max_api_keys <=
 		(SELECT COUNT(*) FROM api_keys k WHERE k.tenant = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)))`
 	sqlRotateRecord = `UPDATE api_keys SET prefix = $1, mac = $2, rotated_at = $3, rotated_by = $4, previous_prefix = $5, previous_mac = $6,
-		previous_until = $7 WHERE id = $8 AND tenant = $9 AND mac = $10 AND revoked_at IS NULL`
+		previous_until = $7, makers = $11, shown_at = $12 WHERE id = $8 AND tenant = $9 AND mac = $10 AND revoked_at IS NULL`
 	sqlRecordExists = "SELECT COUNT(*) FROM api_keys WHERE id = $1 AND tenant = $2"
 	sqlRevokeRecord = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, $1) WHERE id = $2 AND tenant = $3"
 )

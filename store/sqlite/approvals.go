@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -48,12 +49,12 @@ func (s *Store) approvals(ctx context.Context, query string, args ...any) (found
 	for rows.Next() {
 		var a auth.Approval
 		var digest []byte
-		var principal, role, maker *string
+		var principal, role, maker, kin *string
 		var approves *int64
 		var v auth.Vote
 		err := rows.Scan((*idColumn)(&a.ID), (*idColumn)(&a.Tenant), (*idColumn)(&a.Key), &a.Operation, &a.Target, &digest, &a.Reason, &a.RequestedBy,
 			(*timeColumn)(&a.CreatedAt), (*timeColumn)(&a.ExpiresAt), (*timeColumn)(&a.RejectedAt), (*timeColumn)(&a.UsedAt),
-			&principal, &role, &maker, &approves, (*timeColumn)(&v.At))
+			&principal, &role, &maker, &approves, (*timeColumn)(&v.At), &kin, (*timeColumn)(&v.Since))
 		if err != nil {
 			return nil, err
 		}
@@ -63,8 +64,9 @@ func (s *Store) approvals(ctx context.Context, query string, args ...any) (found
 		if n := len(found); n == 0 || !bytes.Equal(found[n-1].ID[:], a.ID[:]) {
 			found = append(found, &a)
 		}
-		if principal != nil && role != nil && maker != nil && approves != nil {
+		if principal != nil && role != nil && maker != nil && approves != nil && kin != nil {
 			v.Principal, v.Role, v.Maker, v.Approves = *principal, auth.Role(*role), *maker, *approves != 0
+			v.Kin = strings.Fields(*kin)
 			last := found[len(found)-1]
 			last.Votes = append(last.Votes, v)
 		}
@@ -113,7 +115,7 @@ func (c *voteApproval) apply(w *writer) error {
 	if n == 0 {
 		return fault.New(fault.Conflict, "the approval is used or rejected")
 	}
-	_, err = w.exec(sqlInsertVote, c.id[:], v.Principal, string(v.Role), v.Maker, flag(v.Approves), v.At.UnixMicro())
+	_, err = w.exec(sqlInsertVote, c.id[:], v.Principal, string(v.Role), v.Maker, flag(v.Approves), v.At.UnixMicro(), strings.Join(v.Kin, " "), micros(v.Since))
 	if violated(err) == sqlite3.ErrConstraintPrimaryKey {
 		return fault.Wrap(fault.Conflict, "the principal has said so already", err)
 	}
@@ -142,7 +144,7 @@ func (c *useApproval) apply(w *writer) error {
 
 const (
 	approvalColumns = "a.id, a.tenant, a.key_id, a.operation, a.target, a.digest, a.reason, a.requested_by, a.created_at, a.expires_at, a.rejected_at, a.used_at"
-	voteColumns     = "v.principal, v.role, v.maker, v.approves, v.at"
+	voteColumns     = "v.principal, v.role, v.maker, v.approves, v.at, v.kin, v.since"
 	sqlApproval     = "SELECT " + approvalColumns + ", " + voteColumns + ` FROM approvals a LEFT JOIN approval_votes v ON v.approval_id = a.id
 		WHERE a.tenant = ? AND a.id = ? ORDER BY v.principal`
 	sqlApprovals = "SELECT " + approvalColumns + ", " + voteColumns + ` FROM (SELECT * FROM approvals WHERE tenant = ? AND id < ? ORDER BY id DESC LIMIT ?) a
@@ -150,6 +152,6 @@ const (
 	sqlInsertApproval = `INSERT INTO approvals (id, tenant, key_id, operation, target, digest, reason, requested_by, created_at, expires_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	sqlRejectApproval = "UPDATE approvals SET rejected_at = ? WHERE id = ? AND used_at IS NULL AND rejected_at IS NULL"
-	sqlInsertVote     = "INSERT INTO approval_votes (approval_id, principal, role, maker, approves, at) VALUES (?, ?, ?, ?, ?, ?)"
+	sqlInsertVote     = "INSERT INTO approval_votes (approval_id, principal, role, maker, approves, at, kin, since) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 	sqlUseApproval    = "UPDATE approvals SET used_at = ? WHERE id = ? AND used_at IS NULL AND rejected_at IS NULL AND expires_at > ?"
 )

@@ -66,11 +66,12 @@ func (s *Store) APIKeys(ctx context.Context, tenant uuid.UUID, after uuid.UUID, 
 func scanAPIKey(row scanner) (*auth.APIKey, error) {
 	var k auth.APIKey
 	var mac, previous []byte
-	var scopes, restrictions string
+	var scopes, restrictions, makers string
 	var before sql.NullString
 	err := row.Scan((*idColumn)(&k.ID), (*idColumn)(&k.Tenant), &k.Name, &k.Brand, &k.Prefix, &mac, &scopes,
 		(*timeColumn)(&k.CreatedAt), (*timeColumn)(&k.ExpiresAt), (*timeColumn)(&k.RevokedAt), &k.CreatedBy, &k.Role, &restrictions,
-		(*timeColumn)(&k.RotatedAt), &k.RotatedBy, &before, &previous, (*timeColumn)(&k.Previous.Until))
+		(*timeColumn)(&k.RotatedAt), &k.RotatedBy, &before, &previous, (*timeColumn)(&k.Previous.Until), &makers,
+		(*timeColumn)(&k.ShownAt))
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +81,7 @@ func scanAPIKey(row scanner) (*auth.APIKey, error) {
 	copy(k.MAC[:], mac)
 	copy(k.Previous.MAC[:], previous)
 	k.Previous.Prefix = before.String
+	k.Makers = strings.Fields(makers)
 	for scope := range strings.FieldsSeq(scopes) {
 		k.Scopes = append(k.Scopes, auth.Scope(scope))
 	}
@@ -124,7 +126,8 @@ func (c *insertAPIKey) apply(w *writer) error {
 		return fault.New(fault.QuotaExceeded, "the tenant has as many API keys as its quota allows")
 	}
 	_, err = w.exec(sqlInsertAPIKey, k.ID[:], k.Tenant[:], k.Name, k.Brand, k.Prefix, k.MAC[:], c.scopes,
-		k.CreatedAt.UnixMicro(), micros(k.ExpiresAt), micros(k.RevokedAt), k.CreatedBy, string(k.Role), c.restrictions)
+		k.CreatedAt.UnixMicro(), micros(k.ExpiresAt), micros(k.RevokedAt), k.CreatedBy, string(k.Role), c.restrictions,
+		strings.Join(k.Makers, " "), micros(k.ShownAt))
 	return conflictIfTaken(err, "an API key with this id or prefix exists already")
 }
 
@@ -147,7 +150,7 @@ func (c *rotateAPIKey) apply(w *writer) error {
 		prefix, mac = k.Previous.Prefix, k.Previous.MAC[:]
 	}
 	n, err := w.exec(sqlRotateRecord, k.Prefix, k.MAC[:], k.RotatedAt.UnixMicro(), k.RotatedBy, prefix, mac, micros(k.Previous.Until),
-		k.ID[:], k.Tenant[:], c.old[:])
+		strings.Join(k.Makers, " "), micros(k.ShownAt), k.ID[:], k.Tenant[:], c.old[:])
 	if err != nil {
 		return conflictIfTaken(err, "an API key with this prefix exists already")
 	}
@@ -186,17 +189,17 @@ func (c *revokeAPIKey) apply(w *writer) error {
 
 const (
 	recordColumns = `id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by, role, restrictions,
-		rotated_at, rotated_by, previous_prefix, previous_mac, previous_until`
+		rotated_at, rotated_by, previous_prefix, previous_mac, previous_until, makers, shown_at`
 	sqlAPIKeyByPrefix = "SELECT " + recordColumns + " FROM api_keys WHERE brand = ?1 AND prefix = ?2 UNION ALL SELECT " + recordColumns +
 		" FROM api_keys WHERE brand = ?1 AND previous_prefix = ?2 LIMIT 1"
 	sqlAPIKey       = "SELECT " + recordColumns + " FROM api_keys WHERE id = ? AND tenant = ?"
 	sqlAPIKeys      = "SELECT " + recordColumns + " FROM api_keys WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?"
 	sqlInsertAPIKey = `INSERT INTO api_keys (id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by, role,
-		restrictions) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		restrictions, makers, shown_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	sqlAPIKeysFull = `SELECT 1 FROM tenants t WHERE t.id = ?1 AND t.max_api_keys > 0 AND t.max_api_keys <= (SELECT COUNT(*) FROM api_keys k
 		WHERE k.tenant = ?1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?2))`
 	sqlRotateRecord = `UPDATE api_keys SET prefix = ?, mac = ?, rotated_at = ?, rotated_by = ?, previous_prefix = ?, previous_mac = ?,
-		previous_until = ? WHERE id = ? AND tenant = ? AND mac = ? AND revoked_at IS NULL`
+		previous_until = ?, makers = ?, shown_at = ? WHERE id = ? AND tenant = ? AND mac = ? AND revoked_at IS NULL`
 	sqlAPIKeyExists = "SELECT 1 FROM api_keys WHERE id = ? AND tenant = ?"
 	sqlRevokeRecord = "UPDATE api_keys SET revoked_at = COALESCE(revoked_at, ?) WHERE id = ? AND tenant = ?"
 )

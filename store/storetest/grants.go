@@ -124,7 +124,7 @@ func testApprovals(t *testing.T, e *env) {
 	}
 	wantFault(t, "same id", e.do(t, e.InsertApproval(made[0])), fault.Conflict)
 	vote := func(principal string, approves bool) auth.Vote {
-		return auth.Vote{Principal: principal, Role: auth.RoleAdmin, Maker: "api-key:m", Approves: approves, At: now()}
+		return auth.Vote{Principal: principal, Role: auth.RoleAdmin, Maker: "api-key:m", Approves: approves, At: now(), Kin: []string{"api-key:m", "system"}, Since: now().Add(-time.Hour)}
 	}
 	a, b, c := made[0], made[1], made[2]
 	a.Votes = []auth.Vote{vote("a", true), vote("b", true)}

@@ -89,6 +89,34 @@ func takeTogether(t *testing.T, stores ...Store) {
 	if all.Load() != 100 {
 		t.Errorf("%d cells were given of a bucket of 100", all.Load())
 	}
+	takeInTime(t, stores...)
+}
+
+// takeInTime has many ask without pause for a bucket that fills quickly: together they get its burst and what has come since, and not more.
+func takeInTime(t *testing.T, stores ...Store) {
+	t.Helper()
+	const interval, burst = 2 * time.Millisecond, 20
+	b := ratelimit.Bucket{Kind: ratelimit.KindTenant, ID: uuid.New()}
+	var all atomic.Int64
+	var group sync.WaitGroup
+	begun := time.Now()
+	for i := range 8 {
+		group.Go(func() {
+			for time.Since(begun) < 600*time.Millisecond {
+				got, _, err := stores[i%len(stores)].TakeCells(t.Context(), b, interval, burst*interval, 1)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				all.Add(int64(got))
+			}
+		})
+	}
+	group.Wait()
+	may := float64(burst) + float64(time.Since(begun))/float64(interval)
+	if n := float64(all.Load()); n > may+1 || n < burst {
+		t.Errorf("%.0f cells were given, and %.0f had come", n, may)
+	}
 }
 
 // testSharedRates has two nodes take from one bucket.

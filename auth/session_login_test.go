@@ -147,7 +147,9 @@ func TestLoginDoor(t *testing.T) {
 	want(t, err, fault.Unauthenticated)
 	r.memory.log()
 
-	r.memory.set(func(m *memory) { m.tenants[tenant].Security.CIDRs = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")} })
+	r.memory.set(func(m *memory) {
+		m.tenants[tenant].Security.CIDRs = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}
+	})
 	_, _, err = r.FinishLogin(t.Context(), begin())
 	want(t, err, fault.Forbidden)
 	r.memory.set(func(m *memory) { m.tenants[tenant].Status = TenantSuspended })

@@ -276,6 +276,22 @@ func TestSignInDiscovery(t *testing.T) {
 	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), p.URL); err != nil || p.style != "post" {
 		t.Errorf("by %s: %v", p.style, err)
 	}
+	// Of more at once than there is room for, one is told to come again.
+	f := v.flows["main"]
+	for range maxRedeeming {
+		f.redeeming <- struct{}{}
+	}
+	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), p.URL); !fault.Has(err, fault.Overloaded) {
+		t.Errorf("one too many: %v", err)
+	}
+	// Who waits for discovery goes with its own deadline.
+	f.asking <- struct{}{}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := v.Address(ctx, l); !fault.Has(err, fault.Timeout) {
+		t.Errorf("who does not wait: %v", err)
+	}
+	<-f.asking
 	// An issuer that is away is remembered for a day.
 	p.Close()
 	p.move(refresh)

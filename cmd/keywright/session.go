@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -133,7 +134,7 @@ func (sessionLogoutCmd) Run(ctx context.Context, a *app) error {
 	}
 	v, err := c.CloseSession(ctx)
 	var answer *client.Error
-	if err != nil && !(errors.As(err, &answer) && answer.Status == 401) {
+	if err != nil && (!errors.As(err, &answer) || answer.Status != http.StatusUnauthorized) {
 		return err
 	}
 	if gone := os.Remove(a.SessionFile); gone != nil {

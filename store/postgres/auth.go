@@ -68,7 +68,9 @@ func scanAPIKey(row pgx.Row) (*auth.APIKey, error) {
 	if before != nil {
 		k.Previous.Prefix = *before
 	}
-	k.Makers = strings.Fields(makers)
+	if makers != "" {
+		k.Makers = strings.Fields(makers)
+	}
 	for scope := range strings.FieldsSeq(scopes) {
 		k.Scopes = append(k.Scopes, auth.Scope(scope))
 	}

@@ -81,7 +81,9 @@ func scanAPIKey(row scanner) (*auth.APIKey, error) {
 	copy(k.MAC[:], mac)
 	copy(k.Previous.MAC[:], previous)
 	k.Previous.Prefix = before.String
-	k.Makers = strings.Fields(makers)
+	if makers != "" {
+		k.Makers = strings.Fields(makers)
+	}
 	for scope := range strings.FieldsSeq(scopes) {
 		k.Scopes = append(k.Scopes, auth.Scope(scope))
 	}

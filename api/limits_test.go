@@ -129,6 +129,11 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%v: %v, want %v", labels, got, want)
 		}
 	}
+	for code, want := range map[fault.Code]float64{fault.BadQuery: 1, fault.RouteNotFound: 1, fault.MethodNotAllowed: 1} {
+		if got := testutil.ToFloat64(r.metrics.errors.WithLabelValues(string(code))); got != want {
+			t.Errorf("%s: %v, want %v", code, got, want)
+		}
+	}
 	if got := testutil.ToFloat64(r.metrics.inFlight); got != 0 {
 		t.Errorf("%v in flight", got)
 	}

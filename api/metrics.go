@@ -12,6 +12,7 @@ type metrics struct {
 	inFlight prometheus.Gauge
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	errors   *prometheus.CounterVec // by fault code, of which there are as many as fault.Codes has
 	routes   map[*route]*routeMetrics
 	none     *routeMetrics // requests that no route takes
 }
@@ -45,9 +46,11 @@ func newMetrics(reg prometheus.Registerer, routes []route) (*metrics, error) {
 			Buckets:                     []float64{1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10},
 			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100,
 			NativeHistogramMinResetDuration: time.Hour}, labels),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "keywright_http_errors_total",
+			Help: "Requests that were refused or have failed, by the code of the error."}, []string{"code"}),
 		routes: make(map[*route]*routeMetrics, len(routes)),
 	}
-	for _, c := range []prometheus.Collector{m.inFlight, m.requests, m.seconds} {
+	for _, c := range []prometheus.Collector{m.inFlight, m.requests, m.seconds, m.errors} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

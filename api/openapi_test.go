@@ -81,7 +81,7 @@ func TestOpenAPI(t *testing.T) {
 	if len(codes) != len(fault.Codes()) {
 		t.Errorf("%d error codes of %d", len(codes), len(fault.Codes()))
 	}
-	for _, name := range []string{"bearer", "apiKey"} {
+	for _, name := range []string{"bearer", "apiKey", "mutualTLS", "session"} {
 		if doc.Components.SecuritySchemes[name] == nil {
 			t.Errorf("no security scheme %s", name)
 		}

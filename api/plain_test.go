@@ -40,8 +40,8 @@ func agree(t rapid.TB, s *Server, as reflect.Type, body []byte) bool {
 	if err := decodeBody(bytes.Clone(body), want.Interface(), strict.decode); err != nil {
 		t.Fatalf("%q is plain, but not right: %v", body, err)
 	}
-	if d := cmp.Diff(want.Interface(), p.Interface()); d != "" {
-		t.Fatalf("%q is read in two ways:\n%s", body, d)
+	if !reflect.DeepEqual(want.Interface(), p.Interface()) { // cmp takes seconds for a thousand items
+		t.Fatalf("%q is read in two ways:\n%s", body, cmp.Diff(want.Interface(), p.Interface()))
 	}
 	return true
 }

@@ -194,6 +194,7 @@ func (c *call) succeed() {
 func (c *call) fail(err error) {
 	f, known := public(err)
 	status, code := c.route.shown(f.Code)
+	c.s.metrics.errors.WithLabelValues(string(f.Code)).Inc()
 	switch {
 	case !known:
 		c.s.log.Error("internal fault", "request_id", c.id, "route", c.route.Path, "error", err)

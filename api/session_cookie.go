@@ -39,7 +39,7 @@ func cookieOf(h http.Header, name string) (value string, n int) {
 
 // setCookie makes a browser keep a cookie of ours for some time, to the second; 0: it forgets it.
 func (c *call) setCookie(name, value string, keep time.Duration, mode http.SameSite) {
-	k := http.Cookie{Name: name, Value: value, Path: "/", MaxAge: int(keep / time.Second), Secure: true, HttpOnly: true, SameSite: mode}
+	k := http.Cookie{Name: name, Value: value, Path: "/", MaxAge: int(keep / time.Second), Secure: true, HttpOnly: true, SameSite: mode} //nolint:gosec // mode is Strict or Lax
 	if k.MaxAge <= 0 {
 		k.Value, k.MaxAge = "", -1 // "Max-Age=0"
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/keywright/keywright/fault"
 )
 
 // MinRetention is the shortest time for which entries are kept: what follows the log (sinks, events of three days, people) has to come first.
@@ -92,6 +94,9 @@ func (r *Retention) Run(ctx context.Context) {
 	for failing := false; ctx.Err() == nil; {
 		n, err := r.Prune(ctx)
 		switch {
+		case fault.Has(err, fault.Locked): // there is no key, and nothing is wrong
+			pause(ctx, pruneAgain)
+			continue
 		case err != nil && ctx.Err() == nil:
 			r.failed.Inc()
 			if !failing {

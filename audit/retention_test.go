@@ -355,3 +355,32 @@ func TestPruneEntry(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// A file of lines that lacks entries does not pass for one that has them all, and says what it lacks.
+func TestVerifyLinesBehind(t *testing.T) {
+	a := newAged(t, 50, 50)
+	kept, err := a.Checkpoint(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := func(from, to int) string { return string(bytes.Join(a.s.leaves[from:to], []byte("\n"))) + "\n" }
+	verify := func(text string) (Result, uint64, error) {
+		return VerifyLines(strings.NewReader(text), kept, mustKey(t, a.Log))
+	}
+	if _, n, err := verify(LinesHeader + " 0\n" + lines(0, 50)); n != 50 || err != nil {
+		t.Error(n, err)
+	}
+	for text, want := range map[string]BadExport{
+		LinesHeader + " 20\n" + lines(20, 50):                                       {Line: 1},
+		LinesHeader + " 0\n" + lines(0, 10) + LinesHeader + " 20\n" + lines(20, 50): {Line: 12, First: 10, Last: 19},
+		LinesHeader + " 0\n" + lines(0, 10) + LinesHeader + " 10\n" + lines(10, 50): {Line: 12, First: 10, Last: 10},
+		LinesHeader + " 0\n" + lines(0, 10) + LinesHeader + " x\n" + lines(10, 50):  {Line: 12, First: 10, Last: 10},
+		LinesHeader + " x\n" + lines(0, 50):                                         {Line: 1},
+	} {
+		var bad *BadExport
+		_, _, err := verify(text)
+		if !errors.As(err, &bad) || bad.Line != want.Line || bad.First != want.First || bad.Last != want.Last {
+			t.Errorf("%.40q: %v", text, err)
+		}
+	}
+}

@@ -16,12 +16,12 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/google/uuid"
 	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sys/unix"
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/store/postgres"
@@ -130,14 +130,13 @@ func (r *report) inTurn(ctx context.Context, what string, one func(context.Conte
 	return nil
 }
 
-// threadTime is the processor time of this thread so far (getrusage(2), RUSAGE_THREAD).
+// threadTime is the processor time of this thread so far; getrusage(2) knows it only as of the last tick.
 func threadTime() time.Duration {
-	const thread = 1
-	var u syscall.Rusage
-	if err := syscall.Getrusage(thread, &u); err != nil {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
 		return 0 // cannot be, for this thread
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	return time.Duration(t.Nano())
 }
 
 func newNanos() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(time.Minute), 3) }

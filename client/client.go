@@ -36,6 +36,8 @@ type Options struct {
 	Address string
 	// Key is the API key. Empty: calls go without a credential (health, unlock).
 	Key string
+	// Session is presented instead of a Key: the service refuses both at once.
+	Session *Session
 	// HTTPClient is used as it is, except that redirects are never followed. Nil: one with the TLS settings below.
 	HTTPClient *http.Client
 	// CAFile names a PEM file with the certificates that the service's certificate must chain to, instead of the
@@ -60,6 +62,7 @@ type Client struct {
 	http      *http.Client
 	base      string
 	key       string
+	session   *Session
 	userAgent string
 	timeout   time.Duration
 	retries   int
@@ -74,7 +77,10 @@ func New(o Options) (*Client, error) {
 	if !headerSafe(o.Key) || !headerSafe(o.UserAgent) {
 		return nil, errors.New("client: the API key or user agent holds a character that cannot stand in a header")
 	}
-	c := &Client{base: base, key: o.Key, userAgent: o.UserAgent, timeout: o.Timeout, retries: o.Retries}
+	if o.Session != nil && (o.Key != "" || o.Session.Token == "" || !headerSafe(o.Session.Token) || !headerSafe(o.Session.CSRF)) {
+		return nil, errors.New("client: a session goes without an API key, and holds only what can stand in a header")
+	}
+	c := &Client{base: base, key: o.Key, session: o.Session, userAgent: o.UserAgent, timeout: o.Timeout, retries: o.Retries}
 	if c.userAgent == "" {
 		c.userAgent = "keywright-go"
 	}

@@ -104,11 +104,17 @@ func (c *Client) send(ctx context.Context, k call) ([]byte, error) {
 		}
 		header.Set("Idempotency-Key", key)
 	}
+	var refused *Error // by the attempt before
 	for attempt := 0; ; attempt++ {
 		answer, err := c.once(ctx, k, header, body)
 		if err == nil {
 			return answer, nil
 		}
+		if refused != nil && k.repeat == keyed && HasCode(err, "ERR_CONFLICT") {
+			return nil, refused // what was begun under the key has failed, and this says why
+		}
+		refused = nil
+		errors.As(err, &refused)
 		wait, again := c.again(k, attempt, err)
 		if !again {
 			return nil, err
@@ -210,6 +216,9 @@ func (c *Client) open(ctx context.Context, k call, header http.Header, body []by
 	req.Header.Set("User-Agent", c.userAgent)
 	if c.key != "" {
 		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
+	if c.session != nil {
+		c.session.present(req)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

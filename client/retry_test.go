@@ -124,6 +124,26 @@ func TestRetriesShareOneIdempotencyKey(t *testing.T) {
 	})
 }
 
+// TestCauseOfConflict: a repetition learns that the first attempt has failed, and the caller is told why; what was lost on the way stays a conflict.
+func TestCauseOfConflict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gone, conflict := refuse(503, "ERR_BACKEND_UNAVAILABLE", "1"), refuse(409, "ERR_CONFLICT", "")
+		for want, answers := range map[string][]http.HandlerFunc{
+			"ERR_BACKEND_UNAVAILABLE": {gone, conflict},
+			"ERR_CONFLICT":            {nil, conflict},
+		} {
+			c, _ := scripted(t, answers...)
+			if _, err := c.CreateKey(t.Context(), wire.CreateKey{Name: "n"}); !HasCode(err, want) {
+				t.Errorf("got %v, want %s", err, want)
+			}
+		}
+		c, _ := scripted(t, gone, conflict)
+		if _, err := c.UpdateKey(t.Context(), "k", wire.UpdateKey{}); HasCode(err, "ERR_CONFLICT") {
+			t.Errorf("a call without a key was repeated: %v", err)
+		}
+	})
+}
+
 func TestCancelDuringWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, seen := scripted(t, refuse(503, "ERR_OVERLOADED", "20"))

@@ -154,6 +154,11 @@ func once[T any](ctx context.Context, b *Backend, m *member, kind operation, f f
 
 func onceOf[T any](ctx context.Context, b *Backend, m *member, kind operation, n int, f func(context.Context, *member) (T, error)) (T, error) {
 	start := time.Since(b.began)
+	if err := b.own(ctx, m, kind); err != nil {
+		b.noted(ctx, m, kind, n, start, 0, err)
+		var none T
+		return none, err
+	}
 	out, err := f(ctx, m)
 	took := time.Since(b.began) - start
 	b.metrics.calls[m.index][kind].Observe(took.Seconds())

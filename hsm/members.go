@@ -33,7 +33,9 @@ type member struct {
 	lacks       map[ability]bool // what the backend offers and this member cannot do; nil: nothing
 	down        atomic.Bool      // an operation or test has failed, and none has succeeded since
 	generation  atomic.Uint64
-	lastGood    atomic.Int64 // of a test: UnixNano by the backend's clock; 0: none
+	recognised  atomic.Uint64 // generation in which its token was last seen to be its own
+	replaced    atomic.Bool   // its token is another
+	lastGood    atomic.Int64  // of a test: UnixNano by the backend's clock; 0: none
 	pace        [operations]pace
 	bringing    chan struct{} // copies that are on their way to it
 	owed        atomic.Bool   // copies of keys are to be brought to it

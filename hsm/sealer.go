@@ -109,6 +109,9 @@ func (b *Backend) seal(ctx context.Context, domain string, plaintext, binding []
 		return nil, fault.New(fault.BadSize, "what is sealed has at most 1 MiB")
 	}
 	return each(ctx, b, b.sealers(b.order()), opEncrypt, func(ctx context.Context, m *member) ([]byte, error) {
+		if err := b.own(ctx, m, opMake); err != nil {
+			return nil, err
+		}
 		generation := b.newestSealing(m)
 		if generation == 0 {
 			return nil, errNotThere

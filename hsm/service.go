@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
+	"time"
 
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
@@ -116,26 +117,65 @@ func (b *Backend) equip(ctx context.Context, m *member, create bool) error {
 			return err
 		}
 	}
+	if b.keyed {
+		if err := b.ensure(ctx, m, bindingKey(), create); err != nil {
+			return err
+		}
+	}
+	d := m.token.Describe()
+	var err error
+	if m.identity, err = b.identify(ctx, m, &m.description); err == nil {
+		m.recognised.Store(d.Generation)
+	}
+	return err
+}
+
+// identify gives the identity of the token that a member has now: it follows from the binding key, or from what the token says of itself.
+func (b *Backend) identify(ctx context.Context, m *member, d *token.Description) (string, error) {
 	if !b.keyed {
-		d := m.description
 		sum := sha256.New()
 		for _, s := range []string{identityDomain, d.Serial, d.Label, d.Manufacturer, d.Model} {
 			sum.Write(appendField(nil, s))
 		}
-		m.identity = "hsm-" + hex.EncodeToString(sum.Sum(nil)[:16])
-		return nil
-	}
-	if err := b.ensure(ctx, m, bindingKey(), create); err != nil {
-		return err
+		return "hsm-" + hex.EncodeToString(sum.Sum(nil)[:16]), nil
 	}
 	tag, err := m.token.Use(ctx, token.Call{Op: token.MAC, ID: bindingKey().ID, Algorithm: backend.HMACSHA256, Input: appendField(nil, identityDomain)})
 	if err != nil {
-		return err
+		return "", err
 	}
 	if len(tag) != tagSize {
-		return fault.New(fault.BackendUnavailable, "the token gave a tag of the wrong size")
+		return "", fault.New(fault.BackendUnavailable, "the token gave a tag of the wrong size")
 	}
-	m.identity = "hsm-" + hex.EncodeToString(tag[:16])
+	return "hsm-" + hex.EncodeToString(tag[:16]), nil
+}
+
+// errReplaced is of a token that is not the one that its member had.
+var errReplaced = fault.New(fault.BackendUnavailable, "another token, or one that was initialised anew, has taken the place of the one that was opened: the service's keys are not on it").RetryAfter(time.Second)
+
+// recognise looks whether a member whose token was opened anew still has the same one: a label is quickly given to another. One that has not is
+// asked nothing more until it has.
+func (b *Backend) recognise(ctx context.Context, m *member) error {
+	d := m.token.Describe()
+	identity, err := b.identify(ctx, m, &d)
+	if fault.Has(err, fault.KeyMaterial) || err == nil && identity != m.identity {
+		m.replaced.Store(true)
+		return errReplaced
+	}
+	if err == nil {
+		m.recognised.Store(d.Generation)
+		m.replaced.Store(false)
+	}
+	return err
+}
+
+// own reports an error when a member's token is another than its own. What makes something does not wait for the watcher to find that out: it would be lost there.
+func (b *Backend) own(ctx context.Context, m *member, kind operation) error {
+	if m.replaced.Load() {
+		return errReplaced
+	}
+	if kind == opMake && m.verified.Load() && m.token.Describe().Generation != m.recognised.Load() {
+		return b.recognise(ctx, m)
+	}
 	return nil
 }
 

@@ -27,7 +27,7 @@ func (b *Backend) watch(ctx context.Context, m *member) {
 	var tested time.Time
 	for {
 		b.look(m)
-		if m.down.Load() || !m.verified.Load() || !b.ready.Load() || time.Since(tested) >= b.o.PingEvery {
+		if m.down.Load() || !m.verified.Load() || m.recognised.Load() != m.generation.Load() || !b.ready.Load() || time.Since(tested) >= b.o.PingEvery {
 			_ = b.test(ctx, m) // it has marked the member
 			tested = time.Now()
 		}
@@ -72,6 +72,9 @@ func (b *Backend) test(ctx context.Context, m *member) error {
 	}
 	if err == nil && !m.verified.Load() {
 		err = b.verify(ctx, m)
+	}
+	if err == nil && m.verified.Load() {
+		err = b.recognise(ctx, m) // a token can be initialised anew under a module that goes on
 	}
 	if err == nil && m.verified.Load() {
 		err = b.refresh(ctx, m) // another process may have made the next sealing key

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/oauth2"
@@ -63,9 +62,18 @@ type flow struct {
 	keys   *keySet
 	now    func() time.Time
 
-	mu    sync.Mutex // guards what follows; held while discovery is asked, within fetchTime
-	known *metadata
-	at    time.Time
+	redeeming chan struct{} // holds a token for each code that is being redeemed: anybody can bring one
+	asking    chan struct{} // holds a token for who asks discovery; guards what follows
+	known     *metadata
+	at        time.Time
+	tried     time.Time
+}
+
+// maxRedeeming is how many codes are redeemed at an issuer at once.
+const maxRedeeming = 16
+
+func newFlow(l *Login, client *http.Client, keys *keySet, now func() time.Time) *flow {
+	return &flow{Login: *l, client: client, keys: keys, now: now, redeeming: make(chan struct{}, maxRedeeming), asking: make(chan struct{}, 1)}
 }
 
 // metadata is what discovery says of an issuer (OpenID Connect Discovery 1.0 section 3, RFC 9207 section 3).
@@ -78,14 +86,23 @@ type metadata struct {
 	SaysIssuer bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
-// discover asks what the issuer says of itself, once an hour. What is known is good for a day while the issuer is away.
+// discover asks what the issuer says of itself, once an hour, and not twice within hurry. What is known is good for a day while the issuer is away.
 func (f *flow) discover(ctx context.Context) (*metadata, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	age := f.now().Sub(f.at)
+	select {
+	case f.asking <- struct{}{}:
+		defer func() { <-f.asking }()
+	case <-ctx.Done():
+		return nil, fault.Wrap(fault.Timeout, "the deadline passed before the issuer answered", ctx.Err())
+	}
+	now := f.now()
+	age := now.Sub(f.at)
 	if f.known != nil && age >= 0 && age < refresh {
 		return f.known, nil
 	}
+	if since := now.Sub(f.tried); !f.tried.IsZero() && since >= 0 && since < hurry {
+		return f.old(age)
+	}
+	f.tried = now
 	// Who asked may go away: the answer is for all.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTime)
 	defer cancel()
@@ -96,13 +113,18 @@ func (f *flow) discover(ctx context.Context) (*metadata, error) {
 	}
 	if err != nil {
 		f.keys.log.Warn("what an issuer says of itself could not be fetched", "issuer", f.keys.issuer, "error", err)
-		if f.known != nil && age >= 0 && age < keep {
-			return f.known, nil
-		}
-		return nil, fault.New(fault.Unavailable, "the issuer cannot be asked: try again later")
+		return f.old(age)
 	}
-	f.known, f.at = p, f.now()
+	f.known, f.at = p, now
 	return p, nil
+}
+
+// old gives what is known of an issuer that does not answer, while that is good.
+func (f *flow) old(age time.Duration) (*metadata, error) {
+	if f.known != nil && age >= 0 && age < keep {
+		return f.known, nil
+	}
+	return nil, fault.New(fault.Unavailable, "the issuer cannot be asked: try again later")
 }
 
 func (p *metadata) check(issuer string) error {
@@ -208,6 +230,12 @@ func (v *Verifier) redeem(ctx context.Context, l *auth.Login, code, from string)
 	c, err := f.config(p, true)
 	if err != nil {
 		return nil, err
+	}
+	select {
+	case f.redeeming <- struct{}{}:
+		defer func() { <-f.redeeming }()
+	default:
+		return nil, fault.New(fault.Overloaded, "too many sign-ins at once").RetryAfter(time.Second)
 	}
 	token, err := c.Exchange(context.WithValue(ctx, oauth2.HTTPClient, f.client), code, oauth2.VerifierOption(l.Verifier))
 	if err != nil {

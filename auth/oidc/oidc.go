@@ -191,7 +191,7 @@ func New(issuers []Issuer, o Options) (*Verifier, error) {
 		if v.flows[i.Login.Name] != nil {
 			return nil, fmt.Errorf("issuer %d: another has the same name", n+1)
 		}
-		v.flows[i.Login.Name] = &flow{Login: *i.Login, client: client, keys: one.keys, now: o.Now}
+		v.flows[i.Login.Name] = newFlow(i.Login, client, one.keys, o.Now)
 	}
 	return v, nil
 }

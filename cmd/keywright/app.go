@@ -36,16 +36,17 @@ const (
 
 // globals are the flags that every command has.
 type globals struct {
-	Address   string        `help:"Address of the service." env:"KEYWRIGHT_ADDR" default:"http://127.0.0.1:8200" placeholder:"URL"`
-	KeyFile   string        `help:"File with the API key. Else the key is taken from $$KEYWRIGHT_API_KEY, or from the file that $$KEYWRIGHT_API_KEY_FILE names." placeholder:"FILE"`
-	Output    string        `short:"o" help:"What to print: text, or json for exactly the data of the service's answer." enum:"text,json" default:"text"`
-	CAFile    string        `name:"ca-file" help:"PEM file with the certificates to trust, instead of the system's." env:"KEYWRIGHT_CA_FILE" placeholder:"FILE"`
-	CertFile  string        `name:"cert-file" help:"PEM file with the client's own certificate, for services that know callers by it." env:"KEYWRIGHT_CERT_FILE" placeholder:"FILE"`
-	CertKey   string        `name:"cert-key-file" help:"PEM file with the key of the client's certificate." env:"KEYWRIGHT_CERT_KEY_FILE" placeholder:"FILE"`
-	PlainHTTP bool          `help:"Allow http:// to an address that is not loopback: others can read the API key and all data."`
-	Timeout   time.Duration `help:"How long a request may take, with its repetitions." default:"30s"`
-	Approval  string        `help:"Id of an approval, for what takes one." placeholder:"ID"`
-	NoColor   bool          `help:"No colours, even on a terminal ($$NO_COLOR does the same)."`
+	Address     string        `help:"Address of the service." env:"KEYWRIGHT_ADDR" default:"http://127.0.0.1:8200" placeholder:"URL"`
+	KeyFile     string        `help:"File with the API key. Else the key is taken from $$KEYWRIGHT_API_KEY, or from the file that $$KEYWRIGHT_API_KEY_FILE names." placeholder:"FILE"`
+	SessionFile string        `help:"File with a session, as \"session login\" makes it: it is presented instead of an API key." env:"KEYWRIGHT_SESSION_FILE" placeholder:"FILE"`
+	Output      string        `short:"o" help:"What to print: text, or json for exactly the data of the service's answer." enum:"text,json" default:"text"`
+	CAFile      string        `name:"ca-file" help:"PEM file with the certificates to trust, instead of the system's." env:"KEYWRIGHT_CA_FILE" placeholder:"FILE"`
+	CertFile    string        `name:"cert-file" help:"PEM file with the client's own certificate, for services that know callers by it." env:"KEYWRIGHT_CERT_FILE" placeholder:"FILE"`
+	CertKey     string        `name:"cert-key-file" help:"PEM file with the key of the client's certificate." env:"KEYWRIGHT_CERT_KEY_FILE" placeholder:"FILE"`
+	PlainHTTP   bool          `help:"Allow http:// to an address that is not loopback: others can read the API key and all data."`
+	Timeout     time.Duration `help:"How long a request may take, with its repetitions." default:"30s"`
+	Approval    string        `help:"Id of an approval, for what takes one." placeholder:"ID"`
+	NoColor     bool          `help:"No colours, even on a terminal ($$NO_COLOR does the same)."`
 }
 
 // app is what commands share.
@@ -63,16 +64,30 @@ func (a *app) client() (*client.Client, error) {
 	if a.c != nil {
 		return a.c, nil
 	}
+	saved, err := a.savedSession()
+	if err != nil {
+		return nil, err
+	}
+	if saved != nil {
+		a.c, err = a.newClient("", &saved.Session)
+		return a.c, err
+	}
 	key, err := a.apiKey()
 	if err != nil {
 		return nil, err
 	}
-	a.c, err = client.New(client.Options{Address: a.Address, Key: key, CAFile: a.CAFile, CertFile: a.CertFile, CertKeyFile: a.CertKey, Timeout: a.Timeout,
+	a.c, err = a.newClient(key, nil)
+	return a.c, err
+}
+
+// newClient makes a client with an API key or a session, or neither.
+func (a *app) newClient(key string, session *client.Session) (*client.Client, error) {
+	c, err := client.New(client.Options{Address: a.Address, Key: key, Session: session, CAFile: a.CAFile, CertFile: a.CertFile, CertKeyFile: a.CertKey, Timeout: a.Timeout,
 		AllowPlainHTTP: a.PlainHTTP, UserAgent: "keywright/" + programVersion()})
 	if err != nil {
 		return nil, usage("%s", strings.TrimPrefix(err.Error(), "client: "))
 	}
-	return a.c, nil
+	return c, nil
 }
 
 func (a *app) close() {
@@ -165,7 +180,7 @@ func (a *app) explainAnswer(e *client.Error) (int, string) {
 	switch e.Status {
 	case http.StatusUnauthorized:
 		code = exitDenied
-		if key, err := a.apiKey(); err == nil && key == "" {
+		if key, err := a.apiKey(); err == nil && key == "" && a.SessionFile == "" {
 			message += "; no API key was given: use --key-file FILE, $" + envKey + " or $" + envKeyFile
 		}
 	case http.StatusForbidden:

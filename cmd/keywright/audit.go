@@ -472,7 +472,7 @@ func (k auditVerifyCmd) Run(ctx context.Context, a *app) error {
 	return a.show(v, func() error {
 		since := ""
 		if r.Pruned > 0 {
-			since = fmt.Sprintf("; the first %d were pruned, of which the hashes prove", r.Pruned)
+			since = fmt.Sprintf("; the first %d were pruned and are proven by their hashes", r.Pruned)
 		}
 		if r.Kept > 0 {
 			since += fmt.Sprintf(", and goes on from the checkpoint of %d entries", r.Kept)

@@ -50,6 +50,8 @@ func ready(in iter.Seq2[wire.InventoryKey, error], want string) iter.Seq2[wire.I
 
 type settingsCmd struct {
 	Keys settingsKeysCmd `cmd:"" help:"Which algorithms the tenant takes for new keys."`
+
+	Security settingsSecurityCmd `cmd:"" help:"The tenant's security: where its credentials may be used, and for how long."`
 }
 
 type settingsKeysCmd struct {

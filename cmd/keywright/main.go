@@ -52,6 +52,7 @@ type commands struct {
 	Events    eventsCmd    `cmd:"" help:"Show what changes, as it happens." group:"Service"`
 	Jobs      jobsCmd      `cmd:"" help:"Work that outlives the request that asked for it." group:"Service"`
 	Nodes     nodesCmd     `cmd:"" help:"The services that run on one store." group:"Service"`
+	Session   sessionCmd   `cmd:"" help:"Sessions: what is for people, and not for API keys." group:"Service"`
 	Settings  settingsCmd  `cmd:"" help:"What the tenant has settled for itself." group:"Service"`
 	Root      rootCmd      `cmd:"" help:"The ways to open the root secret." group:"Service"`
 	Health    healthCmd    `cmd:"" help:"Whether the service is up; exit code 6 when it is not, or locked." group:"Service"`

@@ -2,15 +2,19 @@ package main
 
 import (
 	"context"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/keywright/keywright/audit"
+	auditsink "github.com/keywright/keywright/audit/sink"
+	"github.com/keywright/keywright/cluster"
 	"github.com/keywright/keywright/store/sqlite"
 )
 
@@ -47,4 +51,56 @@ func agelogScript(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(log.Close(ctx))
 	ts.Check(s.Close())
+}
+
+// TestTaken: nothing is pruned that a configured sink has not got, on whatever node.
+func TestTaken(t *testing.T) {
+	s, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "keywright.db"), sqlite.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	n := &node{store: s, self: &cluster.Node{Name: "one"}}
+	want := func(next uint64, who string) {
+		t.Helper()
+		got, by, err := n.taken(t.Context())
+		if err != nil || got != next || by != who {
+			t.Errorf("taken up to %d by %q, %v; want %d by %q", got, by, err, next, who)
+		}
+	}
+	save := func(name string, next uint64) {
+		t.Helper()
+		if err := s.SaveSinkCursor(t.Context(), name, next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(math.MaxInt64, "")
+	http, err := auditsink.NewHTTP("siem", "https://siem.example.org/", "", nil, auditsink.Options{Cursors: s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.sinks = []*auditsink.Sink{auditsink.NewFile("trail", "trail.lines", auditsink.Options{}), http}
+	want(0, auditsink.LocalName("trail", "one")) // it has said nothing yet
+	save("trail/one", 70)
+	want(0, "siem")
+	save("siem", 90)
+	save("removed", 5)
+	save("other/one", 5)
+	want(70, "trail/one")
+	save("trail/two", 30) // a node that has been there lately
+	want(30, "trail/two")
+	save("trail/two", 80)
+	want(70, "trail/one")
+	if (&auditConfig{Retention: audit.MinRetention - 1}).completeRetention() == nil || (&auditConfig{Retention: -1}).completeRetention() == nil {
+		t.Error("a retention that is too short")
+	}
+	for _, keep := range []time.Duration{0, audit.MinRetention} {
+		if err := (&auditConfig{Retention: keep}).completeRetention(); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,7 +104,11 @@ func serveScript(ts *testscript.TestScript, neg bool, args []string) {
 	flags := append([]string{"serve", "--dev", "--data", data, "--listen", "127.0.0.1:0", "--metrics-listen", "off"}, args[1:]...)
 	s := &server{cmd: exec.Command(program, flags...), done: make(chan error, 1)}
 	var log strings.Builder
-	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Dir = &log, &log, ts.MkAbs(".")
+	file, err := os.OpenFile(ts.MkAbs("service.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	ts.Defer(func() { ts.Check(file.Close()) })
+	both := io.MultiWriter(&log, file)
+	s.cmd.Stdout, s.cmd.Stderr, s.cmd.Dir = both, both, ts.MkAbs(".")
 	s.cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "SOFTHSM2_CONF=" + ts.Getenv("SOFTHSM2_CONF")}
 	ts.Check(s.cmd.Start())
 	go func() { s.done <- s.cmd.Wait() }()

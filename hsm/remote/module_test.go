@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -155,6 +156,51 @@ func TestRealModule(t *testing.T) {
 	}
 	if len(pids) != 2 {
 		t.Errorf("%d processes", len(pids))
+	}
+}
+
+// TestAnotherTokenOfTheLabel puts another token with the label in the place of the one that was opened: a new process neither opens it nor shows it the PIN,
+// and goes on when the right one is back.
+func TestAnotherTokenOfTheLabel(t *testing.T) {
+	p, other := rig.SoftHSM(t), rig.SoftHSMUnder(t, "111111", "97531086")
+	f := rig.Fault(t, p)
+	byLabel := *f.Part
+	byLabel.Serial = ""
+	s := openModule(t, &byLabel, Options{Processes: 1})
+	k := newSigner(t, s)
+	tokens := func(part *rig.Part) string { return filepath.Join(part.Dir, "tokens") }
+	move := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kill := func() {
+		if l := s.children[0].link.Load(); l != nil {
+			l.die(errHung)
+		}
+	}
+	failed := s.Counters().FailedStarts
+	move(tokens(p), tokens(p)+".kept")
+	move(tokens(other), tokens(p))
+	kill()
+	for end := time.Now().Add(20 * time.Second); s.Counters().FailedStarts < failed+2; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("another token was opened")
+		}
+	}
+	if err := k.sign(time.Second); err == nil {
+		t.Error("a key of the one token works on the other")
+	}
+	move(tokens(p), tokens(other))
+	move(tokens(p)+".kept", tokens(p))
+	for end := time.Now().Add(20 * time.Second); k.sign(time.Second) != nil; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the right token is not opened again")
+		}
+	}
+	if n := f.WrongPINs(t); n != 0 {
+		t.Errorf("the PIN was shown to another token %d times", n)
 	}
 }
 

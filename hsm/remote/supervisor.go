@@ -76,6 +76,9 @@ func Open(ctx context.Context, config token.Config, options Options) (*Superviso
 		return nil, asFault(err)
 	}
 	s.full = s.children[0].description
+	if s.config.Serial == "" {
+		s.config.Serial = s.full.Serial // a label may be another token's later, which is not to see the PIN
+	}
 	s.wg.Go(func() { s.children[0].run(first, p) })
 	var tried sync.WaitGroup
 	for _, c := range s.children[1:] {

@@ -255,6 +255,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+func probes(c corev1.Container) []*corev1.Probe {
+	return []*corev1.Probe{c.StartupProbe, c.LivenessProbe, c.ReadinessProbe}
+}
+
 func TestChartVariants(t *testing.T) {
 	for name, c := range map[string]struct {
 		values values
@@ -279,6 +283,22 @@ func TestChartVariants(t *testing.T) {
 		}},
 		"an HSM": {with(with(with(plain(), "backends", []any{values{"name": "hsm", "uri": "pkcs11:token=a?module-path=/m.so&pin-source=file:/run/secrets/keywright/hsm/pin", "pkcs11": values{"placement": "wrapped"}}}),
 			"secretMounts", []any{values{"name": "hsm", "secretName": "hsm"}}), "root", values{"kind": "device", "device": "hsm"}), []string{"device: hsm", "placement: wrapped"}, nil},
+		"behind a balancer": {with(with(plain(), "proxyProtocol", true), "trustedProxies", []any{"10.0.0.0/8", "fd00::7"}), []string{"proxy_protocol: true", "address: 0.0.0.0:8200", "- unix:/run/keywright/api.sock", "- fd00::7"},
+			func(t *testing.T, o map[string]string) {
+				// The kubelet sends no header, and may stand where a balancer does.
+				for _, p := range probes(decode[appsv1.StatefulSet](t, o["StatefulSet/kw-keywright"]).Spec.Template.Spec.Containers[0]) {
+					if p == nil || p.Exec == nil || p.HTTPGet != nil {
+						t.Errorf("%+v", p)
+					}
+				}
+			}},
+		"behind a proxy": {with(plain(), "trustedProxies", []any{"10.0.0.7"}), []string{"trusted_proxies:", "- 10.0.0.7", "- 0.0.0.0:8200"}, func(t *testing.T, o map[string]string) {
+			for _, p := range probes(decode[appsv1.StatefulSet](t, o["StatefulSet/kw-keywright"]).Spec.Template.Spec.Containers[0]) {
+				if p == nil || p.HTTPGet == nil {
+					t.Errorf("%+v", p)
+				}
+			}
+		}},
 		"more settings": {with(plain(), "config", values{"limits": values{"connections": 9}, "log": values{"level": "debug"}}), []string{"connections: 9", "level: debug", "format: json"}, nil},
 		"monitoring": {with(plain(), "serviceMonitor.enabled", true), nil, func(t *testing.T, o map[string]string) {
 			if !strings.Contains(o["ServiceMonitor/kw-keywright"], "app.kubernetes.io/component: nodes") {
@@ -328,6 +348,9 @@ func TestChartRefuses(t *testing.T) {
 		"the chart's own":   with(plain(), "config", values{"listen": "0.0.0.0:1"}),
 		"one connection":    with(plain(), "store.connections", 1),
 		"a short digest":    with(plain(), "image.digest", "sha256:00"),
+		"nobody to believe": with(plain(), "proxyProtocol", true),
+		"believed by name":  with(plain(), "trustedProxies", []any{"balancer"}),
+		"half an address":   with(plain(), "trustedProxies", []any{"10.0.0/8"}),
 		"none of the kinds": with(plain(), "store.kind", "mysql"),
 	} {
 		if _, err := render(t, v); err == nil || !strings.Contains(err.Error(), "schema") {

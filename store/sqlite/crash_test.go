@@ -31,7 +31,7 @@ const childVariable = "STORE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
 	children := map[string]func(path string) error{
-		"commit": childCommits, "full": childFull, "each-write": childEachWrite, "read-only": childReadOnly,
+		"commit": childCommits, "full": childFull, "each-write": childEachWrite, "read-only": childReadOnly, "prune": childPrunes,
 	}
 	if child := children[os.Getenv(childVariable)]; child != nil {
 		if err := child(os.Args[1]); err != nil {

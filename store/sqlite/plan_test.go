@@ -66,6 +66,23 @@ func TestPlans(t *testing.T) {
 	}
 }
 
+// TestNodesPlan: what is walked through is the list of the names alone.
+func TestNodesPlan(t *testing.T) {
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	text := explain(t, s, sqlNodes)
+	if !strings.Contains(text, "SCAN w VIRTUAL TABLE") || !strings.Contains(text, "SEARCH n USING PRIMARY KEY (level=? AND idx=?)") || strings.Count(text, "SCAN") != 1 {
+		t.Errorf("plan: %s", text)
+	}
+}
+
 // explain gives the steps of a query's plan.
 func explain(t *testing.T, s *Store, query string) string {
 	t.Helper()

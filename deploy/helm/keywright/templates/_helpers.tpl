@@ -23,6 +23,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "keywright.config" -}}
 {{- $s := "/run/secrets/keywright" -}}
 {{- $c := dict "data" "/var/lib/keywright" "metrics_listen" "0.0.0.0:8201" "listen" (list "0.0.0.0:8200" "unix:/run/keywright/api.sock") -}}
+{{- if .Values.proxyProtocol -}}
+{{- $_ := set $c "listen" (list (dict "address" "0.0.0.0:8200" "proxy_protocol" true) "unix:/run/keywright/api.sock") -}}
+{{- end -}}
+{{- with .Values.trustedProxies -}}
+{{- $_ := set $c "trusted_proxies" . -}}
+{{- end -}}
 {{- $tls := dict "cert_file" (printf "%s/tls/tls.crt" $s) "key_file" (printf "%s/tls/tls.key" $s) "min_version" .Values.tls.minVersion -}}
 {{- if ne .Values.tls.clientAuth "none" -}}
 {{- $_ := set $tls "client_auth" .Values.tls.clientAuth -}}
@@ -50,9 +56,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- toYaml (merge (deepCopy .Values.config) $c) -}}
 {{- end -}}
 
-{{/* How to ask a node: by HTTPS, or, where that needs a client certificate, by its own program and its Unix socket. Takes the context, the path, and the flags that stand for it. */}}
+{{/* How to ask a node: by HTTPS, or, where that needs a client certificate, or a header that no kubelet sends, by its own program and its Unix socket. Takes the context, the path, and the flags that stand for it. */}}
 {{- define "keywright.ask" -}}
-{{- if eq .root.Values.tls.clientAuth "required" -}}
+{{- if or (eq .root.Values.tls.clientAuth "required") .root.Values.proxyProtocol -}}
 exec: {command: {{ concat (list "/usr/bin/keywright" "health" "--timeout" "4s") .flags | toJson }}}
 {{- else -}}
 httpGet: {scheme: HTTPS, port: https, path: {{ .path }}}

@@ -24,8 +24,8 @@ const (
 	sqlNanos = sqlNow + " * 1000"
 	// What is ahead of the clock by far more than the tolerance is from another rate, and counts as the tolerance. A little more is what a statement finds that began
 	// before another and came behind it, as the clock is that of its beginning: it takes nothing, and gives nothing back.
-	sqlAhead   = "CASE WHEN rate_buckets.filled > " + sqlNanos + " + $4::bigint + 10000000000 THEN " + sqlNanos + " + $4::bigint ELSE GREATEST(rate_buckets.filled, " + sqlNanos + ") END"
-	sqlGranted = "GREATEST(0, LEAST($5::bigint, (" + sqlNanos + " + $4::bigint - " + sqlAhead + ") / $3::bigint))"
+	sqlAhead     = "CASE WHEN rate_buckets.filled > " + sqlNanos + " + $4::bigint + 10000000000 THEN " + sqlNanos + " + $4::bigint ELSE GREATEST(rate_buckets.filled, " + sqlNanos + ") END"
+	sqlGranted   = "GREATEST(0, LEAST($5::bigint, (" + sqlNanos + " + $4::bigint - " + sqlAhead + ") / $3::bigint))"
 	sqlTakeCells = `INSERT INTO rate_buckets (kind, id, filled, got)
 		VALUES ($1, $2, ` + sqlNanos + ` + LEAST($5::bigint, $4::bigint / $3::bigint) * $3::bigint, LEAST($5::bigint, $4::bigint / $3::bigint))
 		ON CONFLICT (kind, id) DO UPDATE SET got = ` + sqlGranted + `, filled = ` + sqlAhead + ` + ` + sqlGranted + ` * $3::bigint

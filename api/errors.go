@@ -32,7 +32,7 @@ func statusOf(code fault.Code) (status int, ok bool) {
 	case fault.BadState, fault.BadTransition, fault.BadVersion, fault.NameTaken, fault.Conflict,
 		fault.IdempotencyConflict, fault.DeletionProtected, fault.LastSlot, fault.NotLocked, fault.Attestation, fault.JobEnded:
 		return http.StatusConflict, true
-	case fault.RateLimited:
+	case fault.RateLimited, fault.DailyLimit:
 		return http.StatusTooManyRequests, true
 	case fault.BodyTooLarge:
 		return http.StatusRequestEntityTooLarge, true

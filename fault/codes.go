@@ -59,6 +59,7 @@ const (
 	Unsupported         Code = "ERR_UNSUPPORTED"
 	NotExportable       Code = "ERR_NOT_EXPORTABLE"
 	UsageLimit          Code = "ERR_USAGE_LIMIT"
+	DailyLimit          Code = "ERR_DAILY_LIMIT"
 	NameTaken           Code = "ERR_NAME_TAKEN"
 	Conflict            Code = "ERR_CONFLICT"
 	IdempotencyConflict Code = "ERR_IDEMPOTENCY_CONFLICT"
@@ -136,6 +137,7 @@ func Codes() []Description {
 		{OperationNotAllowed, "The key's algorithm or purpose does not have this operation."},
 		{Unsupported, "The backend cannot do this with this algorithm."},
 		{NotExportable, "The policy of the key does not allow its export."},
+		{DailyLimit, "The tenant has carried out as many operations today as its plan allows: Retry-After ends at midnight, UTC."},
 		{UsageLimit, "The usage limit of the key is reached, or its version has protected as much as its algorithm bears: then rotate it."},
 		{NameTaken, "Another key of the tenant has this name."},
 		{Conflict, "Somebody else changed the same thing at the same time: read again and repeat."},

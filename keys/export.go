@@ -55,6 +55,9 @@ func (s *Service) Export(ctx context.Context, c Caller, r ExportRequest) ([]byte
 		if err != nil {
 			return exported{}, err
 		}
+		if err := q.countDaily(1); err != nil {
+			return exported{}, err
+		}
 		start := s.now()
 		wrapped, err := u.export(ctx, b, to, hash)
 		failed := 0

@@ -116,6 +116,10 @@ func operate[I, O any, P result[O]](ctx context.Context, s *Service, c Caller, v
 				return nil, err
 			}
 		}
+		if err := q.countDaily(len(items)); err != nil {
+			b.note(q)
+			return nil, err
+		}
 		if err := b.count(q, len(items), func() int64 { return sizes(items, k.size) }); err != nil {
 			b.note(q)
 			return nil, err

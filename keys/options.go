@@ -52,6 +52,9 @@ type Options struct {
 	// Regranted is told whose grants this Service has changed, as soon as they are. Nil: nobody is told, and what others remember of
 	// principals is as old as they let it be.
 	Regranted func(principal string)
+	// OperationsPerDay gives how many operations with keys a tenant of a plan may carry out from midnight to midnight, UTC; 0: any number. Nil: no plan has a
+	// limit.
+	OperationsPerDay func(plan string) int64
 	// Elsewhere says what a backend that this node does not have is called on the nodes that do, and which those are. Nil: there are no
 	// other nodes.
 	Elsewhere func(backendID string) (name string, nodes []string)
@@ -79,6 +82,8 @@ type Service struct {
 	flights  flights
 	locks    keyLocks
 	ledger   *ledger
+	days     days
+	daily    func(plan string) int64
 	metrics  *metrics
 
 	inFlight atomic.Int64
@@ -115,6 +120,9 @@ func New(o Options) (*Service, error) {
 	if o.Elsewhere == nil {
 		o.Elsewhere = func(string) (string, []string) { return "", nil }
 	}
+	if o.OperationsPerDay == nil {
+		o.OperationsPerDay = func(string) int64 { return 0 }
+	}
 	if o.Regranted == nil {
 		o.Regranted = func(string) {}
 	}
@@ -125,7 +133,7 @@ func New(o Options) (*Service, error) {
 		return nil, errors.New("keys: size and age of the record cache are not negative")
 	}
 	s := &Service{store: o.Store, idempotency: o.Idempotency, recorder: o.Recorder, backends: o.Backends, now: o.Now, rand: o.Rand, log: o.Logger, jobs: o.Jobs,
-		fresh: o.Fresh, elsewhere: o.Elsewhere, regranted: o.Regranted,
+		fresh: o.Fresh, elsewhere: o.Elsewhere, regranted: o.Regranted, daily: o.OperationsPerDay,
 		byID: map[string]backend.Backend{}, byName: map[string]backend.Backend{}, names: map[string]string{},
 		cache: newRecordCache(o.RecordCache, o.RecordMaxAge, o.Now), defaults: newDefaultCache(o.RecordMaxAge, o.Now), drained: make(chan struct{}, 1),
 		ledger: newLedger(ledgerPart * o.RecordCache), maintained: o.Maintained, waiting: waiting{}}

@@ -146,8 +146,10 @@ type request struct {
 	defaults bool // the changes alter a default key
 	final    bool // a conflict is an answer: what was begun is not begun again
 	uses     order
-	exact    bool // no more uses are set aside than the operation needs: more of them was refused
-	unheard  bool // the log itself failed, so it is not asked to record the failure
+	daily    order // of the tenant's day
+	exactDay bool  // as exact, of the day
+	exact    bool  // no more uses are set aside than the operation needs: more of them was refused
+	unheard  bool  // the log itself failed, so it is not asked to record the failure
 	unlock   func()
 	locked   uuid.UUID
 	decision auth.Decision // the last one, about the key once that is known
@@ -187,7 +189,7 @@ func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work fun
 	a := &actions[v]
 	for try := 1; ; try++ {
 		q.entry = audit.Entry{Tenant: c.Principal.Tenant, Principal: c.Principal.ID, Action: a.name, RequestID: c.RequestID, Outcome: okOutcome}
-		q.changes, q.touched, q.defaults, q.uses = q.changes[:0], q.touched[:0], false, order{}
+		q.changes, q.touched, q.defaults, q.uses, q.daily = q.changes[:0], q.touched[:0], false, order{}, order{}
 		q.approved, q.regrant = uuid.Nil, ""
 		if err := q.enter(); err != nil {
 			return none, q.refuse(ctx, err)
@@ -198,6 +200,7 @@ func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work fun
 		}
 		if err != nil {
 			q.uses.end(err)
+			q.daily.end(err)
 		}
 		if err == nil {
 			if err = q.record(ctx); err == nil {
@@ -210,6 +213,8 @@ func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work fun
 				err = again{err}
 			} else if fault.Has(err, fault.UsageLimit) && q.uses.asks() {
 				err = q.fewer(err)
+			} else if fault.Has(err, fault.DailyLimit) && q.daily.asks() {
+				err = q.fewerToday()
 			}
 		}
 		var retry again
@@ -264,6 +269,7 @@ func (q *request) record(ctx context.Context) error {
 	_, err := q.s.recorder.Record(ctx, &q.entry, q.changes...)
 	q.forget(err)
 	q.uses.end(err)
+	q.daily.end(err)
 	return q.heard(err)
 }
 

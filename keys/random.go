@@ -26,6 +26,9 @@ func (s *Service) Random(ctx context.Context, c Caller, name string, n int) ([]b
 		if !ok && name != "" {
 			return nil, fault.New(fault.Unsupported, "the backend has no generator")
 		}
+		if err := q.countDaily(1); err != nil {
+			return nil, err
+		}
 		out := make([]byte, n)
 		if _, err := io.ReadFull(s.rand, out); err != nil {
 			return nil, fault.Wrap(fault.Internal, "internal fault", err)

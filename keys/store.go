@@ -74,6 +74,9 @@ type Store interface {
 	// ReserveUses adds to what a version is counted to have protected unless that would exceed what it may protect: then
 	// fault.UsageLimit, or fault.VersionNotFound when there is no such version. Revisions do not change.
 	ReserveUses(r Reservation) audit.Change
+	// ReserveOperations sets aside operations of a tenant on a day unless there would be more than it may carry out: then fault.DailyLimit. A later day
+	// begins anew; for one that is over they count on the newest.
+	ReserveOperations(r DailyReservation) audit.Change
 	// SetDefaultKey makes the key the tenant's default for the purpose; uuid.Nil takes the default away.
 	SetDefaultKey(tenant uuid.UUID, p backend.Purpose, key uuid.UUID) audit.Change
 	// SetTenantSettings replaces what the tenant has settled.

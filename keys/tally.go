@@ -126,7 +126,7 @@ func (o *order) end(err error) {
 		t.busy = false
 	}
 	if err != nil {
-		if fault.Has(err, fault.UsageLimit) { // refused as a whole: the operation begins again, or never happened
+		if fault.Has(err, fault.UsageLimit) || fault.Has(err, fault.DailyLimit) { // refused as a whole: the operation begins again, or never happened
 			t.hand.messages += o.from.messages
 			t.hand.bytes += o.from.bytes
 		}

@@ -46,9 +46,13 @@ func (e *env) maintain() {
 }
 
 // another gives a second Service on the same store and log, as on another node.
-func (e *env) another() *keys.Service {
+func (e *env) another(options ...func(*keys.Options)) *keys.Service {
 	e.t.Helper()
-	s, err := keys.New(keys.Options{Store: e.store, Idempotency: e.store, Recorder: e.recorder, Backends: []backend.Backend{e.soft}, Now: e.clock.now})
+	o := keys.Options{Store: e.store, Idempotency: e.store, Recorder: e.recorder, Backends: []backend.Backend{e.soft}, Now: e.clock.now}
+	for _, change := range options {
+		change(&o)
+	}
+	s, err := keys.New(o)
 	if err != nil {
 		e.t.Fatal(err)
 	}

@@ -4,6 +4,8 @@ package ratelimit
 type Plan struct {
 	Tenant     Rate
 	Credential Rate
+	// OperationsPerDay is how many operations with keys the tenant may carry out from midnight to midnight, UTC; 0: any number. The key service counts them.
+	OperationsPerDay int64
 }
 
 // DefaultPlan is another name of the plan of tenants without one.

@@ -109,7 +109,7 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 		Certificates: c.Credentials.certificates, Peers: c.Credentials.peers, Tokens: tokens, SignIn: signIn, Sessions: c.Sessions.rules()})
 	n.jobs = jobs.New(n.store, n.audit, jobs.Options{Idempotency: n.store, Logger: log})
 	n.keys, err = keys.New(keys.Options{Store: n.store, Idempotency: n.store, Recorder: recorder(n.audit), Backends: n.backends,
-		Registerer: registry, Logger: log, Regranted: n.auth.Regranted, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
+		Registerer: registry, Logger: log, Regranted: n.auth.Regranted, OperationsPerDay: func(plan string) int64 { return c.plans.Of(plan).OperationsPerDay }, RecordCache: c.Cache.Records, Jobs: n.jobs, Maintained: n.reportMaintained, Fresh: n.fresh, Elsewhere: n.presence.Elsewhere})
 	if err != nil {
 		return n, err
 	}

@@ -18,7 +18,12 @@ type planConfig struct {
 	// CredentialPerMinute and CredentialBurst are for each credential that has no rate of its own.
 	CredentialPerMinute int `koanf:"credential_per_minute"`
 	CredentialBurst     int `koanf:"credential_burst"`
+	// OperationsPerDay is how many operations with keys the tenant may carry out from midnight to midnight, UTC. Default: any number.
+	OperationsPerDay int64 `koanf:"operations_per_day"`
 }
+
+// maxOperationsPerDay is more than a deployment can do on a day.
+const maxOperationsPerDay = 1_000_000_000_000
 
 // completePlans refuses what cannot be right.
 func (c *config) completePlans() error {
@@ -42,6 +47,10 @@ func (c *config) completePlans() error {
 				return at(where, fmt.Errorf("requests a minute are 0 to %d, and a burst needs such a rate", ratelimit.MaxPerMinute))
 			}
 		}
+		if p.OperationsPerDay < 0 || p.OperationsPerDay > maxOperationsPerDay {
+			return at(where+".operations_per_day", fmt.Errorf("operations a day are 0, for any number, to %d", int64(maxOperationsPerDay)))
+		}
+		plan.OperationsPerDay = p.OperationsPerDay
 		all[name] = plan
 	}
 	c.plans = all

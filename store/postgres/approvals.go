@@ -67,7 +67,9 @@ func scanApproval(row pgx.Row) (*auth.Approval, error) {
 	}
 	if principal != nil && role != nil && maker != nil && approves != nil && kin != nil {
 		v.Principal, v.Role, v.Maker, v.Approves = *principal, auth.Role(*role), *maker, *approves != 0
+		if *kin != "" {
 			v.Kin = strings.Fields(*kin)
+		}
 		a.Votes = []auth.Vote{v}
 	}
 	return &a, nil

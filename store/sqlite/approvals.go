@@ -66,7 +66,9 @@ func (s *Store) approvals(ctx context.Context, query string, args ...any) (found
 		}
 		if principal != nil && role != nil && maker != nil && approves != nil && kin != nil {
 			v.Principal, v.Role, v.Maker, v.Approves = *principal, auth.Role(*role), *maker, *approves != 0
-			v.Kin = strings.Fields(*kin)
+			if *kin != "" {
+				v.Kin = strings.Fields(*kin)
+			}
 			last := found[len(found)-1]
 			last.Votes = append(last.Votes, v)
 		}

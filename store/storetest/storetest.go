@@ -91,6 +91,7 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Keys/DueByClock", testDueByClock},
 		{"Keys/DueByUse", testDueByUse},
 		{"Keys/Reserve", testReserve},
+		{"Keys/Days", testDays},
 		{"Settings", testSettings},
 		{"Versions", testVersions},
 		{"APIKeys", testAPIKeys},

@@ -134,7 +134,8 @@ func testKeyQuota(t *testing.T, e *env) {
 }
 
 func newAPIKey(tenant uuid.UUID, prefix string) *auth.APIKey {
-	return &auth.APIKey{ID: uuid.New(), Tenant: tenant, Name: "ci", Brand: "kw", Prefix: prefix, MAC: [32]byte{1}, CreatedAt: now(), CreatedBy: "system"}
+	return &auth.APIKey{ID: uuid.New(), Tenant: tenant, Name: "ci", Brand: "kw", Prefix: prefix, MAC: [32]byte{1}, CreatedAt: now(), CreatedBy: "system",
+		Makers: []string{"system"}}
 }
 
 func testAPIKeyQuota(t *testing.T, e *env) {

@@ -1,0 +1,93 @@
+package keys
+
+import (
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keywright/keywright/fault"
+)
+
+// DailyReservation sets aside operations of a tenant on a day.
+type DailyReservation struct {
+	Tenant uuid.UUID
+	Day    int64 // days since 1970-01-01, UTC
+	N      int64 // how many; positive, and at most Max
+	Max    int64 // that the tenant may carry out on a day
+}
+
+const (
+	daySeconds = 24 * 60 * 60
+	maxDaily   = 1 << 14 // tenants whose tallies are kept
+)
+
+func dayOf(now time.Time) int64 {
+	return now.Unix() / daySeconds
+}
+
+// days has the tallies of the tenants' operations of today on this node. Blocks of them are set aside by the commits of operations, as uses of key versions are: see
+// tally. What is forgotten, or in hand when the process ends, was counted.
+type days struct {
+	mu  sync.Mutex // guards both
+	day int64
+	of  map[uuid.UUID]*tally
+}
+
+func (d *days) tally(tenant uuid.UUID, day int64) *tally {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.of == nil || d.day != day {
+		d.day, d.of = day, map[uuid.UUID]*tally{}
+	}
+	t := d.of[tenant]
+	if t == nil {
+		for old := range d.of {
+			if len(d.of) < maxDaily {
+				break
+			}
+			delete(d.of, old) // whichever comes first
+		}
+		t = &tally{}
+		d.of[tenant] = t
+	}
+	return t
+}
+
+// countDaily takes operations of the tenant's day, just before they are carried out. What is not in hand becomes a change of the request's record.
+func (q *request) countDaily(items int) error {
+	s := q.s
+	most := s.daily(q.caller.Principal.Plan)
+	if most <= 0 {
+		return nil
+	}
+	day, l := dayOf(s.now()), limits{max: amount{messages: most}}
+	if err := s.days.tally(q.tenant(), day).take(&q.daily, amount{messages: int64(items)}, &l, q.exactDay); err != nil {
+		return s.dayIsOver()
+	}
+	if q.daily.asks() {
+		q.changes = append(q.changes, s.store.ReserveOperations(DailyReservation{Tenant: q.tenant(), Day: day, N: q.daily.ask.messages, Max: most}))
+	}
+	return nil
+}
+
+// fewerToday is the answer to a day's limit that operations were refused for: the operation begins again when it had asked for more than it needs; else the day is
+// over, and this node knows it from now on.
+func (q *request) fewerToday() error {
+	over := q.s.dayIsOver()
+	if q.daily.extra() && !q.exactDay {
+		q.exactDay = true
+		return again{over}
+	}
+	if q.daily.ask.messages == 1 { // what is left may be enough for fewer items
+		most := q.s.daily(q.caller.Principal.Plan)
+		q.s.days.tally(q.tenant(), dayOf(q.s.now())).learn(amount{messages: most}, &limits{})
+	}
+	return over
+}
+
+func (s *Service) dayIsOver() error {
+	now := s.now()
+	next := time.Unix((dayOf(now)+1)*daySeconds, 0)
+	return fault.New(fault.DailyLimit, "the tenant has carried out as many operations today as its plan allows").RetryAfter(next.Sub(now))
+}

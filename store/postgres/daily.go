@@ -1,0 +1,35 @@
+package postgres
+
+import (
+	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/keys"
+)
+
+// reserveOperations is a Change.
+type reserveOperations struct {
+	prepared
+	r keys.DailyReservation
+}
+
+// ReserveOperations sets aside operations of a tenant's day; see keys.Store.
+func (s *Store) ReserveOperations(r keys.DailyReservation) audit.Change {
+	return &reserveOperations{r: r}
+}
+
+func (c *reserveOperations) statements() ([]statement, error) {
+	r := &c.r
+	if r.N <= 0 {
+		return nil, fault.New(fault.Internal, "operations are not taken back")
+	}
+	const over = "the tenant has carried out as many operations today as its plan allows"
+	if r.N > r.Max {
+		return nil, fault.New(fault.DailyLimit, over)
+	}
+	return []statement{{query: sqlReserveOperations, args: []any{r.Tenant[:], r.Day, r.N, r.Max - r.N}, nothing: fails(fault.DailyLimit, over)}}, nil
+}
+
+const sqlReserveOperations = `INSERT INTO tenant_operations (tenant, day, taken) VALUES ($1, $2, $3) ON CONFLICT (tenant) DO UPDATE SET
+	taken = CASE WHEN tenant_operations.day < excluded.day THEN excluded.taken ELSE tenant_operations.taken + excluded.taken END,
+	day = CASE WHEN tenant_operations.day < excluded.day THEN excluded.day ELSE tenant_operations.day END
+	WHERE tenant_operations.day < excluded.day OR tenant_operations.taken <= $4`

@@ -32,9 +32,6 @@ func (k tpmInitCmd) Run(ctx context.Context, a *app) (err error) {
 	pins := tpmPins{path: filepath.Join(k.Data, tpmPinsFile), backend: k.Name}
 	var pin *tpmPin
 	if k.Data != "" {
-		if err := os.MkdirAll(k.Data, 0o700); err != nil {
-			return fmt.Errorf("making the data folder: %w", err)
-		}
 		if pin, err = pins.read(); err != nil {
 			return err
 		}
@@ -70,6 +67,9 @@ func (k tpmInitCmd) Run(ctx context.Context, a *app) (err error) {
 			fresh.Info = pin.Info
 		}
 		if pin == nil || !slices.Equal(pin.EK, fresh.EK) {
+			if err := os.MkdirAll(k.Data, 0o700); err != nil {
+				return fmt.Errorf("making the data folder: %w", err)
+			}
 			if err := pins.write(new(remembering), fresh); err != nil {
 				return err
 			}

@@ -21,7 +21,6 @@ func TestSessions(t *testing.T) {
 		switch {
 		case r.Method == http.MethodPost && strings.Contains(r.Header.Get("Authorization"), "refused"):
 			w.WriteHeader(http.StatusForbidden)
-			data = ""
 			_, _ = w.Write([]byte(`{"error":{"error_code":"ERR_FORBIDDEN","message":"no"},"request_id":"r","timestamp":"2026-01-02T03:04:05Z"}`)) // a client that goes away fails by itself
 			return
 		case r.Method == http.MethodPost:

@@ -58,7 +58,7 @@ func objections(r *Request) (all []Rule) {
 	object(RuleForged, r.Door && r.Forged)
 	object(RuleUnsigned, r.Signed && p.Kind != KindSession)
 	object(RulePerson, r.Opens && !slices.Contains([]Kind{KindToken, KindCertificate, KindPeer}, p.Kind))
-	object(RuleSession, r.Session && !(p.Kind == KindSession && (p.Role == RoleOwner || p.Role == RoleAdmin)))
+	object(RuleSession, r.Session && (p.Kind != KindSession || p.Role != RoleOwner && p.Role != RoleAdmin))
 	object(RuleUnfiltered, r.Whole && len(limits.Keys)+len(limits.Labels)+len(limits.Operations) > 0)
 	object(RuleOperations, r.Operation != "" && !r.Reads && len(limits.Operations) > 0 && !slices.Contains(limits.Operations, r.Operation))
 	k := r.Key
@@ -89,7 +89,7 @@ func objections(r *Request) (all []Rule) {
 			object(RuleKeys, out)
 		}
 		object(RuleTenant, out)
-		object(RuleTenant, o.Deployment && !(r.Free && mine && self) && !has(any, false))
+		object(RuleTenant, o.Deployment && (!r.Free || !mine || !self) && !has(any, false))
 		object(RuleOwners, o.Principal != p.ID && (o.Beyond || !has(o.Needs, true)))
 	} else if r.Pending {
 		any |= r.Over

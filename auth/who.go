@@ -132,13 +132,13 @@ func (s *Service) PrincipalNamed(ctx context.Context, tenant uuid.UUID, text str
 	}
 	p = &Principal{ID: id, Tenant: tenant, Name: text, TenantName: t.Name, Plan: t.Plan, Suspended: t.Status != TenantActive}
 	var a *Assignment
-	switch rest := ""; {
+	switch {
 	case strings.HasPrefix(id, prefixCert):
-		p.Kind, rest = KindCertificate, strings.TrimPrefix(text, prefixCert)
-		a = s.assignedCertificate(certificateName(rest))
+		p.Kind = KindCertificate
+		a = s.assignedCertificate(certificateName(strings.TrimPrefix(text, prefixCert)))
 	case strings.HasPrefix(id, prefixPeer):
-		p.Kind, rest = KindPeer, strings.TrimPrefix(text, prefixPeer)
-		if uid, err := strconv.ParseUint(rest, 10, 32); err == nil {
+		p.Kind = KindPeer
+		if uid, err := strconv.ParseUint(strings.TrimPrefix(text, prefixPeer), 10, 32); err == nil {
 			a = s.assignedUser(uint32(uid))
 		}
 	default:

@@ -172,6 +172,7 @@ func testRotateAPIKey(t *testing.T, e *env) {
 	e.must(t, e.InsertAPIKey(k), e.InsertAPIKey(other))
 	next := *k
 	next.Prefix, next.MAC, next.RotatedAt, next.RotatedBy = "second", [32]byte{2}, now(), "api-key:x"
+	next.Makers, next.ShownAt = []string{"system", "api-key:x"}, next.RotatedAt
 	next.Previous = auth.PreviousSecret{Prefix: "first", MAC: k.MAC, Until: now().Add(time.Hour)}
 	e.must(t, e.RotateAPIKey(&next, k.MAC))
 	e.reopen(t)

@@ -39,7 +39,7 @@ type commands struct {
 	Random      randomCmd      `cmd:"" help:"Random bytes." group:"Operations"`
 
 	APIKeys   apiKeysCmd   `cmd:"" name:"api-keys" help:"Create, list, rotate and revoke API keys." group:"Service"`
-	Grants    grantsCmd    `cmd:"" help:"Give, list and take back rights of single API keys on single keys." group:"Service"`
+	Grants    grantsCmd    `cmd:"" help:"Give, list and take back rights of single callers on single keys." group:"Service"`
 	Approvals approvalsCmd `cmd:"" help:"Request, list, give and refuse approvals." group:"Service"`
 	Authorize authorizeCmd `cmd:"" help:"Say what would be decided, and by which rule." group:"Service"`
 	Tenants   tenantsCmd   `cmd:"" help:"Create, list, suspend and resume tenants." group:"Service"`

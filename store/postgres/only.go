@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -26,16 +27,23 @@ func (s *Store) lockKey(purpose string) int32 {
 	return int32(binary.BigEndian.Uint32(sum[:4]))
 }
 
-// claimLoading keeps other loaders, and whoever migrates, out of the schema for as long as the connection lives.
+// claimLoading keeps other loaders, and whoever migrates, out of the schema for as long as the connection lives. The server gives a lock back some
+// time after the connection that had it was closed: that is waited for, a second at most.
 func (s *Store) claimLoading(ctx context.Context, conn *pgx.Conn) error {
-	var mine bool
-	if err := conn.QueryRow(ctx, sqlTryLock, int32(lockClass), s.lockKey("schema")).Scan(&mine); err != nil {
-		return err
+	for end := time.Now().Add(time.Second); ; {
+		var mine bool
+		if err := conn.QueryRow(ctx, sqlTryLock, int32(lockClass), s.lockKey("schema")).Scan(&mine); err != nil || mine {
+			return err
+		}
+		if time.Now().After(end) {
+			return unavailable("somebody else is making a store in this schema", nil)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
 	}
-	if !mine {
-		return unavailable("somebody else is making a store in this schema", nil)
-	}
-	return nil
 }
 
 // exclusively runs f while no other store migrates the schema.

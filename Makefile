@@ -56,7 +56,7 @@ test:
 unit:
 	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v '/softhsm-test$$')
 	$(GO) test -timeout 20m ./verify ./backend/... ./pqc ./cmd/keywright
-	$(GO) test -timeout 20m -run '^Test(SoftHSMWrapped|NSS|OpenCryptoki)$$' ./hsm
+	$(GO) test -timeout 20m -run '^Test(SoftHSM(Wrapped|Sealed)|NSS|OpenCryptoki(Sealed)?)$$' ./hsm
 
 # Programs of others judge what is handed to operators: BuildKit, Compose, Helm, Kubernetes' types, Prometheus. A module of its own, for their weight.
 judges:

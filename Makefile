@@ -52,9 +52,9 @@ test:
 	$(MAKE) lint unit judges crash soak
 
 # Once with the race detector; what leaves out part of its vectors or scripts under it, because it is slow there, once more without. The tests of
-# the real binary (softhsm-test) are crash's: they drive it from outside.
+# the real binary (softhsm-test) are crash's: they drive it from outside. Three packages at a time: those of devices wait more than they compute.
 unit:
-	$(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v '/softhsm-test$$')
+	$(GO) test -race -p 3 -timeout 20m $$($(GO) list ./... | grep -v '/softhsm-test$$')
 	$(GO) test -timeout 20m ./verify ./backend/... ./pqc ./cmd/keywright
 	$(GO) test -timeout 20m -run '^Test(SoftHSM(Wrapped|Sealed)|NSS|OpenCryptoki(Sealed)?)$$' ./hsm
 

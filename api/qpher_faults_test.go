@@ -156,18 +156,7 @@ func TestQpherAnswersFitTheDocument(t *testing.T) {
 		if c.route == "" {
 			c.route = c.path
 		}
-		op := doc.Paths.Value(prefix + c.route).GetOperation(c.method)
-		response := op.Responses.Value(strconv.Itoa(w.Code))
-		if w.Code >= 400 {
-			response = op.Responses.Default()
-		}
-		var v any
-		if err := json.Unmarshal(w.Body.Bytes(), &v); err != nil {
-			t.Fatal(err)
-		}
-		if err := response.Value.Content["application/json"].Schema.Value.VisitJSON(v); err != nil {
-			t.Errorf("%s %s: %v", c.method, c.path, err)
-		}
+		wantDocumented(t, doc, c.method, c.route, w)
 	}
 }
 

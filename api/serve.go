@@ -104,6 +104,9 @@ func (c *call) authenticate(ctx context.Context) error {
 	c.principal = p
 	if err != nil {
 		if p != nil {
+			if err := c.limit(ctx, true); err != nil {
+				return err
+			}
 			return c.denied(ctx, &d)
 		}
 		if missing != "" {
@@ -111,7 +114,7 @@ func (c *call) authenticate(ctx context.Context) error {
 		}
 		return err
 	}
-	if err := c.limit(ctx); err != nil {
+	if err := c.limit(ctx, false); err != nil {
 		return err
 	}
 	if d = c.route.permits(c.principal, c.start); !d.Allowed {

@@ -93,6 +93,7 @@ func acts() map[string]string {
 		"POST /tenants":              "tenant.create",
 		"GET /tenants":               "tenant.list",
 		"GET /tenants/{id}":          "tenant.get",
+		"GET /tenants/{id}/usage":    "tenant.get",
 		"PATCH /tenants/{id}":        "tenant.update",
 		"POST /tenants/{id}/suspend": "tenant.suspend",
 		"POST /tenants/{id}/resume":  "tenant.resume",

@@ -183,7 +183,8 @@ func (a *fakeAuth) Authenticate(_ context.Context, presented string, from netip.
 		return nil, auth.Decision{}, fault.New(fault.Unauthenticated, "the credential is not valid")
 	}
 	a.from.Store(&from)
-	return p, auth.Decision{}, nil
+	d := auth.Decide(&auth.Request{Principal: p, Now: time.Now(), Door: true, Address: from})
+	return p, d, d.Err()
 }
 
 // AuthenticateConnection knows one user and the certificate of CN=good.

@@ -3,7 +3,19 @@ package api
 // meaningInAccess says what a field of a type of api/wire/access.go is, given as Type.field.
 func meaningInAccess(field string) string {
 	switch field {
-	case "Tenant.plan", "CreateTenant.plan", "UpdateTenant.plan", "CreatedTenant.plan":
+	case "Usage.keys":
+		return "keys that are not destroyed"
+	case "Usage.api_keys":
+		return "API keys that are neither revoked nor expired"
+	case "Usage.operations_today":
+		return "operations with keys that nodes have set aside for the tenant today; counted under a plan that limits them alone"
+	case "Usage.day_ends_at":
+		return "when the day's operations begin anew: midnight, UTC"
+	case "Amount.used":
+		return "how much there is"
+	case "Amount.limit":
+		return "how much there can be; absent: any number"
+	case "Tenant.plan", "CreateTenant.plan", "UpdateTenant.plan", "CreatedTenant.plan", "Usage.plan":
 		return "the plan of rates, as the configuration names it; the default one when absent or empty"
 	case "Quotas.keys", "UpdateQuotas.keys":
 		return "keys that are not destroyed; 0: as many as it likes"

@@ -14,8 +14,9 @@ import (
 )
 
 // limit holds the caller to the rates of its tenant and of its credential. It stands behind the check of the credential (401) and before
-// that of its rights (403): the order that Qpher's clients know, and a flood of what is forbidden is a flood.
-func (c *call) limit(ctx context.Context) error {
+// that of its rights (403): the order that Qpher's clients know, and a flood of what is forbidden is a flood. Of a credential that is refused at the door, as where
+// the caller is not, each request is recorded too: it is held to the same rate in a bucket of its own, so that whoever has stolen it cannot use up its owner's.
+func (c *call) limit(ctx context.Context, refused bool) error {
 	if c.s.limiter == nil {
 		return nil
 	}
@@ -28,9 +29,20 @@ func (c *call) limit(ctx context.Context) error {
 	if own.PerMinute == 0 && plan.Tenant.PerMinute == 0 {
 		return nil
 	}
-	d, err := c.s.limiter.Take(ctx,
-		ratelimit.Demand{Bucket: ratelimit.Bucket{Kind: ratelimit.KindTenant, ID: p.Tenant}, Rate: plan.Tenant},
-		ratelimit.Demand{Bucket: ratelimit.Bucket{Kind: ratelimit.KindCredential, ID: credential(p)}, Rate: own})
+	// The credential's bucket comes first: cells that a bucket gives back are good for a moment only where nodes share it, and a flood of one credential beyond its rate must not
+	// take those of the whole tenant.
+	demands := [2]ratelimit.Demand{
+		{Bucket: ratelimit.Bucket{Kind: ratelimit.KindCredential, ID: credential(p)}, Rate: own},
+		{Bucket: ratelimit.Bucket{Kind: ratelimit.KindTenant, ID: p.Tenant}, Rate: plan.Tenant},
+	}
+	if refused {
+		demands[0].Bucket.ID = uuid.NewSHA1(demands[0].Bucket.ID, []byte("refused at the door"))
+		if own.PerMinute == 0 {
+			demands[0].Rate = plan.Tenant
+		}
+		demands[1].Rate = ratelimit.Rate{}
+	}
+	d, err := c.s.limiter.Take(ctx, demands[:]...)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,9 @@
 package api
 
 import (
+	"context"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"testing"
 	"time"
@@ -82,6 +84,65 @@ func TestOwnRate(t *testing.T) {
 		t.Errorf("counted %v", over.n)
 	}
 }
+
+// TestRefusedAtTheDoor: a credential that is not good where the caller is, as a stolen one, can neither fill the log faster than it could ask, nor use up what the
+// tenant's own callers need.
+func TestRefusedAtTheDoor(t *testing.T) {
+	r, over := limitedRig(t, ratelimit.Plan{Tenant: ratelimit.Rate{PerMinute: 60, Burst: 3}})
+	r.auth.restrictions = &auth.Restrictions{CIDRs: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
+	for left := 2; left >= 0; left-- {
+		w := r.do("GET", "/api/v1/me", "")
+		refused(t, w, http.StatusForbidden, fault.Forbidden)
+		if got := w.Header().Get("X-RateLimit-Remaining"); got != strconv.Itoa(left) {
+			t.Errorf("%q left, want %d", got, left)
+		}
+	}
+	for range 10 {
+		w := r.do("GET", "/api/v1/me", "")
+		refused(t, w, http.StatusTooManyRequests, fault.RateLimited)
+		if w.Header().Get("Retry-After") != "1" {
+			t.Errorf("Retry-After %q", w.Header().Get("Retry-After"))
+		}
+	}
+	if n := len(r.audit.entries); n != 3 || over.n["credential"] != 10 {
+		t.Errorf("%d entries, counted %v", n, over.n)
+	}
+	r.auth.restrictions = nil
+	if w := r.do("GET", "/api/v1/me", ""); w.Code != 200 || w.Header().Get("X-RateLimit-Remaining") != "2" {
+		t.Errorf("from where it may: %d %v", w.Code, w.Header())
+	}
+}
+
+// TestLoudCredential: the requests of a credential that is over its own rate don't reach the tenant's bucket, whose cells the nodes share.
+func TestLoudCredential(t *testing.T) {
+	r, _ := limitedRig(t, ratelimit.Plan{Tenant: ratelimit.Rate{PerMinute: 1000}, Credential: ratelimit.Rate{PerMinute: 1}})
+	cells := &cells{got: map[ratelimit.Kind]int{}}
+	l, err := ratelimit.New(ratelimit.Options{Store: cells})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.limiter = l
+	for i, want := range []int{200, 429, 429, 429} {
+		if w := r.do("GET", "/api/v1/me", ""); w.Code != want {
+			t.Errorf("request %d: %d, want %d", i, w.Code, want)
+		}
+		if n := cells.got[ratelimit.KindTenant]; n != 1 {
+			t.Errorf("request %d: %d cells of the tenant", i, n)
+		}
+	}
+}
+
+// cells is a store that gives what it has.
+type cells struct{ got map[ratelimit.Kind]int }
+
+func (c *cells) TakeCells(_ context.Context, b ratelimit.Bucket, interval, tolerance time.Duration, want int) (int, time.Duration, error) {
+	ahead := time.Duration(c.got[b.Kind]) * interval
+	n := min(want, int((tolerance-ahead)/interval))
+	c.got[b.Kind] += n
+	return n, ahead + time.Duration(n)*interval, nil
+}
+
+func (c *cells) PruneCells(context.Context) error { return nil }
 
 // TestCredentialBucket: each credential has a bucket of its own, whatever kind it is of.
 func TestCredentialBucket(t *testing.T) {

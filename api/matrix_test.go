@@ -62,6 +62,7 @@ var settledByHandlers = map[string][]auth.Scope{
 	"POST /api-keys/{id}/rotate":   {"settings:write"},
 	"GET /me":                      anyone,
 	"GET /tenants/{id}":            {"tenants:read", "tenants:write"},
+	"GET /tenants/{id}/usage":      {"tenants:read", "tenants:write"},
 	"POST /approvals":              anyone,
 	"GET /approvals":               anyone,
 	"GET /approvals/{id}":          anyone,

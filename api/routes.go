@@ -304,6 +304,7 @@ func (s *Server) rows() []route {
 		write(post, "/tenants", tw, "tenants", "Make a tenant and its owner's API key, which is shown this once", handle(s.createTenant)).creates(),
 		read("/tenants", tr, "tenants", "List tenants", handle(s.listTenants), page()...).or(tw),
 		read("/tenants/{id}", "", "tenants", "Show a tenant: the own one, or any with tenants:read", handle(s.showTenant)),
+		read("/tenants/{id}/usage", "", "tenants", "Show what a tenant has of its quotas and has done today: the own one, or any with tenants:read", handle(s.tenantUsage)),
 		write(patch, "/tenants/{id}", tw, "tenants", "Rename a tenant, or change its quotas", handle(s.updateTenant)),
 		act("/tenants/{id}/suspend", tw, "tenants", "Refuse every credential of a tenant; nothing of it is lost", handle(s.suspendTenant)),
 		act("/tenants/{id}/resume", tw, "tenants", "End a suspension", handle(s.resumeTenant)),

@@ -51,6 +51,7 @@ type Auth interface {
 	SuspendTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) (*auth.Tenant, error)
 	ResumeTenant(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) (*auth.Tenant, error)
 	Tenant(ctx context.Context, caller *auth.Principal, id uuid.UUID) (*auth.Tenant, error)
+	Usage(ctx context.Context, caller *auth.Principal, id uuid.UUID) (*auth.Tenant, auth.Usage, error)
 	Tenants(ctx context.Context, caller *auth.Principal, cursor string, limit int) (page []*auth.Tenant, next string, err error)
 
 	Sessions

@@ -65,6 +65,19 @@ func (s *Server) showTenant(ctx context.Context, c *call, _ *wire.Empty) (wire.T
 	return shownTenant(s.auth.Tenant(ctx, c.principal, id))
 }
 
+func (s *Server) tenantUsage(ctx context.Context, c *call, _ *wire.Empty) (wire.Usage, error) {
+	id, err := c.tenantID()
+	if err != nil {
+		return wire.Usage{}, err
+	}
+	t, u, err := s.auth.Usage(ctx, c.principal, id)
+	if err != nil {
+		return wire.Usage{}, err
+	}
+	return wire.Usage{Tenant: t.ID.String(), Plan: t.Plan, Keys: wire.Amount{Used: u.Keys, Limit: t.Quotas.Keys}, APIKeys: wire.Amount{Used: u.APIKeys, Limit: t.Quotas.APIKeys},
+		OperationsToday: wire.Amount{Used: u.Operations, Limit: s.plans.Of(t.Plan).OperationsPerDay}, DayEndsAt: auth.DayEnd(u.At).UTC()}, nil
+}
+
 func shownTenant(t *auth.Tenant, err error) (wire.Tenant, error) {
 	if err != nil {
 		return wire.Tenant{}, err

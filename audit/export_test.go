@@ -245,6 +245,9 @@ func TestExportTampered(t *testing.T) {
 			if b.First != c.first || b.Last != c.last || b.Line != uint64(c.line)+1 {
 				t.Errorf("names line %d, entries %d to %d, want line %d, %d to %d: %v", b.Line, b.First, b.Last, c.line+1, c.first, c.last, err)
 			}
+			if strings.HasPrefix(name, "first") && !strings.Contains(err.Error(), ": entry 0: ") {
+				t.Errorf("does not say which entry: %v", err)
+			}
 			only := name == "block hash"
 			if got := strings.Contains(b.Reason, "themselves are those that were recorded"); got != only {
 				t.Errorf("says of the entries: %v", err)

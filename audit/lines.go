@@ -39,8 +39,11 @@ func VerifyLines(r io.Reader, checkpoint []byte, verifierKey string) (Result, ui
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			break // the end, or a line that is being written
 		}
+		if errors.Is(err, errLongLine) {
+			return Result{}, 0, v.badEntry(head.Size, head.Size, err.Error())
+		}
 		if err != nil {
-			return Result{}, 0, v.badEntry(head.Size, head.Size, "longer than an entry can be")
+			return Result{}, 0, err
 		}
 		if n, found := beginning(line); found && n > head.Size {
 			return Result{}, 0, v.badEntry(head.Size, n-1, "missing: they were pruned before this file has taken them")

@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -382,5 +384,20 @@ func TestVerifyLinesBehind(t *testing.T) {
 		if !errors.As(err, &bad) || bad.Line != want.Line || bad.First != want.First || bad.Last != want.Last {
 			t.Errorf("%.40q: %v", text, err)
 		}
+	}
+}
+
+// A file that cannot be read, or whose reading was ended, is not called a damaged one.
+func TestVerifyLinesUnread(t *testing.T) {
+	a := newAged(t, 50, 50)
+	kept, err := a.Checkpoint(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	in := io.MultiReader(strings.NewReader(LinesHeader+" 0\n"+string(bytes.Join(a.s.leaves[:20], []byte("\n")))+"\n"), iotest.ErrReader(broken))
+	var bad *BadExport
+	if _, _, err := VerifyLines(in, kept, mustKey(t, a.Log)); !errors.Is(err, broken) || errors.As(err, &bad) {
+		t.Error(err)
 	}
 }

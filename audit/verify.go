@@ -26,13 +26,14 @@ type BadExport struct {
 	Line        uint64 // of the file, from 1
 	First, Last uint64 // Last ≥ First; both 0 when the damage is before the entries
 	Reason      string
+	entries     bool // the damage is among the entries: 0 is one, too
 }
 
 func (e *BadExport) Error() string {
 	switch {
 	case e.Last > e.First:
 		return fmt.Sprintf("line %d: entries %d to %d: %s", e.Line, e.First, e.Last, e.Reason)
-	case e.First > 0 || e.Last > 0:
+	case e.entries || e.First > 0:
 		return fmt.Sprintf("line %d: entry %d: %s", e.Line, e.First, e.Reason)
 	}
 	return fmt.Sprintf("line %d: %s", e.Line, e.Reason)
@@ -124,7 +125,7 @@ type verifier struct {
 func (v *verifier) bad(reason string) error { return &BadExport{Line: v.line, Reason: reason} }
 
 func (v *verifier) badEntry(first, last uint64, reason string) *BadExport {
-	return &BadExport{Line: v.line, First: first, Last: last, Reason: reason}
+	return &BadExport{Line: v.line, First: first, Last: last, Reason: reason, entries: true}
 }
 
 var errLongLine = errors.New("longer than an entry can be")

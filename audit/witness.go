@@ -18,9 +18,12 @@ type Witness interface {
 	// VerifierKey is its key in note form, of type 0x04 or 0x06.
 	VerifierKey() string
 	// AddCheckpoint shows it a signed checkpoint, with the proof that the tree of the first old entries, its newest as far as is known, is
-	// the beginning of it. It gives the witness's signature lines, or a *WitnessSize when that newest is another.
+	// the beginning of it. It gives the witness's signature lines, a *WitnessSize when that newest is another, or ErrContradicted.
 	AddCheckpoint(ctx context.Context, old uint64, proof [][32]byte, checkpoint []byte) ([]byte, error)
 }
+
+// ErrContradicted is under the error of a witness that says that the log is not the one that it has seen.
+var ErrContradicted = errors.New("the log is not the one that the witness has seen")
 
 // WitnessSize is the answer of a witness whose newest checkpoint is another one than was thought.
 type WitnessSize struct{ Size uint64 }
@@ -44,9 +47,10 @@ func (l *Log) Cosigned(ctx context.Context) ([]byte, error) {
 // watched is what this node knows of a witness.
 type watched struct {
 	Witness
-	verifier note.Verifier
-	seen     uint64 // the size of its newest checkpoint as far as is known
-	failing  bool   // so that its silence is said once
+	verifier     note.Verifier
+	seen         uint64 // the size of its newest checkpoint as far as is known
+	failing      bool   // so that its silence is said once
+	contradicted bool   // as failing, of ErrContradicted: it may come after silence
 }
 
 // CheckWitnesses says what Open would refuse.
@@ -113,9 +117,14 @@ func (l *Log) cosign(ctx context.Context) {
 func (l *Log) ask(ctx context.Context, w *watched, s *signedHead) []byte {
 	lines, err := l.show(ctx, w, s)
 	switch {
-	case err == nil && w.failing:
-		w.failing = false
+	case err == nil && (w.failing || w.contradicted):
+		w.failing, w.contradicted = false, false
 		l.log.Info("a witness cosigns again", "witness", w.verifier.Name())
+	case errors.Is(err, ErrContradicted):
+		if !w.contradicted {
+			w.contradicted = true
+			l.log.Error("a witness has seen another audit log under this name: it was rewritten or rolled back", "witness", w.verifier.Name(), "error", err)
+		}
 	case err != nil && !w.failing && ctx.Err() == nil, err != nil && !w.failing && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		w.failing = true
 		l.log.Warn("a witness does not cosign the audit log", "witness", w.verifier.Name(), "error", err)

@@ -120,6 +120,8 @@ type Store interface {
 	Tenant(ctx context.Context, id uuid.UUID) (*Tenant, error)
 	// Tenants lists the tenants by id, after the cursor (zero: from the start).
 	Tenants(ctx context.Context, after uuid.UUID, limit int) ([]*Tenant, error)
+	// Usage counts what the tenant has at a time, which it need not say; nothing when there is no such tenant.
+	Usage(ctx context.Context, tenant uuid.UUID, now time.Time) (Usage, error)
 	// InsertTenant adds a tenant. fault.Conflict when the id exists, fault.NameTaken.
 	InsertTenant(t *Tenant) audit.Change
 	// UpdateTenant replaces name, status, quotas, plan and security if the stored revision is t.Revision, and adds one to it; else fault.Conflict. Also

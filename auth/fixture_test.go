@@ -167,6 +167,10 @@ func (m *memory) Tenants(_ context.Context, after uuid.UUID, limit int) (found [
 	return found[:min(limit, len(found))], nil
 }
 
+func (m *memory) Usage(context.Context, uuid.UUID, time.Time) (Usage, error) {
+	return Usage{Keys: 1, APIKeys: 2, Operations: 3}, nil
+}
+
 func (m *memory) InsertTenant(t *Tenant) audit.Change {
 	c := *t
 	return change(func(m *memory) error {

@@ -33,5 +33,21 @@ type Quotas struct {
 	APIKeys int64 // that are neither revoked nor expired; 0: as many as it likes
 }
 
+// Usage is what a tenant has of its quotas, and has done today.
+type Usage struct {
+	At         time.Time // when it was counted
+	Keys       int64     // as Quotas.Keys counts them
+	APIKeys    int64     // as Quotas.APIKeys counts them
+	Operations int64     // with keys that nodes have set aside for it today (keys.DailyReservation); none without a plan that bounds them
+}
+
+// DayOf gives the day of a time: days since 1970-01-01, UTC. Operations of a tenant are counted by it.
+func DayOf(t time.Time) int64 { return t.Unix() / daySeconds }
+
+// DayEnd gives when the day of a time ends: midnight, UTC.
+func DayEnd(t time.Time) time.Time { return time.Unix((DayOf(t)+1)*daySeconds, 0) }
+
+const daySeconds = 24 * 60 * 60
+
 // DefaultTenantName is that of the first tenant of a deployment.
 const DefaultTenantName = "default"

@@ -153,6 +153,18 @@ func (s *Service) Tenant(ctx context.Context, caller *Principal, id uuid.UUID) (
 	return s.store.Tenant(ctx, id)
 }
 
+// Usage shows a tenant, and what it has of its quotas and has done today, to whom Tenant shows it. fault.TenantNotFound.
+func (s *Service) Usage(ctx context.Context, caller *Principal, id uuid.UUID) (*Tenant, Usage, error) {
+	t, err := s.Tenant(ctx, caller, id)
+	if err != nil {
+		return nil, Usage{}, err
+	}
+	now := s.now()
+	u, err := s.store.Usage(ctx, id, now)
+	u.At = now
+	return t, u, err
+}
+
 // Tenants lists the tenants by id, which is the order of their creation but for the first, 1 to 1000 a page (0: 100). It needs scope
 // tenants:read. fault.BadCursor, fault.BadQuery.
 func (s *Service) Tenants(ctx context.Context, caller *Principal, cursor string, limit int) (page []*Tenant, next string, err error) {

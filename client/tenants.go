@@ -27,6 +27,14 @@ func (c *Client) Tenant(ctx context.Context, id string) (*wire.Tenant, error) {
 	return c.tenant(ctx, http.MethodGet, id, "", nil)
 }
 
+// Usage shows what a tenant has of its quotas, and has done today.
+func (c *Client) Usage(ctx context.Context, id string) (*wire.Usage, error) {
+	if id == "" {
+		return nil, errors.New("client: no tenant is named")
+	}
+	return do[wire.Usage](ctx, c, call{method: http.MethodGet, path: "/tenants/" + url.PathEscape(id) + "/usage", repeat: idempotent})
+}
+
 // UpdateTenant changes what is set.
 func (c *Client) UpdateTenant(ctx context.Context, id string, r wire.UpdateTenant) (*wire.Tenant, error) {
 	return c.tenant(ctx, http.MethodPatch, id, "", r)

@@ -2,29 +2,22 @@ package keys
 
 import (
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
 )
 
 // DailyReservation sets aside operations of a tenant on a day.
 type DailyReservation struct {
 	Tenant uuid.UUID
-	Day    int64 // days since 1970-01-01, UTC
+	Day    int64 // see auth.DayOf
 	N      int64 // how many; positive, and at most Max
 	Max    int64 // that the tenant may carry out on a day
 }
 
-const (
-	daySeconds = 24 * 60 * 60
-	maxDaily   = 1 << 14 // tenants whose tallies are kept
-)
-
-func dayOf(now time.Time) int64 {
-	return now.Unix() / daySeconds
-}
+const maxDaily = 1 << 14 // tenants whose tallies are kept
 
 // days has the tallies of the tenants' operations of today on this node. Blocks of them are set aside by the commits of operations, as uses of key versions are: see
 // tally. What is forgotten, or in hand when the process ends, was counted.
@@ -61,7 +54,7 @@ func (q *request) countDaily(items int) error {
 	if most <= 0 {
 		return nil
 	}
-	day, l := dayOf(s.now()), limits{max: amount{messages: most}}
+	day, l := auth.DayOf(s.now()), limits{max: amount{messages: most}}
 	if err := s.days.tally(q.tenant(), day).take(&q.daily, amount{messages: int64(items)}, &l, q.exactDay); err != nil {
 		return s.dayIsOver()
 	}
@@ -81,13 +74,12 @@ func (q *request) fewerToday() error {
 	}
 	if q.daily.ask.messages == 1 { // what is left may be enough for fewer items
 		most := q.s.daily(q.caller.Principal.Plan)
-		q.s.days.tally(q.tenant(), dayOf(q.s.now())).learn(amount{messages: most}, &limits{})
+		q.s.days.tally(q.tenant(), auth.DayOf(q.s.now())).learn(amount{messages: most}, &limits{})
 	}
 	return over
 }
 
 func (s *Service) dayIsOver() error {
 	now := s.now()
-	next := time.Unix((dayOf(now)+1)*daySeconds, 0)
-	return fault.New(fault.DailyLimit, "the tenant has carried out as many operations today as its plan allows").RetryAfter(next.Sub(now))
+	return fault.New(fault.DailyLimit, "the tenant has carried out as many operations today as its plan allows").RetryAfter(auth.DayEnd(now).Sub(now))
 }

@@ -19,8 +19,9 @@ const (
 	hold    = time.Second
 	// pauseMost and pauseLeast bound how long a node leaves an empty bucket alone.
 	pauseMost, pauseLeast = 10 * time.Millisecond, time.Millisecond
-	// maxPortion bounds what one node takes at a time.
+	// maxPortion bounds what one node takes at a time, and so does the part of what it has used that it may lose.
 	maxPortion = 100_000
+	usedPart   = 10
 )
 
 // Options of a Limiter. The zero value is a Limiter of one node.
@@ -49,11 +50,13 @@ type shard struct {
 // bucket is what this node knows of one.
 type bucket struct {
 	mu     sync.Mutex    // guards all below
+	rate   Rate          // that the rest is about
 	empty  time.Time     // when it has all its burst again: the truth where nothing is shared, else as last heard
 	cells  int           // taken and not used
 	until  time.Time     // what is not used by then is void
 	got    int           // how many were taken last
 	want   int           // how many to take next
+	used   int           // how many have been used since cells were last lost
 	asked  time.Time     // when they were taken
 	denied time.Time     // nothing is to be had before
 	asking chan struct{} // closed when the one who asks the store is back; nil: nobody asks
@@ -131,6 +134,9 @@ func (l *Limiter) take(ctx context.Context, d Demand) (Decision, error) {
 	b := l.bucket(d.Bucket)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.rate != d.Rate {
+		b.hold(d.Rate, l.now())
+	}
 	if l.store == nil {
 		return b.alone(d, l.now()), nil
 	}
@@ -188,15 +194,29 @@ func (l *Limiter) ask(ctx context.Context, b *bucket, d Demand) error {
 	return nil
 }
 
-// adapt sets how many cells to take next: what was needed lately in a portion of time, and at most twice what was taken before.
+// hold notes what the bucket is held to. Another rate than before finds it no fuller than it can be, as in the store: else a plan with a long burst that was used up would
+// be felt for hours under the next one.
+func (b *bucket) hold(r Rate, now time.Time) {
+	b.rate, b.denied = r, time.Time{}
+	if most := now.Add(r.tolerance()); b.empty.After(most) {
+		b.empty = most
+	}
+}
+
+// adapt sets how many cells to take next: what was needed lately in a portion of time, and at most a small part of what has been used, as they are lost when nobody
+// comes for them.
 func (b *bucket) adapt(now time.Time) {
 	if b.asked.IsZero() {
 		return
 	}
-	used := b.got - b.cells
+	used := max(b.got-b.cells, 0)
 	passed := max(now.Sub(b.asked), time.Millisecond)
-	need := int(int64(used) * int64(portion) / int64(passed))
-	b.want = max(1, min(need, 2*max(b.want, 1), maxPortion))
+	need := int64(used) * int64(portion) / int64(passed)
+	b.used = min(b.used+used, usedPart*maxPortion)
+	b.want = int(max(1, min(need, int64(b.used/usedPart))))
+	if b.cells > 0 || passed > hold {
+		b.used = 0
+	}
 }
 
 // alone is the whole algorithm where no other node takes from the bucket.

@@ -2,8 +2,8 @@
 // form), shared by all nodes on one store.
 //
 // The truth of a bucket is one time in the store, that at which it would be empty again. A node does not ask the store for each
-// request: it takes as many cells as it has needed in a tenth of a second lately, and lets requests through on those. So no more is
-// ever let through than the rate allows over all nodes, and what a node took and did not need is the only loss. On a store of one node
+// request: it takes as many cells as it has needed in a tenth of a second lately, but no more than a tenth of what it has used, and lets requests through on those. So no
+// more is ever let through than the rate allows over all nodes, and what a node took and did not need is the only loss. On a store of one node
 // there is nothing to share, and nothing is written.
 //
 // It trusts the store and its clock, and its callers to have authenticated whom they count.

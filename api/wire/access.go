@@ -2,7 +2,7 @@ package wire
 
 import "time"
 
-// Quotas bound what a tenant can have; 0: nothing.
+// Quotas bound what a tenant can have; 0: as many as it likes.
 type Quotas struct {
 	Keys    int64 `json:"keys,omitempty"`
 	APIKeys int64 `json:"api_keys,omitempty"`
@@ -17,6 +17,22 @@ type Tenant struct {
 	Plan      string    `json:"plan,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
+}
+
+// Usage is what a tenant has of its quotas, and has done today of what its plan allows.
+type Usage struct {
+	Tenant          string    `json:"tenant"`
+	Plan            string    `json:"plan,omitempty"`
+	Keys            Amount    `json:"keys"`             // that are not destroyed
+	APIKeys         Amount    `json:"api_keys"`         // that are neither revoked nor expired
+	OperationsToday Amount    `json:"operations_today"` // with keys; counted under a plan that limits them alone, in blocks that nodes set aside
+	DayEndsAt       time.Time `json:"day_ends_at"`      // midnight, UTC
+}
+
+// Amount is how much there is of what is limited.
+type Amount struct {
+	Used  int64 `json:"used"`
+	Limit int64 `json:"limit,omitempty"` // absent: none
 }
 
 // CreateTenant is POST /tenants.

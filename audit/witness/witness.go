@@ -87,13 +87,13 @@ func (c *Client) AddCheckpoint(ctx context.Context, old uint64, proof [][32]byte
 		if size, ok := newest(resp.Header.Get("Content-Type"), answer); ok {
 			return nil, &audit.WitnessSize{Size: size}
 		}
-		return nil, errors.New("the witness has seen another log of this name and size")
+		return nil, fmt.Errorf("%w: another of this name and size", audit.ErrContradicted)
 	case http.StatusNotFound:
 		return nil, errors.New("the witness does not know this log: give its operator the log's verifier key")
 	case http.StatusForbidden:
 		return nil, errors.New("the witness does not take the log's signature: it knows another verifier key")
 	case http.StatusUnprocessableEntity:
-		return nil, errors.New("the witness says that the log is not the one that it has seen: it was rewritten")
+		return nil, fmt.Errorf("%w: it does not go on from there", audit.ErrContradicted)
 	}
 	return nil, fmt.Errorf("the witness answered with status %d", resp.StatusCode)
 }

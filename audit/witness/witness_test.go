@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -180,7 +181,7 @@ type rig struct {
 	peers []*peer
 }
 
-func open(t *testing.T, path string, private ed25519.PrivateKey, peers []*peer) (*audit.Log, *sqlite.Store) {
+func open(t *testing.T, path string, private ed25519.PrivateKey, peers []*peer, logger ...*slog.Logger) (*audit.Log, *sqlite.Store) {
 	t.Helper()
 	store, err := sqlite.OpenURI(t.Context(), "sqlite:"+path, sqlite.Options{})
 	if err != nil {
@@ -194,8 +195,12 @@ func open(t *testing.T, path string, private ed25519.PrivateKey, peers []*peer) 
 		}
 		all = append(all, c)
 	}
-	log, err := audit.Open(t.Context(), store, audit.Options{Origin: origin, CheckpointEvery: 20 * time.Millisecond, Witnesses: all,
-		Signer: func(context.Context) (audit.CheckpointSigner, error) { return logKey{private}, nil }})
+	o := audit.Options{Origin: origin, CheckpointEvery: 20 * time.Millisecond, Witnesses: all,
+		Signer: func(context.Context) (audit.CheckpointSigner, error) { return logKey{private}, nil }}
+	if len(logger) > 0 {
+		o.Logger = logger[0]
+	}
+	log, err := audit.Open(t.Context(), store, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -350,6 +355,71 @@ func TestRewritten(t *testing.T) {
 	}
 	if signed, err := r.log.Cosigned(t.Context()); signed != nil || err != nil {
 		t.Errorf("kept %q, %v", signed, err)
+	}
+}
+
+// lines takes what a logger says.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), s)
+}
+
+// TestContradictionIsSaid: a store that was exchanged for an older one is told by the witness as such, though the witness was ahead of it or silent at
+// first; and it is said once, not every minute.
+func TestContradictionIsSaid(t *testing.T) {
+	for name, first := range map[string]func(p *peer){
+		"ahead":  func(p *peer) { p.seen = tlog.Tree{N: 4, Hash: tlog.RecordHash([]byte("another"))} },
+		"silent": func(p *peer) { p.answer = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) } },
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, private, err := ed25519.GenerateKey(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &rig{}
+			if r.key, err = note.NewEd25519VerifierKey(origin, private.Public().(ed25519.PublicKey)); err != nil {
+				t.Fatal(err)
+			}
+			p := newPeer(t, "w.example", r.key)
+			first(p)
+			var said lines
+			r.log, r.store = open(t, filepath.Join(t.TempDir(), "log.db"), private, []*peer{p}, slog.New(slog.NewTextHandler(&said, nil)))
+			t.Cleanup(func() { closeAll(t, r.log, r.store) })
+			until := func(what string, ok func() bool) {
+				t.Helper()
+				for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+					if time.Now().After(end) {
+						t.Fatalf("%s: the log has %s", what, said.text.String())
+					}
+				}
+			}
+			r.record(t, 2)
+			until("no first warning", func() bool { return said.count("does not cosign") == 1 })
+			p.mu.Lock()
+			p.answer, p.seen = nil, tlog.Tree{N: 4, Hash: tlog.RecordHash([]byte("another"))}
+			p.mu.Unlock()
+			r.record(t, 5)
+			until("the contradiction is not said", func() bool { return said.count("it was rewritten") == 1 })
+			p.mu.Lock()
+			asked := p.asked
+			p.mu.Unlock()
+			until("not asked again", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.asked > asked+3 })
+			if n := said.count("it was rewritten"); n != 1 {
+				t.Errorf("said %d times", n)
+			}
+		})
 	}
 }
 

@@ -13,6 +13,7 @@ type tenantsCmd struct {
 	Create  tenantsCreateCmd  `cmd:"" help:"Create a tenant and its owner's API key, which is shown once."`
 	List    tenantsListCmd    `cmd:"" help:"List tenants."`
 	Show    tenantsShowCmd    `cmd:"" help:"Show a tenant."`
+	Usage   tenantsUsageCmd   `cmd:"" help:"Show what a tenant has of its quotas, and has done today of what its plan allows."`
 	Update  tenantsUpdateCmd  `cmd:"" help:"Rename a tenant, or change its quotas."`
 	Suspend tenantsSuspendCmd `cmd:"" help:"Refuse every credential of a tenant; nothing of it is lost."`
 	Resume  tenantsResumeCmd  `cmd:"" help:"End a suspension."`
@@ -93,6 +94,42 @@ func (k tenantsShowCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return a.showTenant(c.Tenant(ctx, k.ID))
+}
+
+type tenantsUsageCmd struct {
+	ID string `arg:"" optional:"" help:"Id of the tenant. Default: the own one."`
+}
+
+func (k tenantsUsageCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	if k.ID == "" {
+		me, err := c.Me(ctx)
+		if err != nil {
+			return err
+		}
+		k.ID = me.Tenant
+	}
+	u, err := c.Usage(ctx, k.ID)
+	if err != nil {
+		return err
+	}
+	return a.show(u, func() error {
+		today := "" // nobody counts them without a limit
+		if u.OperationsToday.Limit > 0 {
+			today = amount(u.OperationsToday) + ", until " + when(u.DayEndsAt)
+		}
+		return a.fields("tenant", u.Tenant, "plan", printable(u.Plan), "keys", amount(u.Keys), "api keys", amount(u.APIKeys), "operations today", today)
+	})
+}
+
+func amount(v wire.Amount) string {
+	if v.Limit == 0 {
+		return strconv.FormatInt(v.Used, 10)
+	}
+	return fmt.Sprintf("%d of %d", v.Used, v.Limit)
 }
 
 type tenantsUpdateCmd struct {

@@ -183,8 +183,9 @@ const (
 	sqlAPIKeys      = "SELECT " + recordColumns + " FROM api_keys WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3"
 	sqlInsertRecord = `INSERT INTO api_keys (id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by, role,
 		restrictions, makers, shown_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
-	sqlAPIKeysLeft = `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = $1 AND t.max_api_keys > 0 AND t.max_api_keys <=
-		(SELECT COUNT(*) FROM api_keys k WHERE k.tenant = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2)))`
+	sqlCountAPIKeys = `(SELECT COUNT(*) FROM api_keys k
+		WHERE k.tenant = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > $2))`
+	sqlAPIKeysLeft  = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = $1 AND t.max_api_keys > 0 AND t.max_api_keys <= " + sqlCountAPIKeys + ")"
 	sqlRotateRecord = `UPDATE api_keys SET prefix = $1, mac = $2, rotated_at = $3, rotated_by = $4, previous_prefix = $5, previous_mac = $6,
 		previous_until = $7, makers = $11, shown_at = $12 WHERE id = $8 AND tenant = $9 AND mac = $10 AND revoked_at IS NULL`
 	sqlRecordExists = "SELECT COUNT(*) FROM api_keys WHERE id = $1 AND tenant = $2"

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -24,6 +25,12 @@ func (s *Store) Tenant(ctx context.Context, id uuid.UUID) (t *auth.Tenant, err e
 		return nil, fault.New(fault.TenantNotFound, "no such tenant")
 	}
 	return t, err
+}
+
+// Usage counts what a tenant has; see auth.Store.
+func (s *Store) Usage(ctx context.Context, tenant uuid.UUID, now time.Time) (u auth.Usage, err error) {
+	err = s.row(ctx, "counting what a tenant has", sqlUsage, []any{&u.Keys, &u.APIKeys, &u.Operations}, tenant[:], now.UnixMicro(), auth.DayOf(now))
+	return u, err
 }
 
 // Tenants lists the tenants by id, after the cursor.
@@ -121,6 +128,7 @@ const (
 	sqlUpdateTenant = `UPDATE tenants SET name = $1, status = $2, max_keys = $3, max_api_keys = $4, updated_at = $5, plan = $8, security = $9, revision = revision + 1
 		WHERE id = $6 AND revision = $7`
 	// Keys of the service itself are not the tenant's doing and are not counted.
-	sqlKeysLeft = `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = $1 AND t.max_keys > 0 AND t.max_keys <=
-		(SELECT COUNT(*) FROM keys k WHERE k.tenant = $1 AND k.state <> 'destroyed' AND k.internal = 0))`
+	sqlCountKeys = "(SELECT COUNT(*) FROM keys k WHERE k.tenant = $1 AND k.state <> 'destroyed' AND k.internal = 0)"
+	sqlKeysLeft  = "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM tenants t WHERE t.id = $1 AND t.max_keys > 0 AND t.max_keys <= " + sqlCountKeys + ")"
+	sqlUsage     = "SELECT " + sqlCountKeys + ", " + sqlCountAPIKeys + ", COALESCE((SELECT taken FROM tenant_operations WHERE tenant = $1 AND day = $3), 0)"
 )

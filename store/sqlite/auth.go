@@ -198,8 +198,9 @@ const (
 	sqlAPIKeys      = "SELECT " + recordColumns + " FROM api_keys WHERE tenant = ? AND id > ? ORDER BY id LIMIT ?"
 	sqlInsertAPIKey = `INSERT INTO api_keys (id, tenant, name, brand, prefix, mac, scopes, created_at, expires_at, revoked_at, created_by, role,
 		restrictions, makers, shown_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
-	sqlAPIKeysFull = `SELECT 1 FROM tenants t WHERE t.id = ?1 AND t.max_api_keys > 0 AND t.max_api_keys <= (SELECT COUNT(*) FROM api_keys k
+	sqlCountAPIKeys = `(SELECT COUNT(*) FROM api_keys k
 		WHERE k.tenant = ?1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?2))`
+	sqlAPIKeysFull  = "SELECT 1 FROM tenants t WHERE t.id = ?1 AND t.max_api_keys > 0 AND t.max_api_keys <= " + sqlCountAPIKeys
 	sqlRotateRecord = `UPDATE api_keys SET prefix = ?, mac = ?, rotated_at = ?, rotated_by = ?, previous_prefix = ?, previous_mac = ?,
 		previous_until = ?, makers = ?, shown_at = ? WHERE id = ? AND tenant = ? AND mac = ? AND revoked_at IS NULL`
 	sqlAPIKeyExists = "SELECT 1 FROM api_keys WHERE id = ? AND tenant = ?"

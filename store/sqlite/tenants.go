@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"encoding/json"
 	"errors"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/mattn/go-sqlite3"
@@ -30,6 +31,16 @@ func (s *Store) Tenant(ctx context.Context, id uuid.UUID) (*auth.Tenant, error) 
 }
 
 func tenantNotFound() error { return fault.New(fault.TenantNotFound, "no such tenant") }
+
+// Usage counts what a tenant has; see auth.Store.
+func (s *Store) Usage(ctx context.Context, tenant uuid.UUID, now time.Time) (u auth.Usage, err error) {
+	if err := s.enter(ctx); err != nil {
+		return u, err
+	}
+	defer s.leave()
+	err = s.read.QueryRowContext(ctx, sqlUsage, tenant[:], now.UnixMicro(), auth.DayOf(now)).Scan(&u.Keys, &u.APIKeys, &u.Operations)
+	return u, translate("counting what a tenant has", err)
+}
 
 // Tenants lists the tenants by id, after the cursor.
 func (s *Store) Tenants(ctx context.Context, after uuid.UUID, limit int) (found []*auth.Tenant, err error) {
@@ -156,6 +167,7 @@ const (
 	sqlUpdateTenant = `UPDATE tenants SET name = ?, status = ?, max_keys = ?, max_api_keys = ?, updated_at = ?, plan = ?, security = ?, revision = revision + 1
 		WHERE id = ? AND revision = ?`
 	// Keys of the service itself are not the tenant's doing and are not counted.
-	sqlKeysFull = `SELECT 1 FROM tenants t WHERE t.id = ?1 AND t.max_keys > 0 AND t.max_keys <= (SELECT COUNT(*) FROM keys k
-		WHERE k.tenant = ?1 AND k.state <> 'destroyed' AND k.internal = 0)`
+	sqlCountKeys = "(SELECT COUNT(*) FROM keys k WHERE k.tenant = ?1 AND k.state <> 'destroyed' AND k.internal = 0)"
+	sqlKeysFull  = "SELECT 1 FROM tenants t WHERE t.id = ?1 AND t.max_keys > 0 AND t.max_keys <= " + sqlCountKeys
+	sqlUsage     = "SELECT " + sqlCountKeys + ", " + sqlCountAPIKeys + ", COALESCE((SELECT taken FROM tenant_operations WHERE tenant = ?1 AND day = ?3), 0)"
 )

@@ -3,6 +3,7 @@ package storetest
 import (
 	"math"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -27,6 +28,17 @@ func testDays(t *testing.T, e *env) {
 	wantFault(t, "one more of a larger plan", reserve(tenant, 100, 1, 11), "")
 	wantFault(t, "another tenant's", reserve(other, 100, 10, 10), "")
 	wantFault(t, "of the day before, when the day has come", reserve(tenant, 99, 1, 11), fault.DailyLimit)
+	taken := func(tenant uuid.UUID, day int64) int64 {
+		t.Helper()
+		u, err := e.Usage(t.Context(), tenant, time.Unix(day*24*60*60+5, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u.Operations
+	}
+	if a, b, c, d := taken(tenant, 99), taken(tenant, 100), taken(tenant, 101), taken(uuid.New(), 100); a != 0 || b != 11 || c != 0 || d != 0 {
+		t.Errorf("taken of the day before, this day, the next, and of another tenant: %d, %d, %d, %d", a, b, c, d)
+	}
 	wantFault(t, "the next day", reserve(tenant, 101, 10, 10), "")
 	wantFault(t, "which is over, too", reserve(tenant, 101, 1, 10), fault.DailyLimit)
 	wantFault(t, "no limit to speak of", reserve(tenant, 102, 1, math.MaxInt64), "")

@@ -97,6 +97,15 @@ func (e *env) fill(t *testing.T, n int, one func(i int) []audit.Change) int {
 	return int(made.Load())
 }
 
+// has looks at what a tenant is counted to have.
+func (e *env) has(t *testing.T, tenant uuid.UUID, keys, apiKeys int64) {
+	t.Helper()
+	u, err := e.Usage(t.Context(), tenant, now())
+	if err != nil || u.Keys != keys || u.APIKeys != apiKeys {
+		t.Errorf("%+v %v, want %d keys and %d API keys", u, err, keys, apiKeys)
+	}
+}
+
 func testKeyQuota(t *testing.T, e *env) {
 	tenant := newTenant("small")
 	tenant.Quotas.Keys = 3
@@ -114,6 +123,7 @@ func testKeyQuota(t *testing.T, e *env) {
 	k.Internal = true
 	e.must(t, e.InsertKey(k, v))
 	e.insert(t, uuid.New(), "of-another", nil)
+	e.has(t, tenant.ID, 3, 0)
 
 	// Two in one item, of which the second is too many, are none.
 	all, err := e.Keys(t.Context(), tenant.ID, keys.Filter{}, "", 10)
@@ -123,6 +133,7 @@ func testKeyQuota(t *testing.T, e *env) {
 	gone := *all[0]
 	gone.State = keys.StateDestroyed
 	e.must(t, e.UpdateKey(&gone))
+	e.has(t, tenant.ID, 2, 0)
 	a, av := NewKey(tenant.ID, "pair-a")
 	b, bv := NewKey(tenant.ID, "pair-b")
 	wantFault(t, "a pair", e.do(t, e.InsertKey(a, av), e.InsertKey(b, bv)), fault.QuotaExceeded)
@@ -150,6 +161,7 @@ func testAPIKeyQuota(t *testing.T, e *env) {
 	}); n != 2 {
 		t.Errorf("%d API keys, want 2", n)
 	}
+	e.has(t, tenant.ID, 0, 2)
 	all, err := e.APIKeys(t.Context(), tenant.ID, uuid.Nil, 10)
 	if err != nil || len(all) != 3 {
 		t.Fatal(len(all), err)
@@ -157,6 +169,7 @@ func testAPIKeyQuota(t *testing.T, e *env) {
 	for _, k := range all {
 		if k.ID != old.ID {
 			e.must(t, e.RevokeAPIKey(tenant.ID, k.ID, now()))
+			e.has(t, tenant.ID, 0, 1)
 			break
 		}
 	}

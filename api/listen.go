@@ -25,7 +25,8 @@ type ServeOptions struct {
 	ReadTime time.Duration
 	// IdleTime is how long a connection may be without a request. Default: 120 s.
 	IdleTime time.Duration
-	// WriteTime is how long a client may take to take a response, from the end of the request's header. Default: 120 s.
+	// WriteTime is how long a client may take to take a response, from the end of the request's header, and by HTTP/2 how long it may take nothing of what
+	// is there for it. Default: 120 s.
 	WriteTime time.Duration
 	// HeaderBytes bounds a request's header, in bytes; net/http allows 4 KiB more. Default: 16 KiB.
 	HeaderBytes int
@@ -69,7 +70,10 @@ func NewHTTPServer(h http.Handler, o ServeOptions) *http.Server {
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		ConnState:         newConnLimit(o.MaxConns).state,
 		ConnContext:       transport.ConnContext,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReadFrameSize: 64 << 10},
+		// WriteTimeout ends streams of HTTP/2, and never a connection whose client reads nothing: its streams end on the wire alone.
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReadFrameSize: 64 << 10, WriteByteTimeout: o.WriteTime},
+		// Else net/http answers "OPTIONS *" past the handler.
+		DisableGeneralOptionsHandler: true,
 	}
 	if o.TLS != nil {
 		s.TLSConfig = o.TLS.Clone()
@@ -105,6 +109,10 @@ func newConnLimit(most int) *connLimit {
 // state is the ConnState hook of http.Server.
 func (l *connLimit) state(c net.Conn, s http.ConnState) {
 	if victim := l.note(c, s); victim != nil {
+		// Without TLS's farewell: net/http accepts no other meanwhile, and who reads nothing would hold that up for seconds.
+		if t, ok := victim.(*tls.Conn); ok {
+			victim = t.NetConn()
+		}
 		// Its error says that the peer had closed it already, which is as good.
 		_ = victim.Close()
 	}

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -122,6 +123,9 @@ func (f Files) Load() (*tls.Config, time.Time, error) {
 }
 
 func (f Files) parse(c contents) (*tls.Config, time.Time, error) {
+	if !wholePEM(c.cert) {
+		return nil, time.Time{}, errors.New("the certificate: a part of the file is no PEM, as while it is being written")
+	}
 	pair, err := tls.X509KeyPair(c.cert, c.key)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("the certificate and its key: %w", err)
@@ -148,8 +152,25 @@ func (f Files) parse(c contents) (*tls.Config, time.Time, error) {
 	return out, pair.Leaf.NotAfter, nil
 }
 
+// wholePEM reports whether every block that begins in a file is one: what does not end, or is damaged, pem.Decode passes over.
+func wholePEM(text []byte) bool {
+	edges := 0 // of blocks, two of each
+	for line := range bytes.Lines(text) {
+		if bytes.HasPrefix(line, []byte("-----")) {
+			edges++
+		}
+	}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		edges -= 2
+	}
+	return edges == 0
+}
+
 // authorities reads certificates, and nothing else: one that is skipped silently would be missed by its clients.
 func authorities(text []byte) (*x509.CertPool, error) {
+	if !wholePEM(text) {
+		return nil, errors.New("the client CA: a part of the file is no PEM, as while it is being written")
+	}
 	pool, n := x509.NewCertPool(), 0
 	for {
 		var block *pem.Block

@@ -322,3 +322,35 @@ func TestFiles(t *testing.T) {
 		t.Error(expires, err)
 	}
 }
+
+// TestHalfWritten: of a file that is still being written nothing is taken, also when what is there of it so far would do.
+func TestHalfWritten(t *testing.T) {
+	a, clients, more := newAuthority(t, "root"), newAuthority(t, "clients"), newAuthority(t, "more")
+	f := filesOf(t, a)
+	f.ClientAuth, f.ClientCA = transport.ClientOptional, filepath.Join(t.TempDir(), "clients.pem")
+	both := append(bytes.Clone(clients.pem), more.pem...)
+	put(t, map[string][]byte{f.ClientCA: both})
+	chain, err := os.ReadFile(f.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain = append(chain, a.pem...)
+	put(t, map[string][]byte{f.Cert: chain})
+	c, err := transport.OpenCertificates(f, transport.CertificateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, one := range map[string]struct{ whole, last []byte }{f.ClientCA: {both, more.pem}, f.Cert: {chain, a.pem}} {
+		whole := one.whole
+		for _, less := range []int{2, 28, 100, len(one.last) - 30, len(one.last) - 7} {
+			put(t, map[string][]byte{path: whole[:len(whole)-less]})
+			if changed, err := c.Reload(); changed || err == nil {
+				t.Errorf("%s without its last %d bytes is taken: %v", filepath.Base(path), less, err)
+			}
+		}
+		put(t, map[string][]byte{path: append([]byte("# whose they are\n"), whole...)})
+		if changed, err := c.Reload(); !changed || err != nil {
+			t.Errorf("%s with a comment: %v, %v", filepath.Base(path), changed, err)
+		}
+	}
+}

@@ -135,10 +135,10 @@ func (p *metadata) check(issuer string) error {
 	if p.Issuer != issuer {
 		return errors.New("discovery: it is of another issuer")
 	}
-	if err := checkEndpoint(p.Authorize); err != nil {
+	if err := checkEndpoint(issuer, p.Authorize); err != nil {
 		return fmt.Errorf("discovery: authorization_endpoint: %w", err)
 	}
-	if err := checkEndpoint(p.Token); err != nil {
+	if err := checkEndpoint(issuer, p.Token); err != nil {
 		return fmt.Errorf("discovery: token_endpoint: %w", err)
 	}
 	if len(p.Challenges) > 0 && !slices.Contains(p.Challenges, "S256") {
@@ -147,11 +147,15 @@ func (p *metadata) check(issuer string) error {
 	return nil
 }
 
-// checkEndpoint is checkURL of an address that may have a query (RFC 6749 section 3.1).
-func checkEndpoint(text string) error {
+// checkEndpoint is checkURL of an address that discovery names, and that may have a query (RFC 6749 section 3.1). Plain http is for an issuer that is there by
+// it itself: what it reaches is this machine.
+func checkEndpoint(issuer, text string) error {
 	u, err := url.Parse(text)
 	if err != nil {
 		return errors.New("it is to be a URL")
+	}
+	if strings.HasPrefix(strings.ToLower(issuer), "https:") && u.Scheme != "https" {
+		return errors.New("it is to be https, as the issuer's own is")
 	}
 	u.RawQuery = ""
 	return checkURL(u.String())

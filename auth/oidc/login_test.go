@@ -247,6 +247,8 @@ func TestSignInDiscovery(t *testing.T) {
 		"another issuer":    {map[string]any{"issuer": "https://elsewhere.example"}, false},
 		"a page in clear":   {map[string]any{"authorization_endpoint": "http://login.example.org/a"}, false},
 		"tokens in clear":   {map[string]any{"token_endpoint": "http://login.example.org/t"}, false},
+		"a page at home":    {map[string]any{"authorization_endpoint": "http://localhost:1/a"}, false},
+		"tokens at home":    {map[string]any{"token_endpoint": "http://127.0.0.1:1/t"}, false},
 		"no page":           {map[string]any{"authorization_endpoint": ""}, false},
 		"a script":          {map[string]any{"authorization_endpoint": "javascript:alert(1)"}, false},
 	} {
@@ -256,9 +258,18 @@ func TestSignInDiscovery(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := v.Address(t.Context(), l); c.ok != (err == nil) || !c.ok && !fault.Has(err, fault.Unavailable) {
+		_, err = v.Address(t.Context(), l)
+		if c.ok != (err == nil) || !c.ok && !fault.Has(err, fault.Unavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// Keys that are not fetched by TLS are not an issuer's that is.
+	at := newPlace(t)
+	at.metadata = map[string]any{"jwks_uri": newProvider(t).URL + "/keys"}
+	if v, err := New([]Issuer{at.config()}, Options{Now: at.now}); err != nil {
+		t.Fatal(err)
+	} else if keys, err := v.issuers[at.URL].keys.fetch(t.Context()); err == nil || !strings.Contains(err.Error(), "https") {
+		t.Errorf("%d keys in clear, %v", len(keys), err)
 	}
 	// The secret in the body, where the issuer takes it nowhere else; and who must say who it is, does.
 	p := newPlace(t)

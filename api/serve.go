@@ -134,10 +134,18 @@ func reason(h http.Header) string {
 	return "malformed"
 }
 
+// refusalDeadline is for the record of a refusal whose caller has gone.
+const refusalDeadline = 5 * time.Second
+
 // denied records a denial of a known caller and gives its fault. No service has seen the request, so that nobody else
 // would record it.
 func (c *call) denied(ctx context.Context, d *auth.Decision) error {
 	refusal := d.Err()
+	if ctx.Err() != nil { // who hangs up is not let off
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), refusalDeadline)
+		defer cancel()
+	}
 	_, err := c.s.audit.Record(ctx, &audit.Entry{
 		Tenant: c.principal.Tenant, Principal: c.principal.ID, Action: "authorize", Outcome: string(fault.CodeOf(refusal)),
 		Latency: time.Since(c.start), RequestID: c.id, Detail: c.route.Method + " " + c.route.Path + " rule " + string(d.Rule),

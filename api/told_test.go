@@ -128,6 +128,26 @@ func TestLimitedAreToldTheirs(t *testing.T) {
 	}
 }
 
+// TestRefusalOfOneWhoHasGone: a denial stands in the log though its caller hangs up at once, as a probe does that wants no trace.
+func TestRefusalOfOneWhoHasGone(t *testing.T) {
+	e := newEverything(t)
+	reader := e.newAPIKey(e.owner, `{"name":"reader","scopes":["keys:read"]}`)
+	refused(t, e.ask("GET", "/audit", "", reader.Key), 403, fault.InsufficientScope) // it is known from here on
+	logged := func() int {
+		return len(made[wire.List[wire.AuditEntry]](e, e.owner, "GET", "/audit?action=authorize&principal=api-key:"+reader.ID, "").Items)
+	}
+	before := logged()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	req := httptest.NewRequestWithContext(ctx, http.MethodGet, prefix+"/audit", nil)
+	req.Header.Set("Authorization", "Bearer "+reader.Key)
+	w := httptest.NewRecorder()
+	e.Handler().ServeHTTP(w, req)
+	if w.Code == http.StatusOK || logged() != before+1 {
+		t.Errorf("%d %s: %d entries of %d", w.Code, w.Body, logged(), before)
+	}
+}
+
 // eventsOf reads the tenant's events from the beginning, for as long as some come.
 func (e *everything) eventsOf(credential string) string {
 	ctx, cancel := context.WithTimeout(e.t.Context(), 500*time.Millisecond)

@@ -8,6 +8,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -136,12 +137,16 @@ type Store interface {
 	Cosigned(ctx context.Context) ([]byte, error)
 }
 
+// ErrLate is under the error of a record that was not begun, since its context had ended.
+var ErrLate = errors.New("the record was not begun")
+
 // Recorder is what the services need of the log.
 type Recorder interface {
 	// Record makes the entry and its changes durable in one transaction and returns the entry's index. An error of one of
 	// the changes comes back as the store made it (a fault.Error, such as Conflict or NameTaken) and nothing is stored.
 	// When the log cannot be written the error is fault.AuditUnavailable, and the caller must not release its result.
-	// When ctx ends while the record is under way the error is fault.Timeout: the record may or may not become durable.
+	// When ctx ends while the record is under way the error is fault.Timeout: the record may or may not become durable. When ctx has ended
+	// before, it wraps ErrLate as well: nothing is stored, and what has been done already is for the caller to record.
 	// When too many wait it is fault.Overloaded, and after Close fault.Unavailable: nothing is stored then. The entry is
 	// copied; e.Time is set when it was zero.
 	Record(ctx context.Context, e *Entry, changes ...Change) (uint64, error)

@@ -152,7 +152,7 @@ var (
 // Record implements Recorder.
 func (l *Log) Record(ctx context.Context, e *Entry, changes ...Change) (uint64, error) {
 	if err := ctx.Err(); err != nil {
-		return 0, fault.Wrap(fault.Timeout, late, err)
+		return 0, fault.Wrap(fault.Timeout, late, errors.Join(ErrLate, err))
 	}
 	if e.Time.IsZero() {
 		e.Time = l.opts.Now()

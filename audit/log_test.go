@@ -284,7 +284,7 @@ func TestDeadlines(t *testing.T) {
 	cancel()
 	_, err := l.Record(ctx, &Entry{})
 	wantFault(t, err, fault.Timeout)
-	if l.depth() != 0 {
+	if l.depth() != 0 || !errors.Is(err, ErrLate) {
 		t.Error("a record of a caller who had gone was queued")
 	}
 
@@ -296,7 +296,9 @@ func TestDeadlines(t *testing.T) {
 		wg.Go(func() {
 			c := *e
 			_, err := l.Record(short, &c)
-			wantFault(t, err, fault.Timeout)
+			if wantFault(t, err, fault.Timeout); errors.Is(err, ErrLate) {
+				t.Error("a record that is under way is said not to be")
+			}
 		})
 		if i == 0 {
 			<-started

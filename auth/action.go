@@ -28,7 +28,7 @@ type Resource struct {
 	Deployment bool      // it is the deployment's to deal with, as tenants themselves are
 	Principal  string    // of a credential: whose it is; of a job: who made it; "": does not count
 	Needs      ScopeSet  // of a credential that is not one's own: who acts has all these
-	Beyond     bool      // of a credential that is not one's own: its limits leave it more than those of who acts
+	Beyond     bool      // of a credential that is not one's own: its limits leave it more than those of who acts, or it outlives the API key of who acts
 }
 
 // Acts lists what can be asked for that is not about a key, by what it is about.

@@ -231,7 +231,7 @@ func (k *APIKey) toEnd() *Resource {
 
 // toRenew is the key as what is given a new secret by the principal: who sees that can use it.
 func (k *APIKey) toRenew(p *Principal) *Resource {
-	return &Resource{Tenant: k.Tenant, Principal: k.PrincipalID(), Needs: k.reaches(), Beyond: !k.reachedBy(p)}
+	return &Resource{Tenant: k.Tenant, Principal: k.PrincipalID(), Needs: k.reaches(), Beyond: !k.reachedBy(p) || k.outlives(p)}
 }
 
 // APIKey gives a record of the caller's tenant. It needs scope settings:read or settings:write. fault.APIKeyNotFound.

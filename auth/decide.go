@@ -30,7 +30,7 @@ const (
 	RuleGrantsOnly Rule = "grants-only"      // the key asks for a grant, and there is none
 	RuleContext    Rule = "context"          // the context lacks what the key or the grant requires
 	RuleQuorum     Rule = "quorum"           // the approvals are missing
-	RuleOwners     Rule = "owners"           // a credential is for those who have all its rights to end or renew
+	RuleOwners     Rule = "owners"           // a credential is for those who have all its rights to renew, and an owner's for owners to end
 	RuleUnfiltered Rule = "unfiltered"       // the credential is limited, and this cannot be told in part
 	RuleUnknown    Rule = "unknown-act"      // there is no such act
 	RuleUnsigned   Rule = "no-session"       // this is for sessions, and the caller has none
@@ -336,7 +336,7 @@ func (d *Decision) Err() error {
 	case RuleUnfiltered:
 		return fault.New(fault.Forbidden, "the credential is limited to some keys or operations, and this cannot be shown or done in part")
 	case RuleOwners:
-		return fault.New(fault.Forbidden, "a credential is renewed by one that has all its rights, and an owner's is ended by owners")
+		return fault.New(fault.Forbidden, "a credential is renewed by one that has all its rights, an API key one that ends no later than itself, and an owner's is ended by owners")
 	case RuleUnknown:
 		return fault.New(fault.Internal, "there is no such act")
 	case RuleSession:
@@ -396,7 +396,7 @@ func (r Rule) Explain() string {
 	case RuleQuorum:
 		return "The operation takes approvals that are not at hand."
 	case RuleOwners:
-		return "A credential is renewed by those who have all its rights, and an owner's is ended by owners."
+		return "A credential is renewed by those who have all its rights (by an API key only what ends no later than itself), and an owner's is ended by owners."
 	case RuleUnfiltered:
 		return "The credential is limited to some keys or operations, and this cannot be shown or done in part."
 	case RuleUnknown:

@@ -22,8 +22,8 @@ type RotateRequest struct {
 }
 
 // RotateAPIKey gives an API key a new secret, this once. Id, rights and grants stay; the secret before it is good for the overlap, and one
-// before that ends at once. A key may rotate itself; another's takes scope settings:write and all rights that it has, since who sees the
-// secret can use it. Errors: fault.APIKeyNotFound, BadField, Forbidden, Conflict (revoked, or rotated at the same time), IdempotencyConflict.
+// before that ends at once. A key may rotate itself; another's takes scope settings:write, all rights that it has and, of an API key,
+// that it lasts as long, since who sees the secret can use it. Errors: fault.APIKeyNotFound, BadField, Forbidden, Conflict (revoked, or rotated at the same time), IdempotencyConflict.
 // Allowed or denied, it is recorded.
 func (s *Service) RotateAPIKey(ctx context.Context, caller *Principal, r RotateRequest, requestID string, t idempotency.Token) (*APIKey, string, error) {
 	if caller == nil {
@@ -47,16 +47,16 @@ func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest
 		return nil, "", fault.New(fault.BadField, "the overlap is at most 90 days")
 	}
 	for try := 0; ; try++ {
-		made, presented, err := s.replay(ctx, caller, t, ActionRotate, e.RequestID, start)
-		if made != nil || err != nil {
-			return made, presented, err
-		}
 		k, err := s.store.APIKey(ctx, caller.Tenant, r.ID)
 		if err != nil {
 			return nil, "", err
 		}
 		if err := s.decide(caller, ActionRotate, k.toRenew(caller)); err != nil {
 			return nil, "", err
+		}
+		made, presented, err := s.replay(ctx, caller, t, ActionRotate, e.RequestID, start) // of the same key, whose id is of the request
+		if made != nil || err != nil {
+			return made, presented, err
 		}
 		now := s.now().UTC().Truncate(time.Microsecond)
 		if !k.RevokedAt.IsZero() || !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt) {
@@ -98,6 +98,12 @@ func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest
 func (k *APIKey) reachedBy(p *Principal) bool {
 	inherited, err := k.Restrictions.inherit(p.Restrictions)
 	return err == nil && inherited.equal(&k.Restrictions)
+}
+
+// outlives reports whether the key is good for longer than the API key that the principal has presented. That a certificate, a token or a session ends limits how long
+// somebody is taken at his word, and not what he may do: who has it gets the next.
+func (k *APIKey) outlives(p *Principal) bool {
+	return p.Kind == KindAPIKey && !p.ExpiresAt.IsZero() && (k.ExpiresAt.IsZero() || k.ExpiresAt.After(p.ExpiresAt))
 }
 
 // ForgetAPIKey makes this node look at an API key again; uuid.Nil: at all of them.

@@ -217,6 +217,52 @@ func TestRotateAgain(t *testing.T) {
 	}
 }
 
+// TestRotateWithin: an API key is shown no secret of another that is good for longer than itself, and nobody is shown one again who may not be any more.
+func TestRotateWithin(t *testing.T) {
+	r := newRig(t)
+	ctx := t.Context()
+	day := r.clock.Now().Add(24 * time.Hour)
+	_, presented := r.create(t, CreateRequest{Name: "for a day", Role: RoleAdmin, ExpiresAt: day})
+	passing, err := r.principalOf(t, presented, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lasting, _ := r.create(t, CreateRequest{Name: "lasting", Scopes: []Scope{ScopeKeysRead}})
+	later, _ := r.create(t, CreateRequest{Name: "later", Scopes: []Scope{ScopeKeysRead}, ExpiresAt: day.Add(time.Microsecond)})
+	for name, k := range map[string]*APIKey{"one that never ends": lasting, "one that ends later": later} {
+		if _, _, err := r.RotateAPIKey(ctx, passing, RotateRequest{ID: k.ID}, "r", noToken); !fault.Has(err, fault.Forbidden) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	sooner, _ := r.create(t, CreateRequest{Name: "sooner", Scopes: []Scope{ScopeKeysRead}, ExpiresAt: day})
+	if _, _, err := r.RotateAPIKey(ctx, passing, RotateRequest{ID: sooner.ID}, "r", noToken); err != nil {
+		t.Error(err)
+	}
+
+	// Who is taken at his word for a while can be taken at it again.
+	session := &Principal{ID: "oidc:two", Kind: KindSession, Tenant: tenant, Role: RoleOwner, Scopes: RoleOwner.Scopes(), ExpiresAt: day}
+	if _, _, err := r.RotateAPIKey(ctx, session, RotateRequest{ID: lasting.ID}, "r", noToken); err != nil {
+		t.Error(err)
+	}
+
+	// One principal has not always the same rights: a token has those of its claims.
+	app, _ := r.create(t, CreateRequest{Name: "app", Role: RoleOwner})
+	full := &Principal{ID: "oidc:one", Kind: KindToken, Tenant: tenant, Scopes: RoleOwner.Scopes()}
+	token := idempotency.Token{Key: "once", Request: [32]byte{1}}
+	if _, _, err := r.RotateAPIKey(ctx, full, RotateRequest{ID: app.ID}, "r", token); err != nil {
+		t.Fatal(err)
+	}
+	less := &Principal{ID: "oidc:one", Kind: KindToken, Tenant: tenant, Scopes: []Scope{ScopeSettingsWrite}}
+	_, shown, err := r.RotateAPIKey(ctx, less, RotateRequest{ID: app.ID}, "r", token)
+	want(t, err, fault.Forbidden)
+	if shown != "" {
+		t.Error("it was shown again")
+	}
+	if _, _, err := r.RotateAPIKey(ctx, full, RotateRequest{ID: app.ID}, "r", token); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestOwners: who cannot make an owner cannot end or renew one either.
 func TestOwners(t *testing.T) {
 	r := newRig(t)

@@ -116,19 +116,26 @@ func (s *Service) RequestApproval(ctx context.Context, c Caller, r ApprovalReque
 		if !printableText(r.Reason, auth.MaxReason) || !printableText(r.Target, uuidForm) {
 			return nil, fault.New(fault.BadField, "the reason is at most 256 bytes of printable text")
 		}
-		rec, err := q.find(ctx, r.Key)
+		// What the caller may not do with approvals either, nobody needs to look at; and it is told of a key what the act itself would tell.
+		if err := q.enterFor(v); err != nil {
+			return nil, err
+		}
+		rec, err := s.find(ctx, q.tenant(), r.Key)
 		if err != nil {
+			q.named(r.Key)
+			if d, hidden := q.hidden(v, err); hidden {
+				err = &refusal{error: d.Err(), rule: d.Rule}
+			}
 			return nil, err
 		}
 		q.entry.Key, q.entry.Detail = rec.key.ID, r.Operation
-		if rec.facts.Quorum == nil {
-			return nil, fault.New(fault.BadField, "the key asks for no approvals")
-		}
-		// What the caller may not do with approvals either, nobody needs to look at.
 		ask := q.askFor(v)
 		ask.Key, ask.Pending, ask.Approved = rec.facts, true, true
 		if d := auth.Decide(&ask); !d.Allowed {
 			return nil, &refusal{error: d.Err(), rule: d.Rule}
+		}
+		if rec.facts.Quorum == nil {
+			return nil, fault.New(fault.BadField, "the key asks for no approvals")
 		}
 		id, err := s.newID()
 		if err != nil {

@@ -46,11 +46,26 @@ func (s *Service) Authorize(ctx context.Context, c Caller, r AuthorizeRequest) (
 		}
 		ask := q.askFor(v)
 		ask.Principal, ask.Context = as, r.Context
-		if r.Key == "" {
+		switch {
+		case r.Key == "":
 			return auth.Decide(&ask), nil
+		case actions[v].scope == "" || actions[v].scope == auth.ScopeSettingsWrite: // no right on keys: nothing to be told of one by
+			return auth.Decision{}, fault.New(fault.BadField, "the operation is unknown, or is about no key")
 		}
-		rec, err := q.find(ctx, r.Key)
+		// Who asks about itself is told of a key what the act itself would tell.
+		if as == c.Principal && q.enterFor(v) != nil {
+			return q.decision, nil
+		}
+		rec, err := s.find(ctx, q.tenant(), r.Key)
 		if err != nil {
+			if d, hidden := q.hidden(v, err); hidden {
+				return d, nil
+			}
+			q.named(r.Key)
+			return auth.Decision{}, err
+		}
+		if err := q.permit(ctx, rec.facts, false); err != nil {
+			q.entry.Key = rec.key.ID
 			return auth.Decision{}, err
 		}
 		ask.Key = rec.facts

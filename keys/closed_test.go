@@ -202,6 +202,30 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// TestGoneBeforeTheRecord: what was done with a key is told also when the caller goes between its end and its record.
+func TestGoneBeforeTheRecord(t *testing.T) {
+	e := newEnv(t, nil)
+	plain := e.create("plain", backend.AES256GCM)
+	counted := e.create("counted", backend.AES256GCM, func(r *keys.CreateRequest) { r.Policy.UsageLimit = 10 })
+	for _, k := range []*keys.Key{plain, counted} {
+		if _, err := e.encrypt(keys.Target{Key: k.Name}, "x"); err != nil { // so that the key is ready
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		e.recorder.set(func(*audit.Entry) error { cancel(); return nil })
+		before := len(e.entries())
+		out, err := e.Encrypt(ctx, e.c, keys.Target{Key: k.Name}, keys.EncryptOpts{}, make([]keys.EncryptItem, 1), true)
+		e.recorder.set(nil)
+		wantCode(t, err, fault.Timeout, k.Name)
+		if out != nil {
+			t.Error("a result was released")
+		}
+		if last := e.lastEntry(); len(e.entries()) != before+1 || last.Action != "encrypt" || last.Key != k.ID || last.Outcome != string(fault.Timeout) {
+			t.Errorf("%s: %d entries more, the last %+v", k.Name, len(e.entries())-before, last)
+		}
+	}
+}
+
 // TestScopes: every call needs its scope and no other, and is recorded when it lacks it.
 func TestScopes(t *testing.T) {
 	e := newEnv(t, nil)

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
@@ -48,7 +49,10 @@ func (q *request) draft(ctx context.Context, r CreateRequest) (*Key, *Version, e
 	if err != nil {
 		return nil, nil, err
 	}
-	return k, v, q.permit(ctx, factsOf(k), false)
+	if err := q.permit(ctx, factsOf(k), false); err != nil || !r.Default {
+		return k, v, err
+	}
+	return k, v, q.permitDefault()
 }
 
 // draft checks a request for a new key and makes its record and that of its first version, without material.
@@ -274,7 +278,11 @@ func (q *request) replay(ctx context.Context) (*Key, error) {
 		return nil, err
 	}
 	q.entry.Key, q.entry.KeyVersion, q.entry.Detail = k.ID, r.Version, "replayed"
-	if err := q.permit(ctx, factsOf(k), false); err != nil {
+	// What took approvals is done: to show it again takes none.
+	ask := q.ask()
+	ask.Key, ask.Approved = factsOf(k), true
+	q.decision = auth.Decide(&ask)
+	if err := q.ruled(); err != nil {
 		return nil, err
 	}
 	v, err := q.s.store.Version(ctx, k.ID, r.Version)

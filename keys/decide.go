@@ -59,12 +59,7 @@ func askFor(v verb) auth.Request {
 }
 
 // enter decides as far as can be said before the key is known.
-func (q *request) enter() error {
-	r := q.ask()
-	r.Pending = true
-	q.decision = auth.Decide(&r)
-	return q.ruled()
-}
+func (q *request) enter() error { return q.enterFor(q.verb) }
 
 // permit decides about the key. What the contexts of items settle is left to permitItem where there are items; then ByItem says so.
 func (q *request) permit(ctx context.Context, k *auth.Key, items bool) error {
@@ -175,17 +170,44 @@ func (q *request) find(ctx context.Context, name string) (*record, error) {
 
 // hide keeps from a caller who has grants alone which keys there are.
 func (q *request) hide(err error) error {
-	if q.decision.Rule != auth.RuleGrant || !fault.Has(err, fault.KeyNotFound) && !fault.Has(err, fault.NoDefaultKey) {
-		return err
+	if d, hidden := q.hidden(q.verb, err); hidden {
+		return &refusal{error: d.Err(), rule: d.Rule}
 	}
-	d := auth.Decision{Rule: auth.RuleNoScope, Code: fault.InsufficientScope, Missing: actions[q.verb].scope}
-	return &refusal{error: d.Err(), rule: d.Rule}
+	return err
 }
 
-// reaches reports whether the credential's limits leave the key to the caller.
-func (q *request) reaches(k *Key) bool {
+// hidden gives what is decided of a key that is not there, in the words of one that is and was not granted.
+func (q *request) hidden(v verb, err error) (d auth.Decision, ok bool) {
+	if q.decision.Rule != auth.RuleGrant || !fault.Has(err, fault.KeyNotFound) && !fault.Has(err, fault.NoDefaultKey) {
+		return d, false
+	}
+	return auth.Decision{Rule: auth.RuleNoScope, Code: fault.InsufficientScope, Missing: actions[v].scope}, true
+}
+
+// enterFor is enter for another verb, of which the request only asks.
+func (q *request) enterFor(v verb) error {
+	r := q.askFor(v)
+	r.Pending = true
+	q.decision = auth.Decide(&r)
+	return q.ruled()
+}
+
+// within says why the credential's limits do not leave the key to the caller.
+func (q *request) within(k *Key) error {
 	d := auth.Decide(&auth.Request{Principal: q.caller.Principal, Now: q.start, Key: factsOf(k)})
-	return d.Allowed
+	if !d.Allowed {
+		return &refusal{error: d.Err(), rule: d.Rule}
+	}
+	return nil
+}
+
+// permitDefault decides about what stands for all keys of the tenant: a credential that is limited to some of them gives the others no default.
+func (q *request) permitDefault() error {
+	d := auth.Decide(&auth.Request{Principal: q.caller.Principal, Now: q.start, Makers: true, Hidden: fault.Forbidden, Resource: &auth.Resource{Tenant: q.tenant()}})
+	if !d.Allowed {
+		return &refusal{error: d.Err(), rule: d.Rule}
+	}
+	return nil
 }
 
 // visible reports whether a list shows the key to the caller.

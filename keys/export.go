@@ -96,7 +96,7 @@ func (s *Service) exportTo(ctx context.Context, q *request, r ExportRequest) (*r
 	der := r.Public
 	if r.To != "" {
 		rec, err := s.find(ctx, q.tenant(), r.To)
-		if err == nil && !q.reaches(rec.key) {
+		if err == nil && q.within(rec.key) != nil {
 			err = keyNotFound()
 		}
 		if err != nil {

@@ -66,7 +66,17 @@ func (s *Service) Move(ctx context.Context, c Caller, r MoveRequest) (*jobs.Job,
 		return nil, fault.New(fault.Unsupported, "this service runs no jobs")
 	}
 	j, err := pipeline(ctx, s, c, verbMove, func(ctx context.Context, q *request) (*jobs.Job, error) {
-		if j, err := q.replayJob(ctx); j != nil || err != nil {
+		if err := checkMoveFilter(&r, c); err != nil {
+			return nil, err
+		}
+		if r.Key != "" {
+			rec, err := q.find(ctx, r.Key)
+			if err != nil {
+				return nil, err
+			}
+			q.entry.Key = rec.key.ID
+		}
+		if j, err := q.replayJob(ctx); j != nil || err != nil { // which is for those alone who may move it
 			return j, err
 		}
 		if r.Mode == "" {
@@ -82,19 +92,13 @@ func (s *Service) Move(ctx context.Context, c Caller, r MoveRequest) (*jobs.Job,
 		if err != nil {
 			return nil, err
 		}
-		if err := checkMoveFilter(&r, c); err != nil {
-			return nil, err
-		}
 		p := moveParams{NamePrefix: r.Filter.NamePrefix, Algorithm: string(r.Filter.Algorithm), State: string(r.Filter.State), Label: r.Filter.Label,
 			Backend: r.Backend, BackendID: b.Info().ID, Custody: r.Custody, Mode: r.Mode, AllowWeaker: r.AllowWeaker}
 		var total int64
 		if r.Key != "" {
-			rec, err := q.find(ctx, r.Key)
-			if err != nil {
-				return nil, err
-			}
-			q.entry.Key, p.Key = rec.key.ID, &rec.key.ID
-			if total, err = s.checkMoveOf(ctx, q.tenant(), rec.key.ID, b, &p); err != nil {
+			id := q.entry.Key
+			p.Key = &id
+			if total, err = s.checkMoveOf(ctx, q.tenant(), id, b, &p); err != nil {
 				return nil, err
 			}
 		} else if !knownCustody(r.Custody) {

@@ -146,10 +146,11 @@ type request struct {
 	defaults bool // the changes alter a default key
 	final    bool // a conflict is an answer: what was begun is not begun again
 	uses     order
-	daily    order // of the tenant's day
-	exactDay bool  // as exact, of the day
-	exact    bool  // no more uses are set aside than the operation needs: more of them was refused
-	unheard  bool  // the log itself failed, so it is not asked to record the failure
+	daily    order  // of the tenant's day
+	day      *tally // that daily is of
+	exactDay bool   // as exact, of the day
+	exact    bool   // no more uses are set aside than the operation needs: more of them was refused
+	unheard  bool   // the log itself failed, so it is not asked to record the failure
 	unlock   func()
 	locked   uuid.UUID
 	decision auth.Decision // the last one, about the key once that is known
@@ -287,7 +288,9 @@ func (q *request) fewer(err error) error {
 // heard notes when it was the log that failed, and not a change: nothing can be recorded then, and a record that timed out is not repeated. It
 // may stand in the log as done though its result was never released, which errs on the side of saying more.
 func (q *request) heard(err error) error {
-	err = asFault(err)
+	if err = asFault(err); errors.Is(err, audit.ErrLate) {
+		return err // the caller went before the record was begun: what was done is recorded as what it came to
+	}
 	switch fault.CodeOf(err) {
 	case fault.AuditUnavailable, fault.StoreUnavailable, fault.StoreCorrupted, fault.Overloaded, fault.Unavailable, fault.Timeout, fault.Internal:
 		q.unheard = true

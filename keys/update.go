@@ -34,6 +34,9 @@ func (s *Service) Update(ctx context.Context, c Caller, key string, r UpdateRequ
 		if err := k.apply(r, s.stamp()); err != nil {
 			return nil, err
 		}
+		if err := q.within(k); err != nil { // by its new name and labels: what could not be made so is not changed so
+			return nil, err
+		}
 		k.UpdatedAt = s.stamp()
 		q.change(k.ID, s.store.UpdateKey(k))
 		if r.Default != nil {
@@ -114,7 +117,7 @@ func (k *Key) apply(r UpdateRequest, now time.Time) error {
 func (q *request) setDefault(ctx context.Context, k *Key, on bool) error {
 	if on {
 		q.makeDefault(k)
-		return nil
+		return q.permitDefault()
 	}
 	id, err := q.s.store.DefaultKey(ctx, k.Tenant, k.Purpose)
 	if fault.Has(err, fault.NoDefaultKey) || err == nil && id != k.ID {

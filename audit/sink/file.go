@@ -20,6 +20,7 @@ type file struct {
 	path string
 	f    *os.File
 	next uint64
+	size int64 // bytes of what is there
 	// empty: there is its first line and nothing behind it.
 	empty bool
 	line  []byte
@@ -44,11 +45,13 @@ func (p *file) begin(context.Context) (uint64, error) {
 	if err := f.Truncate(whole); err != nil {
 		return 0, err
 	}
+	p.size = whole
 	if whole == 0 {
-		if _, err := fmt.Fprintf(f, "%s %d\n", audit.LinesHeader, p.next); err != nil {
+		n, err := fmt.Fprintf(f, "%s %d\n", audit.LinesHeader, p.next)
+		if err != nil {
 			return 0, err
 		}
-		p.empty = true
+		p.size, p.empty = int64(n), true
 		return p.next, f.Sync()
 	}
 	p.next, p.empty = first+lines, false
@@ -63,11 +66,13 @@ func (p *file) skip(next uint64) error {
 		if err := p.f.Truncate(0); err != nil {
 			return err
 		}
+		p.size = 0
 	}
-	if _, err := fmt.Fprintf(p.f, "%s %d\n", audit.LinesHeader, next); err != nil {
+	n, err := fmt.Fprintf(p.f, "%s %d\n", audit.LinesHeader, next)
+	if err != nil {
 		return err
 	}
-	p.next = next
+	p.next, p.size = next, p.size+int64(n)
 	return p.f.Sync()
 }
 
@@ -123,11 +128,11 @@ func (p *file) write(ctx context.Context, entries []audit.Stored) error {
 	if err := p.f.Sync(); err != nil {
 		return err
 	}
-	p.next += uint64(len(entries))
+	p.next, p.size = p.next+uint64(len(entries)), p.size+int64(len(p.line))
 	return nil
 }
 
-// moved reports whether the path is another file by now, or none.
+// moved reports whether the path is another file by now, or none, or was cut where it is: what was its first line may be gone.
 func (p *file) moved() (bool, error) {
 	there, err := os.Stat(p.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -137,7 +142,7 @@ func (p *file) moved() (bool, error) {
 		return false, err
 	}
 	mine, err := p.f.Stat()
-	return err == nil && !os.SameFile(there, mine), err
+	return err == nil && (!os.SameFile(there, mine) || mine.Size() < p.size), err
 }
 
 func (p *file) saved(context.Context, uint64) error { return nil } // the file says it itself

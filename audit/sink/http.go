@@ -35,7 +35,7 @@ const (
 // callTime bounds one batch, to the end of its answer.
 const callTime = 30 * time.Second
 
-// NewHTTP hands on to an HTTP receiver: application/x-ndjson, up to 500 lines a batch. tokenFile, when not empty, holds a bearer token in its
+// NewHTTP hands on to an HTTP receiver: application/x-ndjson, up to 500 lines and 512 KiB a batch. tokenFile, when not empty, holds a bearer token in its
 // first line and is read for each batch. Plain HTTP is for loopback only. Redirects are not followed.
 func NewHTTP(name, target, tokenFile string, config *tls.Config, o Options) (*Sink, error) {
 	u, err := url.Parse(target)
@@ -82,6 +82,10 @@ func (p *receiver) write(ctx context.Context, entries []audit.Stored) error {
 		clear(b)
 	}
 	resp, err := p.http.Do(req)
+	var whole *url.Error
+	if errors.As(err, &whole) {
+		return whole.Err // without the address, whose query may be a token
+	}
 	if err != nil {
 		return err
 	}

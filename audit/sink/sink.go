@@ -66,6 +66,7 @@ type place interface {
 const (
 	pollEvery = 250 * time.Millisecond
 	batchSize = 500
+	batchRoom = 512 << 10 // bytes of entries in a batch, unless one alone has more: receivers refuse what is too long, and would for ever
 	firstWait = 250 * time.Millisecond
 	maxWait   = 30 * time.Second
 	sayEvery  = time.Minute // how often a file's place is said to others
@@ -155,6 +156,7 @@ func (s *Sink) some(ctx context.Context) (handed bool, err error) {
 				return handed, errOrder
 			}
 		}
+		entries = entries[:fitting(entries)]
 		if err := s.place.write(ctx, entries); err != nil {
 			return handed, err
 		}
@@ -166,6 +168,17 @@ func (s *Sink) some(ctx context.Context) (handed bool, err error) {
 		s.o.Metrics.handed(s.name, len(entries), next)
 	}
 	return handed, ctx.Err()
+}
+
+// fitting gives how many of the entries make a batch, one at least.
+func fitting(entries []audit.Stored) int {
+	room := batchRoom
+	for i := range entries {
+		if room -= len(entries[i].Leaf) + 1; room < 0 && i > 0 {
+			return i
+		}
+	}
+	return len(entries)
 }
 
 // skip goes on with the first entry that is not pruned, and says what is missing.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"os"
@@ -79,7 +80,17 @@ func (p *syslog) begin(ctx context.Context) (uint64, error) {
 	} else {
 		p.c, err = d.DialContext(ctx, p.scheme, p.address)
 	}
+	if err == nil && !p.datagrams() {
+		go watch(p.c)
+	}
 	return next, err
+}
+
+// watch closes a stream that the server has closed, so that the next write fails: TCP would take one more, and nobody would ever read it. A server has
+// nothing to say. It ends with the connection.
+func watch(c net.Conn) {
+	_, _ = io.Copy(io.Discard, c) // whatever ends it, it is over
+	_ = c.Close()
 }
 
 func (p *syslog) datagrams() bool { return p.scheme == "udp" || p.scheme == "unixgram" }

@@ -24,16 +24,22 @@ const maxDaily = 1 << 14 // tenants whose tallies are kept
 type days struct {
 	mu  sync.Mutex // guards both
 	day int64
-	of  map[uuid.UUID]*tally
+	of  map[daily]*tally
 }
 
-func (d *days) tally(tenant uuid.UUID, day int64) *tally {
+// daily is what a tally is of: what was set aside under one plan is not good under a smaller one.
+type daily struct {
+	tenant uuid.UUID
+	most   int64
+}
+
+func (d *days) tally(of daily, day int64) *tally {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.of == nil || d.day != day {
-		d.day, d.of = day, map[uuid.UUID]*tally{}
+		d.day, d.of = day, map[daily]*tally{}
 	}
-	t := d.of[tenant]
+	t := d.of[of]
 	if t == nil {
 		for old := range d.of {
 			if len(d.of) < maxDaily {
@@ -42,7 +48,7 @@ func (d *days) tally(tenant uuid.UUID, day int64) *tally {
 			delete(d.of, old) // whichever comes first
 		}
 		t = &tally{}
-		d.of[tenant] = t
+		d.of[of] = t
 	}
 	return t
 }
@@ -55,7 +61,8 @@ func (q *request) countDaily(items int) error {
 		return nil
 	}
 	day, l := auth.DayOf(s.now()), limits{max: amount{messages: most}}
-	if err := s.days.tally(q.tenant(), day).take(&q.daily, amount{messages: int64(items)}, &l, q.exactDay); err != nil {
+	q.day = s.days.tally(daily{q.tenant(), most}, day)
+	if err := q.day.take(&q.daily, amount{messages: int64(items)}, &l, q.exactDay); err != nil {
 		return s.dayIsOver()
 	}
 	if q.daily.asks() {
@@ -74,7 +81,7 @@ func (q *request) fewerToday() error {
 	}
 	if q.daily.ask.messages == 1 { // what is left may be enough for fewer items
 		most := q.s.daily(q.caller.Principal.Plan)
-		q.s.days.tally(q.tenant(), auth.DayOf(q.s.now())).learn(amount{messages: most}, &limits{})
+		q.day.learn(amount{messages: most}, &limits{}) // q.day may be over by now, and another have begun
 	}
 	return over
 }

@@ -154,3 +154,94 @@ func (a asked) ReserveOperations(r keys.DailyReservation) audit.Change {
 	a.n.Add(1)
 	return a.Store.ReserveOperations(r)
 }
+
+// TestOperationsPerDayAtMidnight: that a day is over, and is heard of on the next, says nothing of the next.
+func TestOperationsPerDayAtMidnight(t *testing.T) {
+	var e *env
+	var left time.Duration // that passes while operations are set aside for the second time: no more than the operation needs, after a block was refused
+	asked := 0
+	late := func(o *keys.Options) {
+		perDay(10)(o)
+		o.Store = slow{o.Store, func() {
+			if asked++; asked == 2 {
+				e.clock.advance(left)
+			}
+		}}
+	}
+	e = newEnv(t, perDay(10))
+	e.create("k", backend.AES256GCM)
+	node := e.another(late)
+	for range 10 {
+		if err := e.encryptAs(e.c, "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left = 24*time.Hour - time.Duration(e.clock.now().Unix()%86400)*time.Second
+	do := func() error {
+		_, err := node.Encrypt(t.Context(), e.c, keys.Target{Key: "k"}, keys.EncryptOpts{}, []keys.EncryptItem{{Plaintext: []byte("x")}}, true)
+		return err
+	}
+	wantCode(t, do(), fault.DailyLimit, "as the day ends")
+	for i := range 10 {
+		if err := do(); err != nil {
+			t.Fatalf("operation %d of the next day: %v", i+1, err)
+		}
+	}
+}
+
+// slow calls wait while operations are being set aside.
+type slow struct {
+	keys.Store
+	wait func()
+}
+
+func (s slow) ReserveOperations(r keys.DailyReservation) audit.Change {
+	s.wait()
+	return s.Store.ReserveOperations(r)
+}
+
+// TestOperationsPerDayOfSmallerPlan: what a node has set aside under a larger plan is not good under a smaller one.
+func TestOperationsPerDayOfSmallerPlan(t *testing.T) {
+	e := newEnv(t, func(o *keys.Options) {
+		o.OperationsPerDay = func(plan string) int64 {
+			if plan == "small" {
+				return 10
+			}
+			return 1_000_000
+		}
+	})
+	e.create("k", backend.AES256GCM)
+	for range 11 {
+		if err := e.encryptAs(e.c, "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	small := *e.c.Principal
+	small.Plan = "small"
+	c := keys.Caller{Principal: &small, RequestID: "r"}
+	wantCode(t, e.encryptAs(c, "k"), fault.DailyLimit, "more than the smaller plan has")
+	wantCode(t, e.encryptAs(c, "k"), fault.DailyLimit, "again")
+	if err := e.encryptAs(e.c, "k"); err != nil {
+		t.Error("with the larger plan again:", err)
+	}
+}
+
+// TestOperationsPerDayOfWrongClock: a clock that was years ahead for a while does not end the day until then.
+func TestOperationsPerDayOfWrongClock(t *testing.T) {
+	e := newEnv(t, perDay(10))
+	e.create("k", backend.AES256GCM)
+	e.clock.advance(1000 * 24 * time.Hour)
+	for range 10 {
+		if err := e.encryptAs(e.c, "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantCode(t, e.encryptAs(e.c, "k"), fault.DailyLimit, "by the wrong clock")
+	e.clock.advance(-1000 * 24 * time.Hour)
+	for i := range 10 {
+		if err := e.encryptAs(e.c, "k"); err != nil {
+			t.Fatalf("operation %d by the right clock: %v", i+1, err)
+		}
+	}
+	wantCode(t, e.encryptAs(e.c, "k"), fault.DailyLimit, "by the right clock")
+}

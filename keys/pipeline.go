@@ -146,10 +146,11 @@ type request struct {
 	defaults bool // the changes alter a default key
 	final    bool // a conflict is an answer: what was begun is not begun again
 	uses     order
-	daily    order // of the tenant's day
-	exactDay bool  // as exact, of the day
-	exact    bool  // no more uses are set aside than the operation needs: more of them was refused
-	unheard  bool  // the log itself failed, so it is not asked to record the failure
+	daily    order  // of the tenant's day
+	day      *tally // that daily is of
+	exactDay bool   // as exact, of the day
+	exact    bool   // no more uses are set aside than the operation needs: more of them was refused
+	unheard  bool   // the log itself failed, so it is not asked to record the failure
 	unlock   func()
 	locked   uuid.UUID
 	decision auth.Decision // the last one, about the key once that is known

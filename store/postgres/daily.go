@@ -29,7 +29,8 @@ func (c *reserveOperations) statements() ([]statement, error) {
 	return []statement{{query: sqlReserveOperations, args: []any{r.Tenant[:], r.Day, r.N, r.Max - r.N}, nothing: fails(fault.DailyLimit, over)}}, nil
 }
 
+// A node whose clock is a little behind the others' counts on their day. A day further ahead is of a clock that was wrong, and would be the tenant's last.
 const sqlReserveOperations = `INSERT INTO tenant_operations (tenant, day, taken) VALUES ($1, $2, $3) ON CONFLICT (tenant) DO UPDATE SET
-	taken = CASE WHEN tenant_operations.day < excluded.day THEN excluded.taken ELSE tenant_operations.taken + excluded.taken END,
-	day = CASE WHEN tenant_operations.day < excluded.day THEN excluded.day ELSE tenant_operations.day END
-	WHERE tenant_operations.day < excluded.day OR tenant_operations.taken <= $4`
+	taken = CASE WHEN tenant_operations.day IN (excluded.day, excluded.day + 1) THEN tenant_operations.taken + excluded.taken ELSE excluded.taken END,
+	day = CASE WHEN tenant_operations.day IN (excluded.day, excluded.day + 1) THEN tenant_operations.day ELSE excluded.day END
+	WHERE tenant_operations.day NOT IN (excluded.day, excluded.day + 1) OR tenant_operations.taken <= $4`

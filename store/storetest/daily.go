@@ -41,6 +41,8 @@ func testDays(t *testing.T, e *env) {
 	}
 	wantFault(t, "the next day", reserve(tenant, 101, 10, 10), "")
 	wantFault(t, "which is over, too", reserve(tenant, 101, 1, 10), fault.DailyLimit)
+	wantFault(t, "when the clock is right again", reserve(tenant, 50, 10, 10), "")
+	wantFault(t, "and that day is over", reserve(tenant, 50, 1, 10), fault.DailyLimit)
 	wantFault(t, "no limit to speak of", reserve(tenant, 102, 1, math.MaxInt64), "")
 	wantFault(t, "none", reserve(tenant, 102, 0, 10), fault.Internal)
 	wantFault(t, "taken back", reserve(tenant, 102, -1, 10), fault.Internal)

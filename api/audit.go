@@ -43,19 +43,17 @@ func (s *Server) searchAudit(ctx context.Context, c *call, _ *wire.Empty) (wire.
 	if f.Key, err = s.keyID(ctx, c, c.query.Get("key")); err != nil {
 		return none, err
 	}
-	found, next, err := s.audit.List(ctx, f, cursor, limit)
+	var told func(*audit.Entry) (bool, error)
+	if c.principal.Limited() {
+		told = func(e *audit.Entry) (bool, error) { return c.told(ctx, e) }
+	}
+	found, next, err := s.audit.ListTold(ctx, f, told, cursor, limit)
 	if err != nil {
 		return none, err
 	}
-	out := wire.List[wire.AuditEntry]{Items: make([]wire.AuditEntry, 0, len(found)), NextCursor: next}
+	out := wire.List[wire.AuditEntry]{Items: make([]wire.AuditEntry, len(found)), NextCursor: next}
 	for i := range found {
-		told, err := c.told(ctx, &found[i].Entry)
-		if err != nil {
-			return none, err
-		}
-		if told {
-			out.Items = append(out.Items, wireEntry(found[i]))
-		}
+		out.Items[i] = wireEntry(found[i])
 	}
 	return out, nil
 }

@@ -230,7 +230,7 @@ func (a *fakeAudit) Record(_ context.Context, e *audit.Entry, _ ...audit.Change)
 	a.entries = append(a.entries, *e)
 	return uint64(len(a.entries)), nil
 }
-func (a *fakeAudit) List(_ context.Context, f audit.Filter, _ string, _ int) ([]audit.Found, string, error) {
+func (a *fakeAudit) ListTold(_ context.Context, f audit.Filter, _ func(*audit.Entry) (bool, error), _ string, _ int) ([]audit.Found, string, error) {
 	a.filter = f
 	return []audit.Found{a.found}, "", nil
 }

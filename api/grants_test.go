@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywright/keywright/api/qpher"
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/fault"
@@ -113,5 +114,21 @@ func TestQpherByGrant(t *testing.T) {
 	}
 	if w := e.ask("GET", "/kms/keys/active?algorithm=Dilithium3", "", guest.Key); w.Code != http.StatusForbidden {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+
+	// What is refused is not done: who may rotate and not be shown a version, or make a key of which it would not be, makes none.
+	blind := e.newAPIKey(e.owner, `{"name":"blind","scopes":["audit:read"]}`)
+	writer := e.newAPIKey(e.owner, `{"name":"writer","scopes":["keys:write"]}`)
+	for _, k := range []wire.APIKey{blind, writer} {
+		made[wire.Grant](e, e.owner, "PUT", "/keys/"+kyber+"/grants/"+id(), fmt.Sprintf(`{"principal":"api-key:%s","operations":["key.rotate"]}`, k.ID))
+	}
+	before := made[qpher.KeyList](e, e.owner, "GET", "/kms/keys", "")
+	for _, ask := range []struct{ path, algorithm, credential string }{{"rotate", "Kyber768", blind.Key}, {"rotate", "Kyber768", writer.Key}, {"generate", "X-Wing", writer.Key}} {
+		if w := e.ask("POST", "/kms/keys/"+ask.path, fmt.Sprintf(`{"algorithm":%q}`, ask.algorithm), ask.credential); w.Code != http.StatusForbidden {
+			t.Errorf("%s: %d %s", ask.path, w.Code, w.Body)
+		}
+	}
+	if after := made[qpher.KeyList](e, e.owner, "GET", "/kms/keys", ""); after.Total != before.Total {
+		t.Errorf("of what was refused there are %d versions, where there were %d", after.Total, before.Total)
 	}
 }

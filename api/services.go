@@ -75,7 +75,7 @@ type Root interface {
 // *audit.Log is the implementation.
 type Audit interface {
 	audit.Recorder
-	List(ctx context.Context, f audit.Filter, cursor string, limit int) (found []audit.Found, next string, err error)
+	ListTold(ctx context.Context, f audit.Filter, told func(*audit.Entry) (bool, error), cursor string, limit int) (found []audit.Found, next string, err error)
 	Get(ctx context.Context, index uint64) (audit.Found, error)
 	Prove(ctx context.Context, index uint64) (*audit.Proof, error)
 	ProveIn(ctx context.Context, index, size uint64) (*audit.Proof, error)

@@ -52,7 +52,8 @@ func (s *Server) sessionRows() []route {
 	callback := open(http.MethodGet, "/session/callback", tag, "Where a browser comes back from an issuer: the session begins", media("text/html; charset=utf-8", handle(s.finishLogin)))
 	callback.AtRoot, callback.NeedsRoot, callback.Timeout, callback.Tolerant = false, true, timeDevice, true
 	callback.Query = []param{{"state", "string", "as it was sent"}, {"code", "string", "the authorization code"}, {"iss", "string", "the issuer (RFC 9207)"},
-		{"error", "string", "why the issuer has refused"}}
+		{"error", "string", "why the issuer has refused"},
+		{"issuer", "string", "the issuer's name, where its redirect_url has it"}}
 	security := write(http.MethodPatch, "/settings/security", "", "settings", "Settle the tenant's security: for an owner or admin in a session, and for no API key", handle(s.setSecurity))
 	security.Session = true
 	return []route{
@@ -181,7 +182,7 @@ func (s *Server) finishLogin(ctx context.Context, c *call, _ *wire.Empty) (wire.
 	if n != 1 || err != nil {
 		kept = nil
 	}
-	r := &auth.LoginReturn{Kept: kept, State: c.query.Get("state"), Code: c.query.Get("code"), Issuer: c.query.Get("iss"), Error: c.query.Has("error"),
+	r := &auth.LoginReturn{Kept: kept, State: c.query.Get("state"), Code: c.query.Get("code"), Issuer: c.query.Get("iss"), To: c.query.Get("issuer"), Error: c.query.Has("error"),
 		Address: c.address(), ID: c.id}
 	r.Session, _ = cookieOf(c.gin.Request.Header, sessionCookie)
 	x, presented, err := s.auth.FinishLogin(ctx, r)

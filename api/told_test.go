@@ -128,6 +128,41 @@ func TestLimitedAreToldTheirs(t *testing.T) {
 	}
 }
 
+// TestNothingIsToldByCursors: where a page ends says nothing of what a limited credential is not told of, whatever it asks for.
+func TestNothingIsToldByCursors(t *testing.T) {
+	e := newEverything(t)
+	made[wire.Key](e, e.owner, "POST", "/keys", `{"name":"mine","algorithm":"AES-256-GCM"}`)
+	made[wire.Key](e, e.owner, "POST", "/keys", `{"name":"theirs","algorithm":"AES-256-GCM"}`)
+	owner := made[wire.Me](e, e.owner, "GET", "/me", "").ID
+	for range 3 {
+		made[any](e, e.owner, "POST", "/keys/theirs/encrypt", `{"plaintext":"AA=="}`)
+	}
+	limited := e.newAPIKey(e.owner, `{"name":"limited","scopes":["audit:read"],"keys":["mine"]}`).Key
+	for _, query := range []string{"action=encrypt", "action=encrypt&principal=" + owner, "action=api-key.create&outcome=ok"} {
+		page := made[wire.List[wire.AuditEntry]](e, limited, "GET", "/audit?limit=1&"+query, "")
+		if len(page.Items) != 0 || page.NextCursor != "" {
+			t.Errorf("%s: %+v", query, page)
+		}
+	}
+	for range 5 {
+		made[any](e, e.owner, "POST", "/keys/mine/encrypt", `{"plaintext":"AA=="}`)
+		made[any](e, e.owner, "POST", "/keys/theirs/encrypt", `{"plaintext":"AA=="}`)
+	}
+	found, cursor := 0, ""
+	for pages := 0; ; pages++ {
+		page := made[wire.List[wire.AuditEntry]](e, limited, "GET", "/audit?limit=2&action=encrypt"+cursor, "")
+		if found += len(page.Items); page.NextCursor == "" {
+			break
+		}
+		if cursor = "&cursor=" + page.NextCursor; len(page.Items) != 2 || pages > 5 {
+			t.Fatalf("page %d: %+v", pages, page)
+		}
+	}
+	if found != 5 {
+		t.Errorf("%d entries, not 5", found)
+	}
+}
+
 // TestRefusalOfOneWhoHasGone: a denial stands in the log though its caller hangs up at once, as a probe does that wants no trace.
 func TestRefusalOfOneWhoHasGone(t *testing.T) {
 	e := newEverything(t)

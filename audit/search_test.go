@@ -2,6 +2,7 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -65,6 +66,66 @@ func TestList(t *testing.T) {
 				t.Errorf("%s, limit %d: ended before entry %d, after %d", name, limit, want, total)
 			}
 		}
+	}
+}
+
+// TestListTold: pages are full as far as the entries that are told of go, and end at one of those; where very many are not told of, after a bounded number.
+func TestListTold(t *testing.T) {
+	s := newMemStore()
+	s.fill(t, 1000)
+	l := openLog(t, s, Options{})
+	ctx := context.Background()
+	f := Filter{Principal: "api-key:3"} // i%7 == 3
+	for _, limit := range []int{1, 3, 500} {
+		told := func(e *Entry) (bool, error) { return e.Key == testKey(2), nil } // i%5 == 2
+		var got []uint64
+		for cursor, pages := "", 0; ; pages++ {
+			found, next, err := l.ListTold(ctx, f, told, cursor, limit)
+			if err != nil || pages > 1000 {
+				t.Fatal(pages, err)
+			}
+			for _, e := range found {
+				got = append(got, e.Index)
+			}
+			if next == "" {
+				break
+			}
+			if before, err := parseCursor(f, next); err != nil || len(found) == limit && before != got[len(got)-1] {
+				t.Fatalf("limit %d: %d entries, then %d, %v", limit, len(found), before, err)
+			}
+			cursor = next
+		}
+		n := 0
+		for i := 999; i >= 0; i-- {
+			if i%7 == 3 && i%5 == 2 {
+				if n >= len(got) || got[n] != uint64(i) {
+					t.Fatalf("limit %d: entry %d is not there, but %d", limit, i, got)
+				}
+				n++
+			}
+		}
+		if n != len(got) {
+			t.Errorf("limit %d: %d entries, not %d", limit, len(got), n)
+		}
+	}
+	ends := map[uint64]bool{}
+	for _, asked := range []Filter{f, {Principal: "nobody"}} { // it is the same for what is there and for what is not
+		found, next, err := l.ListTold(ctx, asked, func(*Entry) (bool, error) { return false, nil }, "", 5)
+		if err != nil || len(found) != 0 {
+			t.Error(found, err)
+		}
+		before, err := parseCursor(asked, next)
+		if err != nil {
+			t.Error(err)
+		}
+		ends[before] = true
+	}
+	if len(ends) != 1 {
+		t.Errorf("a search that tells nothing ends at %v", ends)
+	}
+	broken := errors.New("broken")
+	if _, _, err := l.ListTold(ctx, Filter{}, func(*Entry) (bool, error) { return false, broken }, "", 5); !errors.Is(err, broken) {
+		t.Error(err)
 	}
 }
 

@@ -32,9 +32,9 @@ type SignIn interface {
 	Issuer(name string) (string, error)
 	// Address gives where the browser goes. fault.Unavailable when the issuer cannot be asked.
 	Address(ctx context.Context, l *Login) (string, error)
-	// Redeem gives whom a code speaks for. from is the issuer as the browser brought it back (RFC 9207), "" when it did not. What is wrong with a
-	// code is fault.Unauthenticated.
-	Redeem(ctx context.Context, l *Login, code, from string) (*Identity, error)
+	// Redeem gives whom a code speaks for. from is the issuer as the browser brought it back (RFC 9207), "" when it did not, and to is the issuer whose
+	// address it came back to, by name, "" when that is no one issuer's. What is wrong with a code is fault.Unauthenticated.
+	Redeem(ctx context.Context, l *Login, code, from, to string) (*Identity, error)
 }
 
 // LoginTime is how long a sign-in may take.
@@ -128,6 +128,7 @@ type LoginReturn struct {
 	State   string
 	Code    string
 	Issuer  string     // RFC 9207; "": not sent
+	To      string     // the name of the issuer whose own address it comes back to; "": the address of all
 	Error   bool       // the issuer has refused
 	Session string     // that the browser has already, which ends; "": none
 	Address netip.Addr // not valid: nobody knows
@@ -151,7 +152,7 @@ func (s *Service) FinishLogin(ctx context.Context, r *LoginReturn) (*Session, st
 	if r.Error || r.Code == "" {
 		return nil, "", fault.New(fault.Unauthenticated, "the issuer has not let the person in")
 	}
-	id, err := s.signIn.Redeem(ctx, l, r.Code, r.Issuer)
+	id, err := s.signIn.Redeem(ctx, l, r.Code, r.Issuer, r.To)
 	if err != nil {
 		return nil, "", err
 	}

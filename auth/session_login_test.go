@@ -30,7 +30,7 @@ func (i *issuers) Address(_ context.Context, l *Login) (string, error) {
 	return "https://login.example.org/?state=" + l.State, i.err
 }
 
-func (i *issuers) Redeem(_ context.Context, l *Login, code, _ string) (*Identity, error) {
+func (i *issuers) Redeem(_ context.Context, l *Login, code, _, _ string) (*Identity, error) {
 	if code != "good" || l.Nonce != i.login.Nonce || l.Verifier != i.login.Verifier {
 		return nil, fault.New(fault.Unauthenticated, "no")
 	}

@@ -73,8 +73,10 @@ func startNodes(t *testing.T, server *rig.Server, n int, more ...string) *nodesO
 
 func (c *nodesOn) data(i int) string { return filepath.Join(c.dir, fmt.Sprint("node", i)) }
 
+func (c *nodesOn) socket(i int) string { return c.data(i) + ".sock" }
+
 func (c *nodesOn) launch(i int) *service {
-	s := launch(c.t, c.data(i), "--config", c.data(i)+".yaml")
+	s := launch(c.t, c.data(i), "--config", c.data(i)+".yaml", "--listen", "unix:"+c.socket(i))
 	s.key = c.key
 	return s
 }
@@ -106,11 +108,12 @@ func (s *service) answers(t *testing.T) {
 // TestNodes: three nodes on one database are one service.
 func TestNodes(t *testing.T) {
 	server := rig.Postgres(t)
-	c := startNodes(t, server, 3)
+	c := startNodes(t, server, 3, ownPeer())
 	c.all[0].must(201, "POST", "/keys", m{"name": "shared", "algorithm": "AES-256-GCM"})
 	t.Run("List", c.list)
 	t.Run("Disabled", c.disabled)
 	t.Run("Revoked", c.revoked)
+	t.Run("SessionEnded", c.sessionEnded)
 	t.Run("LeaseHolderKilled", c.holderKilled)
 	t.Run("KilledInTurn", c.killedInTurn)
 	t.Run("DatabaseKilled", c.databaseKilled)

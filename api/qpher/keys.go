@@ -48,7 +48,10 @@ func (q *API) Generate(ctx context.Context, c keys.Caller, r *Generate) (Key, er
 	if err != nil {
 		return Key{}, err
 	}
-	k, _, err := q.keys.RotateRetiring(ctx, c, keys.RotateRequest{Key: a.key, Algorithm: a.native})
+	var k *keys.Key
+	if err = q.looks(ctx, c, a); err == nil {
+		k, _, err = q.keys.RotateRetiring(ctx, c, keys.RotateRequest{Key: a.key, Algorithm: a.native})
+	}
 	if fault.Has(err, fault.KeyNotFound) {
 		// Of two who come here at once one finds the name taken. So does whoever has a key of another algorithm by that name.
 		k, err = q.keys.Create(ctx, c, keys.CreateRequest{Name: a.key, Algorithm: a.native})
@@ -59,10 +62,22 @@ func (q *API) Generate(ctx context.Context, c keys.Caller, r *Generate) (Key, er
 	return q.version(ctx, c, a, k.PrimaryVersion)
 }
 
+// looks asks before a version is made whether the caller may be shown it, as the answer does: what is refused must not have been done.
+func (q *API) looks(ctx context.Context, c keys.Caller, a algorithm) error {
+	_, err := q.keys.Version(ctx, c, a.key, 0)
+	if fault.Has(err, fault.BadState) { // there is none yet
+		return nil
+	}
+	return err
+}
+
 // Rotate is POST /kms/keys/rotate.
 func (q *API) Rotate(ctx context.Context, c keys.Caller, r *Generate) (Rotated, error) {
 	a, err := required(r.Algorithm)
 	if err != nil {
+		return Rotated{}, err
+	}
+	if err := q.looks(ctx, c, a); err != nil {
 		return Rotated{}, err
 	}
 	k, old, err := q.keys.RotateRetiring(ctx, c, keys.RotateRequest{Key: a.key, Algorithm: a.native, Active: true})

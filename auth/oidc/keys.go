@@ -126,7 +126,7 @@ func (s *keySet) fetch(ctx context.Context) ([]jose.JSONWebKey, error) {
 		if d.Issuer != s.issuer {
 			return nil, errors.New("discovery: it is of another issuer")
 		}
-		if err := checkURL(d.JWKS); err != nil {
+		if err := checkEndpoint(s.issuer, d.JWKS); err != nil {
 			return nil, fmt.Errorf("discovery: jwks_uri: %w", err)
 		}
 		address = d.JWKS // asked for each time: it may move

@@ -24,9 +24,12 @@ type Login struct {
 	Name        string                       // by which a browser asks for it
 	ClientID    string                       // as the issuer has registered the service; the audience of its ID tokens
 	Secret      func() (secret.Bytes, error) // read for each sign-in, and wiped; nil: a public client
-	RedirectURL string                       // of the service's callback, exactly as the issuer has registered it
+	RedirectURL string                       // of the service's callback, exactly as the issuer has registered it; with ?issuer=NAME it is this issuer's own
 	Scopes      []string                     // beside openid
 }
+
+// own reports whether the issuer has a callback of its own.
+func (l *Login) own() bool { return strings.HasSuffix(l.RedirectURL, "?issuer="+l.Name) }
 
 // callbackPath ends every RedirectURL.
 const callbackPath = "/api/v1/session/callback"
@@ -41,11 +44,12 @@ func (l *Login) Check() error {
 	if l.ClientID == "" || len(l.ClientID) > 1024 {
 		return errors.New("client_id: the issuer has registered the service under one")
 	}
-	if err := checkURL(l.RedirectURL); err != nil {
+	at := strings.TrimSuffix(l.RedirectURL, "?issuer="+l.Name)
+	if err := checkURL(at); err != nil {
 		return fmt.Errorf("redirect_url: %w", err)
 	}
-	if !strings.HasSuffix(l.RedirectURL, callbackPath) {
-		return errors.New("redirect_url: it ends in " + callbackPath)
+	if !strings.HasSuffix(at, callbackPath) {
+		return errors.New("redirect_url: it ends in " + callbackPath + ", or in that and ?issuer= and the name")
 	}
 	for _, s := range l.Scopes {
 		if s == "" || strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
@@ -62,6 +66,7 @@ type flow struct {
 	keys   *keySet
 	now    func() time.Time
 
+	patience  time.Duration // how long one waits for a turn to redeem a code
 	redeeming chan struct{} // holds a token for each code that is being redeemed: anybody can bring one
 	asking    chan struct{} // holds a token for who asks discovery; guards what follows
 	known     *metadata
@@ -73,7 +78,7 @@ type flow struct {
 const maxRedeeming = 16
 
 func newFlow(l *Login, client *http.Client, keys *keySet, now func() time.Time) *flow {
-	return &flow{Login: *l, client: client, keys: keys, now: now, redeeming: make(chan struct{}, maxRedeeming), asking: make(chan struct{}, 1)}
+	return &flow{Login: *l, client: client, keys: keys, now: now, patience: fetchTime, redeeming: make(chan struct{}, maxRedeeming), asking: make(chan struct{}, 1)}
 }
 
 // metadata is what discovery says of an issuer (OpenID Connect Discovery 1.0 section 3, RFC 9207 section 3).
@@ -131,10 +136,10 @@ func (p *metadata) check(issuer string) error {
 	if p.Issuer != issuer {
 		return errors.New("discovery: it is of another issuer")
 	}
-	if err := checkEndpoint(p.Authorize); err != nil {
+	if err := checkEndpoint(issuer, p.Authorize); err != nil {
 		return fmt.Errorf("discovery: authorization_endpoint: %w", err)
 	}
-	if err := checkEndpoint(p.Token); err != nil {
+	if err := checkEndpoint(issuer, p.Token); err != nil {
 		return fmt.Errorf("discovery: token_endpoint: %w", err)
 	}
 	if len(p.Challenges) > 0 && !slices.Contains(p.Challenges, "S256") {
@@ -143,11 +148,15 @@ func (p *metadata) check(issuer string) error {
 	return nil
 }
 
-// checkEndpoint is checkURL of an address that may have a query (RFC 6749 section 3.1).
-func checkEndpoint(text string) error {
+// checkEndpoint is checkURL of an address that discovery names, and that may have a query (RFC 6749 section 3.1). Plain http is for an issuer that is there by
+// it itself: what it reaches is this machine.
+func checkEndpoint(issuer, text string) error {
 	u, err := url.Parse(text)
 	if err != nil {
 		return errors.New("it is to be a URL")
+	}
+	if strings.HasPrefix(strings.ToLower(issuer), "https:") && u.Scheme != "https" {
+		return errors.New("it is to be https, as the issuer's own is")
 	}
 	u.RawQuery = ""
 	return checkURL(u.String())
@@ -204,9 +213,10 @@ func (v *Verifier) Address(ctx context.Context, l *auth.Login) (string, error) {
 }
 
 // Redeem gives whom an authorization code speaks for; see auth.SignIn. The ID token is held against the rules of the issuer's other tokens, and besides
-// its audience is the client, and its nonce that of the sign-in (OpenID Connect Core 1.0 section 3.1.3.7).
-func (v *Verifier) Redeem(ctx context.Context, l *auth.Login, code, from string) (*auth.Identity, error) {
-	id, err := v.redeem(ctx, l, code, from)
+// its audience is the client, and its nonce that of the sign-in (OpenID Connect Core 1.0 section 3.1.3.7). Of several issuers it takes no code of which
+// nothing says whose it is (RFC 9700 section 4.4.2).
+func (v *Verifier) Redeem(ctx context.Context, l *auth.Login, code, from, to string) (*auth.Identity, error) {
+	id, err := v.redeem(ctx, l, code, from, to)
 	var why refusal
 	if errors.As(err, &why) {
 		v.log.Debug("a sign-in was refused", "reason", string(why))
@@ -215,10 +225,13 @@ func (v *Verifier) Redeem(ctx context.Context, l *auth.Login, code, from string)
 	return id, err
 }
 
-func (v *Verifier) redeem(ctx context.Context, l *auth.Login, code, from string) (*auth.Identity, error) {
+func (v *Verifier) redeem(ctx context.Context, l *auth.Login, code, from, to string) (*auth.Identity, error) {
 	f := v.flows[l.Issuer]
 	if f == nil {
 		return nil, refusal("issuer")
+	}
+	if f.own() && to != f.Name || !f.own() && to != "" {
+		return nil, refusal("address") // another's
 	}
 	p, err := f.discover(ctx)
 	if err != nil {
@@ -227,14 +240,23 @@ func (v *Verifier) redeem(ctx context.Context, l *auth.Login, code, from string)
 	if from != "" && from != p.Issuer || from == "" && p.SaysIssuer {
 		return nil, refusal("issuer") // RFC 9207 section 2.4: the answer of another, mixed up with this one's
 	}
+	if from == "" && !f.own() && len(v.flows) > 1 {
+		v.log.Warn("a sign-in was refused, as nothing says whose answer it is: the issuer sends no iss and there are others, so it needs a redirect_url of its own", "issuer", p.Issuer)
+		return nil, refusal("issuer")
+	}
 	c, err := f.config(p, true)
 	if err != nil {
 		return nil, err
 	}
+	wait, cancel := context.WithTimeout(ctx, f.patience)
+	defer cancel()
 	select {
 	case f.redeeming <- struct{}{}:
 		defer func() { <-f.redeeming }()
-	default:
+	case <-wait.Done():
+		if ctx.Err() != nil {
+			return nil, fault.Wrap(fault.Timeout, "the deadline passed before the issuer was asked", ctx.Err())
+		}
 		return nil, fault.New(fault.Overloaded, "too many sign-ins at once").RetryAfter(time.Second)
 	}
 	token, err := c.Exchange(context.WithValue(ctx, oauth2.HTTPClient, f.client), code, oauth2.VerifierOption(l.Verifier))

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -36,11 +37,12 @@ type place struct {
 	status   int            // of the token endpoint, instead of an answer
 	answer   string         // instead of an answer
 	style    string         // how the client has shown its secret
+	back     string         // where browsers come back to
 }
 
 func newPlace(t testing.TB) *place {
 	t.Helper()
-	p := &place{provider: newProvider(t), asked: map[string]url.Values{}}
+	p := &place{provider: newProvider(t), asked: map[string]url.Values{}, back: backTo}
 	p.add("k", jose.ES256)
 	p.provider.Server.Close()
 	mux := http.NewServeMux()
@@ -91,7 +93,7 @@ func newPlace(t testing.TB) *place {
 			}
 		}
 		sum := sha256.Sum256([]byte(r.PostFormValue("code_verifier")))
-		if !there || id != "kw" || password != "s&cret" || r.PostFormValue("redirect_uri") != backTo || r.PostFormValue("grant_type") != "authorization_code" ||
+		if !there || id != "kw" || password != "s&cret" || r.PostFormValue("redirect_uri") != p.back || r.PostFormValue("grant_type") != "authorization_code" ||
 			q.Get("code_challenge") != base64.RawURLEncoding.EncodeToString(sum[:]) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusBadRequest)
@@ -123,7 +125,7 @@ func (p *place) authorize(t *testing.T, address string) string {
 	}
 	q := u.Query()
 	if u.Scheme+"://"+u.Host != p.URL || u.Path != "/authorize" || q.Get("tenant") != "a" || q.Get("response_type") != "code" || q.Get("client_id") != "kw" ||
-		q.Get("redirect_uri") != backTo || q.Get("scope") != "openid groups" || q.Get("code_challenge_method") != "S256" || strings.Contains(address, "cret") {
+		q.Get("redirect_uri") != p.back || q.Get("scope") != "openid groups" || q.Get("code_challenge_method") != "S256" || strings.Contains(address, "cret") {
 		t.Fatalf("the browser goes to %s", address)
 	}
 	p.mu.Lock()
@@ -151,7 +153,7 @@ func TestSignIn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return v.Redeem(t.Context(), l, p.authorize(t, address), from)
+		return v.Redeem(t.Context(), l, p.authorize(t, address), from, "")
 	}
 	for _, from := range []string{"", p.URL} {
 		id, err := round(l, from)
@@ -163,7 +165,7 @@ func TestSignIn(t *testing.T) {
 		t.Errorf("the secret went by %s", p.style)
 	}
 	// A code serves once, and for who has the verifier.
-	if _, err := v.Redeem(t.Context(), l, "c", ""); !fault.Has(err, fault.Unauthenticated) {
+	if _, err := v.Redeem(t.Context(), l, "c", "", ""); !fault.Has(err, fault.Unauthenticated) {
 		t.Errorf("again: %v", err)
 	}
 	address, err := v.Address(t.Context(), l)
@@ -172,13 +174,13 @@ func TestSignIn(t *testing.T) {
 	}
 	other := *l
 	other.Verifier = strings.Repeat("w", 43)
-	if _, err := v.Redeem(t.Context(), &other, p.authorize(t, address), ""); !fault.Has(err, fault.Unauthenticated) {
+	if _, err := v.Redeem(t.Context(), &other, p.authorize(t, address), "", ""); !fault.Has(err, fault.Unauthenticated) {
 		t.Errorf("with another verifier: %v", err)
 	}
 	if _, err := round(l, "https://elsewhere.example"); !fault.Has(err, fault.Unauthenticated) {
 		t.Errorf("of another issuer: %v", err)
 	}
-	if _, err := v.Redeem(t.Context(), &auth.Login{Issuer: "gone"}, "c", ""); !fault.Has(err, fault.Unauthenticated) {
+	if _, err := v.Redeem(t.Context(), &auth.Login{Issuer: "gone"}, "c", "", ""); !fault.Has(err, fault.Unauthenticated) {
 		t.Errorf("of an issuer that is configured no more: %v", err)
 	}
 	set := func(f func()) { p.mu.Lock(); f(); p.mu.Unlock() }
@@ -229,7 +231,7 @@ func TestSignIn(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := v.Redeem(ctx, l, "c", ""); !fault.Has(err, fault.Timeout) {
+	if _, err := v.Redeem(ctx, l, "c", "", ""); !fault.Has(err, fault.Timeout) {
 		t.Errorf("who has gone: %v", err)
 	}
 }
@@ -246,6 +248,8 @@ func TestSignInDiscovery(t *testing.T) {
 		"another issuer":    {map[string]any{"issuer": "https://elsewhere.example"}, false},
 		"a page in clear":   {map[string]any{"authorization_endpoint": "http://login.example.org/a"}, false},
 		"tokens in clear":   {map[string]any{"token_endpoint": "http://login.example.org/t"}, false},
+		"a page at home":    {map[string]any{"authorization_endpoint": "http://localhost:1/a"}, false},
+		"tokens at home":    {map[string]any{"token_endpoint": "http://127.0.0.1:1/t"}, false},
 		"no page":           {map[string]any{"authorization_endpoint": ""}, false},
 		"a script":          {map[string]any{"authorization_endpoint": "javascript:alert(1)"}, false},
 	} {
@@ -255,9 +259,18 @@ func TestSignInDiscovery(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := v.Address(t.Context(), l); c.ok != (err == nil) || !c.ok && !fault.Has(err, fault.Unavailable) {
+		_, err = v.Address(t.Context(), l)
+		if c.ok != (err == nil) || !c.ok && !fault.Has(err, fault.Unavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// Keys that are not fetched by TLS are not an issuer's that is.
+	at := newPlace(t)
+	at.metadata = map[string]any{"jwks_uri": newProvider(t).URL + "/keys"}
+	if v, err := New([]Issuer{at.config()}, Options{Now: at.now}); err != nil {
+		t.Fatal(err)
+	} else if keys, err := v.issuers[at.URL].keys.fetch(t.Context()); err == nil || !strings.Contains(err.Error(), "https") {
+		t.Errorf("%d keys in clear, %v", len(keys), err)
 	}
 	// The secret in the body, where the issuer takes it nowhere else; and who must say who it is, does.
 	p := newPlace(t)
@@ -270,18 +283,25 @@ func TestSignInDiscovery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), ""); !fault.Has(err, fault.Unauthenticated) {
+	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), "", ""); !fault.Has(err, fault.Unauthenticated) {
 		t.Errorf("without iss: %v", err)
 	}
-	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), p.URL); err != nil || p.style != "post" {
+	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), p.URL, ""); err != nil || p.style != "post" {
 		t.Errorf("by %s: %v", p.style, err)
 	}
-	// Of more at once than there is room for, one is told to come again.
+	// Of more at once than there is room for, one has its turn after the others: who fills the room with codes of their own does not shut people out.
 	f := v.flows["main"]
 	for range maxRedeeming {
 		f.redeeming <- struct{}{}
 	}
-	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), p.URL); !fault.Has(err, fault.Overloaded) {
+	turn := time.AfterFunc(50*time.Millisecond, func() { <-f.redeeming })
+	defer turn.Stop()
+	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), p.URL, ""); err != nil {
+		t.Errorf("one who waits: %v", err)
+	}
+	f.redeeming <- struct{}{}
+	f.patience = time.Millisecond
+	if _, err := v.Redeem(t.Context(), l, p.authorize(t, address), p.URL, ""); !fault.Has(err, fault.Overloaded) {
 		t.Errorf("one too many: %v", err)
 	}
 	// Who waits for discovery goes with its own deadline.
@@ -335,6 +355,7 @@ func TestLoginCheck(t *testing.T) {
 		"a name with signs": func(i *Issuer) { i.Login.Name = "a b" },
 		"no client":         func(i *Issuer) { i.Login.ClientID = "" },
 		"back in clear":     func(i *Issuer) { i.Login.RedirectURL = "http://keys.example.org/api/v1/session/callback" },
+		"back to another's": func(i *Issuer) { i.Login.RedirectURL += "?issuer=other" },
 		"back elsewhere":    func(i *Issuer) { i.Login.RedirectURL = "https://keys.example.org/" },
 		"a scope with room": func(i *Issuer) { i.Login.Scopes = []string{"a b"} },
 		"no audience":       func(i *Issuer) { i.Login, i.Audience = nil, nil },

@@ -60,7 +60,7 @@ type issuerConfig struct {
 	Name             string   `koanf:"name"`               // by which browsers ask for the issuer
 	ClientID         string   `koanf:"client_id"`          // as the issuer has registered the service
 	ClientSecretFile string   `koanf:"client_secret_file"` // its first line; readable by its owner alone. Default: a public client.
-	RedirectURL      string   `koanf:"redirect_url"`       // https://SERVICE/api/v1/session/callback, as the issuer has registered it
+	RedirectURL      string   `koanf:"redirect_url"`       // https://SERVICE/api/v1/session/callback, or the same with ?issuer=NAME, as the issuer has registered it
 	Scopes           []string `koanf:"scopes"`             // beside openid
 }
 

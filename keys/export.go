@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rsa"
 
+	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/keyenc"
@@ -96,8 +97,12 @@ func (s *Service) exportTo(ctx context.Context, q *request, r ExportRequest) (*r
 	der := r.Public
 	if r.To != "" {
 		rec, err := s.find(ctx, q.tenant(), r.To)
-		if err == nil && q.within(rec.key) != nil {
-			err = keyNotFound()
+		if err == nil {
+			ask := q.askFor(verbGet) // whose scope, or that of the export, tells of it
+			ask.Any, ask.Key = ask.Any|auth.SetOf(actions[verbExport].scope), rec.facts
+			if d := auth.Decide(&ask); !d.Allowed {
+				err = keyNotFound()
+			}
 		}
 		if err != nil {
 			return nil, err

@@ -159,6 +159,32 @@ func TestUntold(t *testing.T) {
 	}
 }
 
+// TestExportToUntold: who has nothing but grants is not told by an export to which other key it could be.
+func TestExportToUntold(t *testing.T) {
+	e := newEnv(t, nil)
+	ctx := t.Context()
+	e.create("data", backend.AES256GCM, func(r *keys.CreateRequest) { r.Policy.Exportable = true })
+	e.create("symmetric", backend.AES256GCM)
+	for _, name := range []string{"to", "granted"} {
+		e.create(name, backend.RSA2048, func(r *keys.CreateRequest) { r.Purpose = backend.PurposeEncryption })
+	}
+	holder := e.apiKey("holder", "")
+	for key, operation := range map[string]string{"data": "export", "granted": "key.get"} {
+		if _, err := e.PutGrant(ctx, e.c, key, keys.GrantRequest{ID: uuid.New(), Principal: holder.Principal.ID, Operations: []string{operation}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, to := range []string{"nothing", uuid.NewString(), "symmetric", "to"} {
+		_, _, err := e.Export(ctx, e.again(holder), keys.ExportRequest{Key: "data", To: to})
+		wantCode(t, err, fault.KeyNotFound, to)
+	}
+	for to, c := range map[string]keys.Caller{"granted": e.again(holder), "to": e.apiKey("writer", "", auth.ScopeKeysWrite)} {
+		if _, _, err := e.Export(ctx, c, keys.ExportRequest{Key: "data", To: to}); err != nil {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
+}
+
 // TestApprovedReplay: a call that an approval was used up for is answered again as it was, and uses up no other.
 func TestApprovedReplay(t *testing.T) {
 	e := newEnv(t, nil)

@@ -66,6 +66,7 @@ type flow struct {
 	keys   *keySet
 	now    func() time.Time
 
+	patience  time.Duration // how long one waits for a turn to redeem a code
 	redeeming chan struct{} // holds a token for each code that is being redeemed: anybody can bring one
 	asking    chan struct{} // holds a token for who asks discovery; guards what follows
 	known     *metadata
@@ -77,7 +78,7 @@ type flow struct {
 const maxRedeeming = 16
 
 func newFlow(l *Login, client *http.Client, keys *keySet, now func() time.Time) *flow {
-	return &flow{Login: *l, client: client, keys: keys, now: now, redeeming: make(chan struct{}, maxRedeeming), asking: make(chan struct{}, 1)}
+	return &flow{Login: *l, client: client, keys: keys, now: now, patience: fetchTime, redeeming: make(chan struct{}, maxRedeeming), asking: make(chan struct{}, 1)}
 }
 
 // metadata is what discovery says of an issuer (OpenID Connect Discovery 1.0 section 3, RFC 9207 section 3).
@@ -247,10 +248,15 @@ func (v *Verifier) redeem(ctx context.Context, l *auth.Login, code, from, to str
 	if err != nil {
 		return nil, err
 	}
+	wait, cancel := context.WithTimeout(ctx, f.patience)
+	defer cancel()
 	select {
 	case f.redeeming <- struct{}{}:
 		defer func() { <-f.redeeming }()
-	default:
+	case <-wait.Done():
+		if ctx.Err() != nil {
+			return nil, fault.Wrap(fault.Timeout, "the deadline passed before the issuer was asked", ctx.Err())
+		}
 		return nil, fault.New(fault.Overloaded, "too many sign-ins at once").RetryAfter(time.Second)
 	}
 	token, err := c.Exchange(context.WithValue(ctx, oauth2.HTTPClient, f.client), code, oauth2.VerifierOption(l.Verifier))

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -55,19 +53,22 @@ func (k apiKeysCreateCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	v, err := c.CreateAPIKey(ctx, r)
+	return a.newAPIKey(k.sink, func() (*wire.APIKey, error) { return c.CreateAPIKey(ctx, r) })
+}
+
+// newAPIKey makes a secret of an API key, and shows the key the one time that it is at hand, or saves it.
+func (a *app) newAPIKey(out sink, run func() (*wire.APIKey, error)) error {
+	var v *wire.APIKey
+	err := out.once(func() (secret string, err error) {
+		if v, err = run(); err != nil {
+			return "", err
+		}
+		return v.Key, nil
+	}, func() string { return "the API key " + v.ID + " has a new secret that was not saved; rotate or revoke it" })
 	if err != nil {
 		return err
 	}
-	return a.showNewAPIKey(v, k.sink)
-}
-
-// showNewAPIKey shows a key the one time that its secret is at hand, or saves it.
-func (a *app) showNewAPIKey(v *wire.APIKey, out sink) error {
 	if out.Out != "" {
-		if err := out.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, v.Key); return err }); err != nil {
-			return fmt.Errorf("the API key %s was made but not saved; revoke it: %w", v.ID, err)
-		}
 		v.Key = ""
 	}
 	return a.showAPIKey(v, out.Out)
@@ -114,11 +115,7 @@ func (k apiKeysRotateCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	v, err := c.RotateAPIKey(ctx, k.ID, k.Overlap)
-	if err != nil {
-		return err
-	}
-	return a.showNewAPIKey(v, k.sink)
+	return a.newAPIKey(k.sink, func() (*wire.APIKey, error) { return c.RotateAPIKey(ctx, k.ID, k.Overlap) })
 }
 
 type apiKeysListCmd struct{}

@@ -156,7 +156,10 @@ func (a *app) explain(err error) (int, string) {
 	var x *exitError
 	switch {
 	case errors.As(err, &x):
-		return x.code, x.message
+		if x.message == "" {
+			return x.code, ""
+		}
+		return x.code, err.Error()
 	case isUsage(err):
 		return exitUsage, err.Error() + " (see --help)"
 	case errors.As(err, &e):

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -102,19 +101,23 @@ func (k webhooksAddCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	w, err := c.AddWebhook(ctx, wire.CreateWebhook{Name: k.Name, URL: k.URL, Types: k.Types, Keys: k.Keys, Label: k.Label})
+	r := wire.CreateWebhook{Name: k.Name, URL: k.URL, Types: k.Types, Keys: k.Keys, Label: k.Label}
+	return a.newSecret(k.sink, func() (*wire.Webhook, error) { return c.AddWebhook(ctx, r) })
+}
+
+// newSecret makes a webhook's secret, and shows the webhook with it, or writes it to the file.
+func (a *app) newSecret(s sink, run func() (*wire.Webhook, error)) error {
+	var w *wire.Webhook
+	err := s.once(func() (secret string, err error) {
+		if w, err = run(); err != nil {
+			return "", err
+		}
+		return w.Secret, nil
+	}, func() string { return "the secret of webhook " + w.ID + " was made but not saved; rotate it" })
 	if err != nil {
 		return err
 	}
-	return a.showSecret(k.sink, w)
-}
-
-// showSecret shows a webhook with its secret, or writes the secret to the file.
-func (a *app) showSecret(s sink, w *wire.Webhook) error {
 	if s.Out != "" {
-		if err := s.create(func(out io.Writer) error { _, err := fmt.Fprintln(out, w.Secret); return err }); err != nil {
-			return fmt.Errorf("the secret of webhook %s was made but not saved; rotate it: %w", w.ID, err)
-		}
 		w.Secret = ""
 	}
 	return a.showWebhook(w, s.Out)
@@ -236,9 +239,5 @@ func (k webhooksRotateCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	hours := int(k.Overlap / time.Hour)
-	w, err := c.RotateWebhookSecret(ctx, k.ID, &hours)
-	if err != nil {
-		return err
-	}
-	return a.showSecret(k.sink, w)
+	return a.newSecret(k.sink, func() (*wire.Webhook, error) { return c.RotateWebhookSecret(ctx, k.ID, &hours) })
 }

@@ -154,6 +154,29 @@ func (s sink) create(write func(io.Writer) error) error {
 	return err
 }
 
+// once runs what makes something with a secret that is shown this one time, and writes the secret to the file of --out if there is one. Nothing is made where no such file can be. lost says what
+// to do when the secret was made and could not be written after all.
+func (s sink) once(run func() (secret string, err error), lost func() string) error {
+	if s.Out == "" {
+		_, err := run()
+		return err
+	}
+	made := false
+	err := s.create(func(w io.Writer) error {
+		secret, err := run()
+		if err != nil {
+			return err
+		}
+		made = true
+		_, err = fmt.Fprintln(w, secret)
+		return err
+	})
+	if err != nil && made {
+		return fmt.Errorf("%s: %w", lost(), err)
+	}
+	return err
+}
+
 // encoding is how bytes are printed on standard output.
 type encoding struct {
 	As string `help:"How to print bytes: base64, hex or raw; to a file they go raw unless this is given." enum:"base64,hex,raw,auto" default:"auto"`

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"strconv"
 
 	"github.com/keywright/keywright/api/wire"
@@ -37,14 +36,19 @@ func (k tenantsCreateCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	v, err := c.CreateTenant(ctx, r)
+	var v *wire.CreatedTenant
+	err = k.once(func() (secret string, err error) {
+		if v, err = c.CreateTenant(ctx, r); err != nil {
+			return "", err
+		}
+		return v.OwnerKey.Key, nil
+	}, func() string {
+		return "the tenant " + v.ID + " was made but its owner's API key was not saved; tenants recover gives another"
+	})
 	if err != nil {
 		return err
 	}
 	if k.Out != "" {
-		if err := k.create(func(w io.Writer) error { _, err := fmt.Fprintln(w, v.OwnerKey.Key); return err }); err != nil {
-			return fmt.Errorf("the tenant %s was made but its owner's API key was not saved: %w", v.ID, err)
-		}
 		v.OwnerKey.Key = ""
 	}
 	return a.show(v, func() error {
@@ -163,11 +167,7 @@ func (k tenantsRecoverCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	v, err := c.RecoverTenant(ctx, k.ID, k.Name)
-	if err != nil {
-		return err
-	}
-	return a.showNewAPIKey(v, k.sink)
+	return a.newAPIKey(k.sink, func() (*wire.APIKey, error) { return c.RecoverTenant(ctx, k.ID, k.Name) })
 }
 
 type tenantsSuspendCmd struct{ tenantArg }

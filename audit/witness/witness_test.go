@@ -380,8 +380,10 @@ func (l *lines) count(s string) int {
 // first; and it is said once, not every minute.
 func TestContradictionIsSaid(t *testing.T) {
 	for name, first := range map[string]func(p *peer){
-		"ahead":  func(p *peer) { p.seen = tlog.Tree{N: 4, Hash: tlog.RecordHash([]byte("another"))} },
-		"silent": func(p *peer) { p.answer = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) } },
+		"ahead": func(p *peer) { p.seen = tlog.Tree{N: 4, Hash: tlog.RecordHash([]byte("another"))} },
+		"silent": func(p *peer) {
+			p.answer = func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, private, err := ed25519.GenerateKey(nil)

@@ -77,6 +77,7 @@ func (q *request) permitGuards(ctx context.Context, k *auth.Key) error {
 
 // decide decides, and looks for an approval where one is needed.
 func (q *request) decide(ctx context.Context, r *auth.Request) error {
+	r.Approved = q.again
 	q.decision = auth.Decide(r)
 	if q.decision.Rule == auth.RuleQuorum && q.approved == uuid.Nil {
 		found, err := q.approve(ctx, r.Key)

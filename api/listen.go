@@ -60,6 +60,7 @@ func NewHTTPServer(h http.Handler, o ServeOptions) *http.Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	limit := newConnLimit(o.MaxConns)
 	s := &http.Server{
 		Handler:           transport.Headers(h, o.CORS),
 		ReadHeaderTimeout: o.HeaderTime,
@@ -68,13 +69,14 @@ func NewHTTPServer(h http.Handler, o ServeOptions) *http.Server {
 		WriteTimeout:      o.WriteTime,
 		MaxHeaderBytes:    o.HeaderBytes,
 		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
-		ConnState:         newConnLimit(o.MaxConns).state,
+		ConnState:         limit.state,
 		ConnContext:       transport.ConnContext,
 		// WriteTimeout ends streams of HTTP/2, and never a connection whose client reads nothing: its streams end on the wire alone.
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 128, MaxReadFrameSize: 64 << 10, WriteByteTimeout: o.WriteTime},
 		// Else net/http answers "OPTIONS *" past the handler.
 		DisableGeneralOptionsHandler: true,
 	}
+	s.RegisterOnShutdown(limit.end)
 	if o.TLS != nil {
 		s.TLSConfig = o.TLS.Clone()
 	}
@@ -109,12 +111,33 @@ func newConnLimit(most int) *connLimit {
 // state is the ConnState hook of http.Server.
 func (l *connLimit) state(c net.Conn, s http.ConnState) {
 	if victim := l.note(c, s); victim != nil {
-		// Without TLS's farewell: net/http accepts no other meanwhile, and who reads nothing would hold that up for seconds.
-		if t, ok := victim.(*tls.Conn); ok {
-			victim = t.NetConn()
-		}
-		// Its error says that the peer had closed it already, which is as good.
-		_ = victim.Close()
+		cut(victim)
+	}
+}
+
+// cut closes a connection without TLS's farewell: net/http does nothing else meanwhile, and who reads nothing would hold it up for seconds.
+func cut(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	// Its error says that the peer had closed it already, which is as good.
+	_ = c.Close()
+}
+
+// farewell is how long clients without a request have, all together, to take leave when the server is shut down.
+const farewell = 250 * time.Millisecond
+
+// end is for http.Server.RegisterOnShutdown: Shutdown takes leave of one idle connection after the other, whatever its context says.
+func (l *connLimit) end() {
+	time.Sleep(farewell)
+	l.mu.Lock()
+	var left []net.Conn
+	for e := l.idle.Front(); e != nil; e = e.Next() {
+		left = append(left, e.Value.(net.Conn))
+	}
+	l.mu.Unlock()
+	for _, c := range left {
+		cut(c)
 	}
 }
 

@@ -2,12 +2,14 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -106,7 +108,7 @@ func TestStalledVictim(t *testing.T) {
 	if took := time.Since(at); took > time.Second {
 		t.Errorf("one that does not read has held up the next for %v", took)
 	}
-	if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the victim is not closed: %v", err)
 	}
 }
@@ -124,5 +126,54 @@ func TestEveryAnswerIsOurs(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusNotFound || resp.Header.Get("X-Content-Type-Options") != "nosniff" || !strings.Contains(resp.Header.Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Errorf("%d %v", resp.StatusCode, resp.Header)
+	}
+}
+
+// pipes is a listener of connections on which nothing is written that is not read.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	if c, ok := <-p; ok {
+		return c, nil
+	}
+	return nil, net.ErrClosed
+}
+
+func (p pipes) Close() error   { close(p); return nil }
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
+
+// TestStalledAtTheEnd: clients that read nothing do not hold up the end of the service one after the other.
+func TestStalledAtTheEnd(t *testing.T) {
+	const clients = 4
+	idle := make(chan struct{}, clients)
+	s := NewHTTPServer(newRig(t, Limits{}).Handler(), ServeOptions{TLS: selfSigned(t)})
+	note := s.ConnState
+	s.ConnState = func(c net.Conn, state http.ConnState) {
+		note(c, state)
+		if state == http.StateIdle {
+			idle <- struct{}{}
+		}
+	}
+	l, done := make(pipes), make(chan error, 1)
+	go func() { done <- ServeListener(s, l, true) }()
+	for range clients {
+		near, far := net.Pipe()
+		l <- near
+		c := tls.Client(far, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // as above
+		defer far.Close()
+		if err := ask(c); err != nil {
+			t.Fatal(err)
+		}
+		<-idle
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	at := time.Now()
+	_ = s.Shutdown(ctx) // what it says does not matter: when it does
+	if took := time.Since(at); took > 3*time.Second {
+		t.Errorf("the end took %v", took)
+	}
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/idempotency"
+	"github.com/keywright/keywright/jobs"
 	"github.com/keywright/keywright/keys"
 )
 
@@ -376,6 +378,45 @@ func TestExportTakesTheQuorum(t *testing.T) {
 	}
 	if err := e.encryptAs(e.c, "data"); err != nil {
 		t.Error("what the quorum does not name:", err)
+	}
+}
+
+// TestMoveTakesTheQuorum: where a key lives is changed by approval alone where its quorum says so, alone or with others.
+func TestMoveTakesTheQuorum(t *testing.T) {
+	m := newMoveEnv(t)
+	ctx := t.Context()
+	ann := m.apiKey("ann", auth.RoleAdmin)
+	guard := func(r *keys.CreateRequest) {
+		r.Backend = "soft"
+		r.Policy.Quorum = &auth.Quorum{Operations: []string{"key.move"}, Approvals: 1, Approvers: []string{ann.Principal.ID}}
+	}
+	m.create("guarded", backend.AES256GCM, guard)
+	dev := m.apiKey("dev", auth.RoleDeveloper)
+	r := keys.MoveRequest{Key: "guarded", Backend: "hsm"}
+	_, err := m.Move(ctx, dev, r)
+	wantCode(t, err, fault.ApprovalRequired, "without")
+	dev.Approval = &keys.Presented{ID: m.approved(dev, keys.ApprovalRequest{Key: "guarded", Operation: "key.move", Body: []byte("b")}, ann), Method: "POST", Body: []byte("b")}
+	dev.Idempotency = idempotency.Token{Key: "once", Request: [32]byte{1}}
+	j, err := m.Move(ctx, dev, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := m.Move(ctx, dev, r); err != nil || again.ID != j.ID {
+		t.Errorf("the same call again: %+v, %v", again, err)
+	}
+	dev.Idempotency = idempotency.Token{}
+	_, err = m.Move(ctx, dev, r)
+	wantCode(t, err, fault.ApprovalRequired, "a second time")
+	dev.Approval = nil
+	many, err := m.Move(ctx, dev, keys.MoveRequest{Filter: keys.Filter{NamePrefix: "guarded"}, Backend: "hsm"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if many = m.run(t, many); many.State != jobs.Failed || many.Error != fault.ApprovalRequired {
+		t.Errorf("as one of many: %+v", many)
+	}
+	if j = m.run(t, j); j.State != jobs.Done || j.Counts.Done != 1 {
+		t.Errorf("%+v", j)
 	}
 }
 

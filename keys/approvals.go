@@ -41,7 +41,7 @@ type ApprovalInfo struct {
 // guarded reports whether a quorum can be asked for the verb: what uses a key or changes it, of what callers ask for.
 func guarded(v verb) bool {
 	switch v {
-	case verbUpdate, verbDelete, verbCancelDeletion, verbRotate, verbSetState, verbImport, verbPutGrant, verbDeleteGrant:
+	case verbUpdate, verbDelete, verbCancelDeletion, verbRotate, verbSetState, verbMove, verbImport, verbPutGrant, verbDeleteGrant:
 		return true
 	}
 	return actions[v].uses()

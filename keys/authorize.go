@@ -53,8 +53,10 @@ func (s *Service) Authorize(ctx context.Context, c Caller, r AuthorizeRequest) (
 			return auth.Decision{}, fault.New(fault.BadField, "the operation is unknown, or is about no key")
 		}
 		// Who asks about itself is told of a key what the act itself would tell.
-		if as == c.Principal && q.enterFor(v) != nil {
-			return q.decision, nil
+		if as == c.Principal {
+			if q.decision = q.door(v); !q.decision.Allowed {
+				return q.decision, nil
+			}
 		}
 		rec, err := s.find(ctx, q.tenant(), r.Key)
 		if err != nil {

@@ -9,7 +9,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
-	"github.com/keywright/keywright/auth"
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
@@ -278,11 +277,8 @@ func (q *request) replay(ctx context.Context) (*Key, error) {
 		return nil, err
 	}
 	q.entry.Key, q.entry.KeyVersion, q.entry.Detail = k.ID, r.Version, "replayed"
-	// What took approvals is done: to show it again takes none.
-	ask := q.ask()
-	ask.Key, ask.Approved = factsOf(k), true
-	q.decision = auth.Decide(&ask)
-	if err := q.ruled(); err != nil {
+	q.again = true
+	if err := q.permit(ctx, factsOf(k), false); err != nil {
 		return nil, err
 	}
 	v, err := q.s.store.Version(ctx, k.ID, r.Version)

@@ -78,6 +78,7 @@ func (q *request) permitGuards(ctx context.Context, k *auth.Key) error {
 
 // decide decides, and looks for an approval where one is needed.
 func (q *request) decide(ctx context.Context, r *auth.Request) error {
+	r.Approved = q.again
 	q.decision = auth.Decide(r)
 	if q.decision.Rule == auth.RuleQuorum && q.approved == uuid.Nil {
 		found, err := q.approve(ctx, r.Key)
@@ -202,10 +203,15 @@ func (q *request) hidden(v verb, err error) (d auth.Decision, ok bool) {
 
 // enterFor is enter for another verb, of which the request only asks.
 func (q *request) enterFor(v verb) error {
+	q.decision = q.door(v)
+	return q.ruled()
+}
+
+// door is what is decided about a verb before the key is known.
+func (q *request) door(v verb) auth.Decision {
 	r := q.askFor(v)
 	r.Pending = true
-	q.decision = auth.Decide(&r)
-	return q.ruled()
+	return auth.Decide(&r)
 }
 
 // within says why the credential's limits do not leave the key to the caller.

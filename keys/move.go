@@ -69,15 +69,19 @@ func (s *Service) Move(ctx context.Context, c Caller, r MoveRequest) (*jobs.Job,
 		if err := checkMoveFilter(&r, c); err != nil {
 			return nil, err
 		}
-		if r.Key != "" {
+		before, err := q.replayJob(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if q.again = before != nil; r.Key != "" {
 			rec, err := q.find(ctx, r.Key)
 			if err != nil {
 				return nil, err
 			}
 			q.entry.Key = rec.key.ID
 		}
-		if j, err := q.replayJob(ctx); j != nil || err != nil { // which is for those alone who may move it
-			return j, err
+		if before != nil { // which is for those alone who may move it
+			return before, nil
 		}
 		if r.Mode == "" {
 			r.Mode = MoveMaterial

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
+
 	"github.com/keywright/keywright/backend"
 	"github.com/keywright/keywright/fault"
 )
@@ -58,33 +60,101 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) ([]*Key, st
 		if f.State != "" && ruleOf(f.State).unknown() {
 			return page{}, fault.New(fault.BadField, "the state is unknown")
 		}
-		found, err := s.store.Keys(ctx, q.tenant(), f, after, limit+1)
-		if err == nil && f.State == StatePreActive {
-			var creating []*Key
-			f.State = StateCreating
-			creating, err = s.store.Keys(ctx, q.tenant(), f, after, limit+1)
-			found = append(found, creating...)
-			slices.SortFunc(found, func(a, b *Key) int { return strings.Compare(a.Name, b.Name) }) // bytewise, as the store; no two have one name
-			found = found[:min(len(found), limit+1)]
-		}
+		found, err := q.list(ctx, f, after, limit+1)
 		if err != nil {
 			return page{}, err
 		}
 		next := ""
 		if len(found) > limit {
 			found = found[:limit]
-			last := found[limit-1]
-			next = makeCursor(last.Name + "\x00" + string(last.ID[:]))
+			next = makeCursor(found[limit-1].after())
 		}
-		now, shown := s.now(), found[:0]
-		for _, k := range found {
-			if q.visible(k) {
-				shown = append(shown, k.shown(now))
-			}
+		now := s.now()
+		for i, k := range found {
+			found[i] = k.shown(now)
 		}
-		return page{shown, next}, nil
+		return page{found, next}, nil
 	}, nil)
 	return p.keys, p.next, err
+}
+
+// after is where a list goes on behind the key.
+func (k *Key) after() string { return k.Name + "\x00" + string(k.ID[:]) }
+
+// list gives the first keys that the filter selects and the caller is told of: a page that ended at another would tell of that one.
+func (q *request) list(ctx context.Context, f Filter, after string, limit int) (shown []*Key, err error) {
+	names, prefixes, size := []string(nil), []string{f.NamePrefix}, limit
+	if limits := q.caller.Principal.Restrictions; limits != nil && len(limits.Keys) > 0 {
+		if names, err = q.reachable(ctx, limits.Keys); err != nil {
+			return nil, err
+		}
+		prefixes, size = slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, f.NamePrefix) }), 2
+	} else if limits != nil && len(limits.Labels) > 0 {
+		size = maxPage
+		for name, value := range limits.Labels {
+			if f.Label == "" {
+				f.Label = name + "=" + value // the store leaves out most of the others
+			}
+		}
+	}
+	for _, f.NamePrefix = range prefixes {
+		for more := true; more; {
+			found, err := q.s.keysAfter(ctx, q.tenant(), f, after, size)
+			if err != nil {
+				return nil, err
+			}
+			more = len(found) == size
+			for _, k := range found {
+				if names != nil && k.Name != f.NamePrefix { // a name comes before those that it begins
+					more = false
+					break
+				}
+				if after = k.after(); !q.visible(k) {
+					continue
+				}
+				if shown = append(shown, k); len(shown) == limit {
+					return shown, nil
+				}
+			}
+		}
+	}
+	return shown, nil
+}
+
+// reachable gives the names of the keys that a credential is limited to, by name or id, in the order of lists, those of keys that are not there among them.
+func (q *request) reachable(ctx context.Context, limits []string) ([]string, error) {
+	names := make([]string, 0, len(limits))
+	for _, name := range limits {
+		if id, ok := idForm(name); ok {
+			r, err := q.s.recordByID(ctx, q.tenant(), id)
+			if fault.Has(err, fault.KeyNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			name = r.key.Name
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// keysAfter lists keys of the store; those in creation among those that are pre-active.
+func (s *Service) keysAfter(ctx context.Context, tenant uuid.UUID, f Filter, after string, limit int) ([]*Key, error) {
+	found, err := s.store.Keys(ctx, tenant, f, after, limit)
+	if err != nil || f.State != StatePreActive {
+		return found, err
+	}
+	f.State = StateCreating
+	creating, err := s.store.Keys(ctx, tenant, f, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, creating...)
+	slices.SortFunc(found, func(a, b *Key) int { return strings.Compare(a.Name, b.Name) }) // bytewise, as the store; no two have one name
+	return found[:min(len(found), limit)], nil
 }
 
 // cursorForm begins every cursor, so that its form can change.

@@ -21,9 +21,9 @@ func FuzzProxyHeader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
-		client, err := readProxyHeader(r)
+		client, own, err := readProxyHeader(r)
 		if err != nil {
-			if client.IsValid() {
+			if client.IsValid() || own {
 				t.Error("an address and an error")
 			}
 			return
@@ -31,6 +31,9 @@ func FuzzProxyHeader(f *testing.F) {
 		used := len(b) - r.Len()
 		if !bytes.HasPrefix(b, proxySignature[:]) || b[12]>>4 != 2 || used != proxyFixed+int(binary.BigEndian.Uint16(b[14:])) {
 			t.Errorf("%d bytes of %x are taken", used, b)
+		}
+		if own != (b[12] == proxyLocal) {
+			t.Errorf("%x is the proxy's own: %v", b, own)
 		}
 		if client.IsValid() {
 			at := b[proxyFixed:]

@@ -60,17 +60,27 @@ func (c *proxiedConn) begin() {
 		if c.err = c.SetReadDeadline(time.Now().Add(c.within)); c.err != nil {
 			return
 		}
-		client, err := readProxyHeader(c.Conn)
+		client, own, err := readProxyHeader(c.Conn)
 		if err != nil {
 			c.err = fmt.Errorf("a trusted proxy does not say whose connection it is: %w", err)
 			return
 		}
-		if client.IsValid() {
+		switch {
+		case client.IsValid():
 			c.remote = net.TCPAddrFromAddrPort(client)
+		case !own:
+			c.remote = nowhere{}
 		}
 		c.err = c.SetReadDeadline(time.Time{})
 	})
 }
+
+// nowhere is where a client is of whom the proxy does not know it. It is not the proxy's address: what the proxy says of others, in X-Forwarded-For, is
+// believed, and here it would be the client who says it.
+type nowhere struct{}
+
+func (nowhere) Network() string { return "tcp" }
+func (nowhere) String() string  { return "unknown" }
 
 // RemoteAddr is the client's; the proxy's own for what the proxy does by itself, such as its probes, and where it has said nothing that can be read.
 func (c *proxiedConn) RemoteAddr() net.Addr {
@@ -98,30 +108,32 @@ const (
 
 var proxySignature = [12]byte{0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a} //nolint:gochecknoglobals // read-only
 
-// readProxyHeader reads a header, and not a byte more. The address is not valid when the proxy speaks for itself or does not know.
-func readProxyHeader(r io.Reader) (client netip.AddrPort, err error) {
+// readProxyHeader reads a header, and not a byte more. The address is not valid when the proxy speaks for itself (own) or does not know.
+func readProxyHeader(r io.Reader) (client netip.AddrPort, own bool, err error) {
 	var head [proxyFixed]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return client, err
+		return client, false, err
 	}
 	n := int(binary.BigEndian.Uint16(head[14:]))
 	switch {
 	case !bytes.Equal(head[:12], proxySignature[:]):
-		return client, errors.New("no header of the PROXY protocol, version 2")
+		return client, false, errors.New("no header of the PROXY protocol, version 2")
 	case n > proxyMost:
-		return client, errors.New("the header is too long")
+		return client, false, errors.New("the header is too long")
 	}
 	rest := make([]byte, n)
 	if _, err := io.ReadFull(r, rest); err != nil {
-		return client, err
+		return client, false, err
 	}
 	switch command, family := head[12], head[13]; {
-	case command == proxyLocal, command == proxyProxy && family == proxyUnspec:
-		return client, nil
+	case command == proxyLocal:
+		return client, true, nil
+	case command == proxyProxy && family == proxyUnspec:
+		return client, false, nil
 	case command == proxyProxy && family == proxyTCP4 && n >= 12:
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(rest[0:4])), binary.BigEndian.Uint16(rest[8:])), nil
+		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(rest[0:4])), binary.BigEndian.Uint16(rest[8:])), false, nil
 	case command == proxyProxy && family == proxyTCP6 && n >= 36:
-		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(rest[0:16])).Unmap(), binary.BigEndian.Uint16(rest[32:])), nil
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(rest[0:16])).Unmap(), binary.BigEndian.Uint16(rest[32:])), false, nil
 	}
-	return client, errors.New("the header's version, command or family is not known")
+	return client, false, errors.New("the header's version, command or family is not known")
 }

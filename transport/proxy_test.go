@@ -81,7 +81,7 @@ func TestProxied(t *testing.T) {
 		"IPv4 in IPv6":         {balancer, mapped, "203.0.113.9:12345"},
 		"an extension":         {balancer, extended, "203.0.113.9:12345"},
 		"a probe":              {balancer, local, "127.0.0.1:"},
-		"it does not know":     {balancer, unknown, "127.0.0.1:"},
+		"it does not know":     {balancer, unknown, "unknown"}, // not the balancer, whose word on others counts
 		"nothing":              {balancer, "", ""},
 		"cut":                  {balancer, fromV4[:30], ""},
 		"version 1":            {balancer, hex.EncodeToString([]byte("PROXY TCP4 203.0.113.9 192.0.2.1 12345 8200\r\n")), ""},

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/audit/sink"
 )
@@ -78,6 +81,10 @@ func TestQueryStaysSecret(t *testing.T) {
 	var said strings.Builder
 	o := e.options(t)
 	o.Logger = slog.New(slog.NewTextHandler(writer(func(b []byte) (int, error) { mu.Lock(); defer mu.Unlock(); return said.Write(b) }), nil))
+	registry := prometheus.NewRegistry()
+	if o.Metrics, err = sink.NewMetrics(registry); err != nil {
+		t.Fatal(err)
+	}
 	k, err := sink.NewHTTP("siem", "http://"+address+"/in?token=s3cret", "", nil, o)
 	if err != nil {
 		t.Fatal(err)
@@ -85,6 +92,9 @@ func TestQueryStaysSecret(t *testing.T) {
 	run(t, k)
 	text := func() string { mu.Lock(); defer mu.Unlock(); return said.String() }
 	wait(t, "a warning", func() bool { return strings.Contains(text(), "cannot be handed on") })
+	if n, err := testutil.GatherAndCount(registry, "keywright_audit_sink_next"); n != 1 || err != nil {
+		t.Errorf("of a place that is away nobody knows how far behind it is: %d, %v", n, err)
+	}
 	if got := text(); strings.Contains(got, "s3cret") || !strings.Contains(got, address) {
 		t.Errorf("the log says %s", got)
 	}
@@ -176,4 +186,41 @@ func TestFileCutInPlace(t *testing.T) {
 		got := read(t, path)
 		return got[0] == audit.LinesHeader+" 20" && strings.Join(got[1:], "\n") == strings.Join(e.lines(t)[20:], "\n")
 	})
+}
+
+// TestFileOfAnotherLog: a file that has entries which the log has not, since the store was exchanged for an older copy, is not gone on with as if they were
+// the same; once it is moved away the next one has the whole log.
+func TestFileOfAnotherLog(t *testing.T) {
+	t.Parallel()
+	for name, older := range map[string]int{"shorter": 10, "changed": 40} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			before, after := newEnv(t), newEnv(t)
+			path := filepath.Join(before.dir, "audit.lines")
+			before.add(t, 20)
+			stop := run(t, sink.NewFile("file", path, before.options(t)))
+			wait(t, "the file", func() bool { return len(read(t, path)) == 21 })
+			stop()
+			was := strings.Join(read(t, path), "\n")
+			var mu sync.Mutex // guards said
+			var said strings.Builder
+			o := after.options(t)
+			o.Logger = slog.New(slog.NewTextHandler(writer(func(b []byte) (int, error) { mu.Lock(); defer mu.Unlock(); return said.Write(b) }), nil))
+			after.add(t, older)
+			run(t, sink.NewFile("file", path, o))
+			wait(t, "a warning", func() bool { mu.Lock(); defer mu.Unlock(); return strings.Contains(said.String(), "not in the log") })
+			after.add(t, 30)
+			time.Sleep(600 * time.Millisecond)
+			if strings.Join(read(t, path), "\n") != was {
+				t.Error("the file of another log is gone on with")
+			}
+			if err := os.Rename(path, path+".before"); err != nil {
+				t.Fatal(err)
+			}
+			wait(t, "the whole log", func() bool {
+				got := read(t, path)
+				return got[0] == audit.LinesHeader+" 0" && strings.Join(got[1:], "\n") == strings.Join(after.lines(t), "\n")
+			})
+		})
+	}
 }

@@ -18,6 +18,7 @@ import (
 // followed by a new one that goes on.
 type file struct {
 	path string
+	log  Entries
 	f    *os.File
 	next uint64
 	size int64 // bytes of what is there
@@ -28,17 +29,20 @@ type file struct {
 
 // NewFile hands on to a file, made with mode 0600, each entry a line; docs/formats/audit.md has the layout. Each node writes its own, whole.
 func NewFile(name, path string, o Options) *Sink {
-	return &Sink{name: name, local: true, place: &file{path: path}, o: o}
+	return &Sink{name: name, local: true, place: &file{path: path, log: o.Entries}, o: o}
 }
 
 // begin opens the file, takes a line that was cut away, and counts what is there. A new one goes on where this process was.
-func (p *file) begin(context.Context) (uint64, error) {
+func (p *file) begin(ctx context.Context) (uint64, error) {
 	f, err := os.OpenFile(p.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return 0, err
 	}
 	p.f = f
-	first, lines, whole, err := count(f)
+	first, lines, whole, last, err := count(f)
+	if err == nil {
+		err = p.check(ctx, first+lines, last, whole)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("reading %s: %w", p.path, err)
 	}
@@ -58,7 +62,35 @@ func (p *file) begin(context.Context) (uint64, error) {
 	return p.next, nil
 }
 
-var errHeader = errors.New("it is not a file of audit lines")
+var (
+	errHeader = errors.New("it is not a file of audit lines")
+	errOther  = errors.New("it ends with an entry that is not in the log, which is another or an older copy of it: move the file away, and a new one begins with the first entry")
+)
+
+// check holds the last line, which stands in the file from last to end, against the log. A store that was restored is behind its file, and what stands there
+// is not what it will have in these places.
+func (p *file) check(ctx context.Context, next uint64, last, end int64) error {
+	if next == 0 {
+		return nil
+	}
+	there, err := p.log.AuditEntries(ctx, next-1, 1)
+	if err != nil {
+		return err
+	}
+	same := len(there) == 1
+	if same && last > 0 {
+		line := make([]byte, end-last-1)
+		if _, err := p.f.ReadAt(line, last); err != nil {
+			return err
+		}
+		same = audit.LeafHash(line) == there[0].LeafHash()
+	}
+	if !same {
+		p.next = 0
+		return errOther
+	}
+	return nil
+}
 
 // skip says in the file that it goes on with another entry: by a line like its first one, or by that one when nothing stands behind it.
 func (p *file) skip(next uint64) error {
@@ -76,30 +108,31 @@ func (p *file) skip(next uint64) error {
 	return p.f.Sync()
 }
 
-// count gives the first entry of a file, or of what stands behind its last gap, how many there are from there on, and the bytes of its whole lines.
-func count(r io.Reader) (first, lines uint64, whole int64, err error) {
+// count gives the first entry of a file, or of what stands behind its last gap, how many there are from there on, the bytes of its whole lines, and where the
+// last of these entries begins; 0: there is none.
+func count(r io.Reader) (first, lines uint64, whole, last int64, err error) {
 	in := bufio.NewReaderSize(r, 256<<10)
 	for {
 		part, err := in.ReadSlice('\n')
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
-			return 0, 0, 0, errHeader // longer than any entry
+			return 0, 0, 0, 0, errHeader // longer than any entry
 		case errors.Is(err, io.EOF):
-			return first, lines, whole, nil // part: a line that was cut
+			return first, lines, whole, last, nil // part: a line that was cut
 		case err != nil:
-			return 0, 0, 0, err
+			return 0, 0, 0, 0, err
 		}
 		n, header := bytes.CutPrefix(bytes.TrimSuffix(part, []byte("\n")), []byte(audit.LinesHeader+" "))
 		switch begun := whole > 0; {
 		case header:
 			if first, err = strconv.ParseUint(string(n), 10, 63); err != nil {
-				return 0, 0, 0, errHeader
+				return 0, 0, 0, 0, errHeader
 			}
-			lines = 0
+			lines, last = 0, 0
 		case begun:
-			lines++
+			lines, last = lines+1, whole
 		default:
-			return 0, 0, 0, errHeader
+			return 0, 0, 0, 0, errHeader
 		}
 		whole += int64(len(part))
 	}

@@ -14,7 +14,7 @@ func FuzzCount(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		first, lines, whole, err := count(bytes.NewReader(b))
+		first, lines, whole, last, err := count(bytes.NewReader(b))
 		if err != nil {
 			return
 		}
@@ -24,6 +24,9 @@ func FuzzCount(f *testing.F) {
 			if behind++; bytes.HasPrefix(line, []byte(audit.LinesHeader+" ")) {
 				behind = 0
 			}
+		}
+		if lines > 0 != (last > 0) || last > 0 && bytes.IndexByte(b[last:], '\n') != int(whole-last)-1 {
+			t.Errorf("the last of %d lines in %d bytes of %q begins at %d", lines, whole, b, last)
 		}
 		if whole != int64(bytes.LastIndexByte(b, '\n')+1) || lines != behind || whole > 0 && !bytes.HasPrefix(b, []byte(audit.LinesHeader+" ")) || whole == 0 && first != 0 {
 			t.Errorf("%d from %d in %d bytes of %q", lines, first, whole, b)

@@ -130,6 +130,9 @@ var errOrder = errors.New("the store gives audit entries out of order")
 // some hands on until there is an error.
 func (s *Sink) some(ctx context.Context) (handed bool, err error) {
 	next, err := s.place.begin(ctx)
+	if err == nil || next > 0 {
+		s.o.Metrics.stands(s.name, next) // also of a place that is away since the start
+	}
 	if err != nil {
 		return false, err
 	}
@@ -256,6 +259,12 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+func (m *Metrics) stands(name string, next uint64) {
+	if m != nil {
+		m.next.WithLabelValues(name).Set(float64(next))
+	}
 }
 
 func (m *Metrics) handed(name string, n int, next uint64) {

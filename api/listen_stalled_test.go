@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -107,7 +108,7 @@ func TestStalledVictim(t *testing.T) {
 	if took := time.Since(at); took > time.Second {
 		t.Errorf("one that does not read has held up the next for %v", took)
 	}
-	if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the victim is not closed: %v", err)
 	}
 }
@@ -172,7 +173,7 @@ func TestStalledAtTheEnd(t *testing.T) {
 	if took := time.Since(at); took > 3*time.Second {
 		t.Errorf("the end took %v", took)
 	}
-	if err := <-done; err != http.ErrServerClosed {
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
 }

@@ -13,7 +13,9 @@ import (
 )
 
 // ownPeer is for the configuration of nodes: the user of the test administers the default tenant, on the socket of each.
-func ownPeer() string { return fmt.Sprintf("credentials: {peers: [{uid: %d, role: admin}]}\n", os.Getuid()) }
+func ownPeer() string {
+	return fmt.Sprintf("credentials: {peers: [{uid: %d, role: admin}]}\n", os.Getuid())
+}
 
 // inSession is what a session is presented by.
 type inSession struct{ id, cookie, csrf string }

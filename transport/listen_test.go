@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keywright/keywright/api"
 	"github.com/keywright/keywright/transport"
 )
@@ -189,5 +191,39 @@ func TestHeaders(t *testing.T) {
 		if err := (transport.CORS{Origins: []string{origin}}).Check(); (err == nil) != ok {
 			t.Errorf("%s: %v", origin, err)
 		}
+	}
+}
+
+// TestSocketFromItsBeginning: nobody can connect to a socket before it has its mode, whatever the umask lets others do.
+func TestSocketFromItsBeginning(t *testing.T) {
+	defer unix.Umask(unix.Umask(0))
+	path := filepath.Join(t.TempDir(), "s")
+	stop, seen := make(chan struct{}), make(chan fs.FileMode, 1)
+	go func() {
+		var all fs.FileMode
+		for {
+			if info, err := os.Lstat(path + ".new"); err == nil {
+				all |= info.Mode().Perm()
+			}
+			select {
+			case <-stop:
+				seen <- all
+				return
+			default:
+			}
+		}
+	}()
+	for range 300 {
+		l, err := transport.Listen(t.Context(), transport.Endpoint{Address: "unix:" + path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	if mode := <-seen; mode&^0o600 != 0 {
+		t.Errorf("the socket had mode %o", mode)
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // unixScheme begins the address of a Unix socket.
@@ -119,7 +121,7 @@ func listenUnix(ctx context.Context, e Endpoint, path string) (net.Listener, err
 	if err := os.Remove(made); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	inner, err := (&net.ListenConfig{}).Listen(ctx, "unix", made)
+	inner, err := (&net.ListenConfig{Control: ownersOnly}).Listen(ctx, "unix", made)
 	if err != nil {
 		return nil, err
 	}
@@ -129,8 +131,7 @@ func listenUnix(ctx context.Context, e Endpoint, path string) (net.Listener, err
 	if mode == 0 {
 		mode = 0o600
 	}
-	err = os.Chmod(made, 0o600) // before others can connect by the group
-	if err == nil && gid >= 0 {
+	if gid >= 0 {
 		err = os.Chown(made, -1, gid)
 	}
 	if err == nil {
@@ -146,6 +147,13 @@ func listenUnix(ctx context.Context, e Endpoint, path string) (net.Listener, err
 		return nil, errors.Join(err, l.UnixListener.Close(), os.Remove(made))
 	}
 	return l, nil
+}
+
+// ownersOnly gives a socket its first mode before it has a name: Linux makes the file with that, less the umask, and not with whatever the umask allows.
+func ownersOnly(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) { failed = unix.Fchmod(int(fd), 0o600) }) //nolint:gosec // a descriptor
+	return errors.Join(err, failed)
 }
 
 // vacant makes sure that nobody listens at a path, and that what is there is a socket if anything.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -145,6 +146,9 @@ func (w cosigners) check(checkpoint []byte) ([]audit.Cosignature, error) {
 		key, err := verifierKey{VerifierKeyFile: path}.get()
 		if err != nil {
 			return nil, err
+		}
+		if slices.Contains(keys[:i], key) {
+			return nil, usage("the witness key in %s is there twice: it counts once", path)
 		}
 		keys[i] = key
 	}

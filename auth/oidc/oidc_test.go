@@ -174,6 +174,11 @@ func TestTokens(t *testing.T) {
 			t.Errorf("%s: %+v, %v", id, got, err)
 		}
 	}
+	for _, exp := range []int64{253402300799, 1 << 39} { // the end of the year 9999, and far beyond
+		if got, err := v.Verify(t.Context(), p.sign("ec", nil, p.claims(map[string]any{"exp": exp}))); err != nil || got.ExpiresAt.UTC().Year() != 9999 {
+			t.Errorf("%d: %+v, %v", exp, got, err)
+		}
+	}
 	now := p.clock.Load()
 	for name, c := range map[string]struct {
 		more map[string]any

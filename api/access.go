@@ -288,7 +288,7 @@ func (s *Server) subject(ctx context.Context, c *call, r *wire.Authorize, as *au
 		if err != nil {
 			return nil, err
 		}
-		return k.Subject(r.Operation, as), nil
+		return s.auth.AboutAPIKey(ctx, k, r.Operation, as)
 	case "tenant":
 		return &auth.Resource{Tenant: id, Deployment: true}, nil
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -54,10 +55,11 @@ func (c *call) limit(ctx context.Context, refused bool) error {
 		return nil
 	}
 	c.s.limited.Add(string(d.Kind))
-	f := fault.New(fault.RateLimited, "too many requests: try again later")
+	of := "credential"
 	if d.Kind == ratelimit.KindTenant {
-		f = fault.New(fault.RateLimited, "too many requests of this tenant: try again later")
+		of = "tenant"
 	}
+	f := fault.New(fault.RateLimited, fmt.Sprintf("too many requests of this %s: try again in %d s", of, (d.RetryAfter+time.Second-1)/time.Second))
 	f.After = d.RetryAfter
 	return f
 }

@@ -42,6 +42,8 @@ type Auth interface {
 	RevokeAPIKey(ctx context.Context, caller *auth.Principal, id uuid.UUID, requestID string) error
 	APIKey(ctx context.Context, caller *auth.Principal, id uuid.UUID) (*auth.APIKey, error)
 	APIKeys(ctx context.Context, caller *auth.Principal, cursor string, limit int) (page []*auth.APIKey, next string, err error)
+	// AboutAPIKey gives a key as what the principal does the act to, for dry runs.
+	AboutAPIKey(ctx context.Context, k *auth.APIKey, action string, p *auth.Principal) (*auth.Resource, error)
 
 	// CreateTenant also gives the tenant's first API key, this once.
 	CreateTenant(ctx context.Context, caller *auth.Principal, r auth.CreateTenantRequest, requestID string, t idempotency.Token) (*auth.Tenant, *auth.APIKey, string, error)

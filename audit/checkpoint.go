@@ -251,11 +251,26 @@ func (l *Log) newest(ctx context.Context, key string) (*signedHead, error) {
 	if !bytes.Equal(kept, last.note) {
 		// A smaller one is what a store shows that was rolled back: the one that is known here finds that out.
 		if c, err := OpenCheckpoint(kept, key); err == nil && c.Origin == l.opts.Origin && c.Size >= last.Size {
+			// That a longer one goes on from the one that is known here its signature does not say: another node may have signed it on a copy.
+			if len(last.note) > 0 {
+				if err := l.contains(ctx, last.Checkpoint); err != nil {
+					return nil, err
+				}
+			}
 			last = &signedHead{Checkpoint: c, note: kept, key: key}
 		}
 	}
 	l.checkpoint.Store(last)
 	return last, nil
+}
+
+// contains shows that the stored tree goes on from that of the checkpoint.
+func (l *Log) contains(ctx context.Context, c Checkpoint) error {
+	head, err := l.store.AuditHead(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the head of the audit log: %w", err)
+	}
+	return checkContains(ctx, l.store, head, c)
 }
 
 // grown reports whether the log is longer than its newest checkpoint.

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keywright/keywright/fault"
 )
 
 // TestCheckpointOfAnotherNode: two logs on one store give out the newest checkpoint that either has signed, and sign no tree twice. What
@@ -44,6 +46,36 @@ func TestCheckpointOfAnotherNode(t *testing.T) {
 	s.mu.Unlock()
 	if !bytes.Equal(checkpoint(a), newer) {
 		t.Error("a rolled back checkpoint took the place of the newer one")
+	}
+}
+
+// TestForkedUnderneath: what one node has signed is what another has to go on from. A database that fell back, and on which a node that was started anew has
+// gone on and signed, is not taken for the same log by one that has seen more.
+func TestForkedUnderneath(t *testing.T) {
+	s, signer := newMemStore(), newSigner(t)
+	ctx := context.Background()
+	s.fill(t, 5)
+	a := openLog(t, s, Options{Signer: signer.open, CheckpointEvery: -1})
+	if _, err := a.Checkpoint(ctx); err != nil {
+		t.Fatal(err)
+	}
+	other := newMemStore()
+	other.fill(t, 4)
+	b := openLog(t, other, Options{Signer: signer.open, CheckpointEvery: -1})
+	for range 3 {
+		if _, err := b.Record(ctx, &Entry{Action: "another"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Checkpoint(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.leaves, s.hashes, s.head, s.note = other.leaves, other.hashes, other.head, other.note
+	s.mu.Unlock()
+	for range 2 {
+		_, err := a.Checkpoint(ctx)
+		wantFault(t, err, fault.StoreCorrupted)
 	}
 }
 

@@ -213,15 +213,15 @@ func (s *Service) mayEnd(ctx context.Context, caller *Principal, id uuid.UUID) e
 	return s.decide(caller, ActionRevoke, k.toEnd())
 }
 
-// Subject is the key as what the principal does the act to, for dry runs.
-func (k *APIKey) Subject(action string, p *Principal) *Resource {
+// AboutAPIKey gives a key as what the principal does the act to, for dry runs.
+func (s *Service) AboutAPIKey(ctx context.Context, k *APIKey, action string, p *Principal) (*Resource, error) {
 	switch action {
 	case ActionRotate:
-		return k.toRenew(p)
+		return s.toRenew(ctx, k, p)
 	case ActionRevoke:
-		return k.toEnd()
+		return k.toEnd(), nil
 	}
-	return &Resource{Tenant: k.Tenant}
+	return &Resource{Tenant: k.Tenant}, nil
 }
 
 // toEnd is the key as what is ended.
@@ -229,9 +229,22 @@ func (k *APIKey) toEnd() *Resource {
 	return &Resource{Tenant: k.Tenant, Principal: k.PrincipalID(), Needs: SetOf(k.Effective()...) & SetOf(ScopeOwnersWrite)}
 }
 
-// toRenew is the key as what is given a new secret by the principal: who sees that can use it.
-func (k *APIKey) toRenew(p *Principal) *Resource {
-	return &Resource{Tenant: k.Tenant, Principal: k.PrincipalID(), Needs: k.reaches(), Beyond: !k.reachedBy(p) || k.outlives(p)}
+// toRenew is the key as what is given a new secret by the principal: who sees that can use it, and what is granted to it.
+func (s *Service) toRenew(ctx context.Context, k *APIKey, p *Principal) (*Resource, error) {
+	on := &Resource{Tenant: k.Tenant, Principal: k.PrincipalID(), Needs: k.reaches(), Beyond: !k.reachedBy(p) || k.outlives(p)}
+	if on.Principal == p.ID {
+		return on, nil
+	}
+	granted, err := s.store.GrantsOf(ctx, k.Tenant, on.Principal)
+	if err != nil {
+		return nil, fmt.Errorf("reading grants: %w", err)
+	}
+	for _, g := range granted {
+		if g.ExpiresAt.IsZero() || s.now().Before(g.ExpiresAt) {
+			on.Needs |= SetOf(ScopePoliciesWrite) // by which the principal could grant it to itself
+		}
+	}
+	return on, nil
 }
 
 // APIKey gives a record of the caller's tenant. It needs scope settings:read or settings:write. fault.APIKeyNotFound.

@@ -22,8 +22,8 @@ type RotateRequest struct {
 }
 
 // RotateAPIKey gives an API key a new secret, this once. Id, rights and grants stay; the secret before it is good for the overlap, and one
-// before that ends at once. A key may rotate itself; another's takes scope settings:write, all rights that it has and, of an API key,
-// that it lasts as long, since who sees the secret can use it. Errors: fault.APIKeyNotFound, BadField, Forbidden, Conflict (revoked, or rotated at the same time), IdempotencyConflict.
+// before that ends at once. A key may rotate itself; another's takes scope settings:write, all rights that it has (for what is granted
+// to it policies:write) and, of an API key, that it lasts as long, since who sees the secret can use it. Errors: fault.APIKeyNotFound, BadField, Forbidden, Conflict (revoked, or rotated at the same time), IdempotencyConflict.
 // Allowed or denied, it is recorded.
 func (s *Service) RotateAPIKey(ctx context.Context, caller *Principal, r RotateRequest, requestID string, t idempotency.Token) (*APIKey, string, error) {
 	if caller == nil {
@@ -51,7 +51,11 @@ func (s *Service) rotate(ctx context.Context, caller *Principal, r RotateRequest
 		if err != nil {
 			return nil, "", err
 		}
-		if err := s.decide(caller, ActionRotate, k.toRenew(caller)); err != nil {
+		on, err := s.toRenew(ctx, k, caller)
+		if err == nil {
+			err = s.decide(caller, ActionRotate, on)
+		}
+		if err != nil {
 			return nil, "", err
 		}
 		made, presented, err := s.replay(ctx, caller, t, ActionRotate, e.RequestID, start) // of the same key, whose id is of the request

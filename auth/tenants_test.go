@@ -245,6 +245,29 @@ func TestRotateWithin(t *testing.T) {
 		t.Error(err)
 	}
 
+	// What is granted to a key is its right too: who could not grant it does not get it by a new secret.
+	holder, _ := r.create(t, CreateRequest{Name: "holder", Scopes: []Scope{ScopeKeysRead}})
+	r.memory.set(func(m *memory) {
+		m.grants = append(m.grants, &Grant{ID: uuid.New(), Tenant: tenant, Key: uuid.New(), Principal: holder.PrincipalID(), Operations: []string{"decrypt"}, ExpiresAt: day})
+	})
+	for rights, code := range map[Scope]fault.Code{ScopeAuditRead: fault.Forbidden, ScopePoliciesWrite: ""} {
+		p := &Principal{ID: "api-key:other", Kind: KindAPIKey, Tenant: tenant, Scopes: []Scope{ScopeSettingsWrite, ScopeKeysRead, rights}}
+		on, err := r.AboutAPIKey(ctx, holder, ActionRotate, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := DecideAct(p, r.clock.Now(), ActionRotate, on); d.Code != code {
+			t.Errorf("with %s a dry run says %+v", rights, d)
+		}
+		_, _, err = r.RotateAPIKey(ctx, p, RotateRequest{ID: holder.ID}, "r", noToken)
+		want(t, err, code)
+	}
+	r.clock.move(24 * time.Hour)
+	settings := &Principal{ID: "api-key:other", Kind: KindAPIKey, Tenant: tenant, Scopes: []Scope{ScopeSettingsWrite, ScopeKeysRead}}
+	if _, _, err := r.RotateAPIKey(ctx, settings, RotateRequest{ID: holder.ID}, "r", noToken); err != nil {
+		t.Error("with grants that are over:", err)
+	}
+
 	// One principal has not always the same rights: a token has those of its claims.
 	app, _ := r.create(t, CreateRequest{Name: "app", Role: RoleOwner})
 	full := &Principal{ID: "oidc:one", Kind: KindToken, Tenant: tenant, Scopes: RoleOwner.Scopes()}

@@ -106,16 +106,25 @@ func TestGrants(t *testing.T) {
 	}
 	app = e.again(app)
 	one, two := map[string]string{"app": "one", "more": "x"}, map[string]string{"app": "two"}
+	logged := func(want string) {
+		t.Helper()
+		if last := e.lastEntry(); last.Detail != want || last.Action != "encrypt" {
+			t.Errorf("the log says %+v, want %q", last, want)
+		}
+	}
 	if err := e.encryptAs(app, "k", one); err != nil {
 		t.Error(err)
 	}
+	logged("grant:" + g.ID.String())
 	for _, context := range []map[string]string{two, nil, {"APP": "one"}} {
 		wantCode(t, e.encryptAs(app, "k", context), fault.PolicyDenied, "another context")
+		logged("rule context")
 	}
 	out, err := e.Encrypt(ctx, app, keys.Target{Key: "k"}, keys.EncryptOpts{}, []keys.EncryptItem{{Context: one}, {Context: two}, {Context: one}}, false)
 	if err != nil || out[0].Err != nil || !fault.Has(out[1].Err, fault.PolicyDenied) || out[2].Err != nil {
 		t.Error(out, err)
 	}
+	logged("ERR_POLICY_DENIED rule context grant:" + g.ID.String())
 
 	// grants_only: scopes no longer suffice to use the key; managing it is settled by them as before.
 	if _, err := e.Update(ctx, e.c, "k", keys.UpdateRequest{Policy: &keys.Policy{GrantsOnly: true}}); err != nil {

@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -117,8 +118,20 @@ func (q *request) permitItem(k *auth.Key, context map[string]string) error {
 	r := q.ask()
 	r.Key, r.Context, r.Approved = k, context, q.approved != uuid.Nil
 	d := auth.Decide(&r)
+	if d.Grant != uuid.Nil && !slices.Contains(q.grants, d.Grant) && len(q.grants) < maxNoted {
+		q.grants = append(q.grants, d.Grant)
+	}
+	if !d.Allowed && q.entry.Detail == "" { // of several items the first
+		if q.entry.Items > 0 {
+			q.entry.Detail = string(d.Code) + " "
+		}
+		q.entry.Detail += "rule " + string(d.Rule)
+	}
 	return d.Err()
 }
+
+// maxNoted is how many grants by which items were allowed an entry names.
+const maxNoted = 4
 
 // refusal is a refusal of auth.Decide on its way to the log, which names the rule.
 type refusal struct {
@@ -145,6 +158,9 @@ func (q *request) noteException() {
 	note := ""
 	if d := &q.decision; d.Grant != uuid.Nil && !d.ByItem {
 		note = " grant:" + d.Grant.String()
+	}
+	for _, g := range q.grants {
+		note += " grant:" + g.String()
 	}
 	if q.approved != uuid.Nil {
 		note += " approval:" + q.approved.String()

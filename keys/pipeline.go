@@ -154,6 +154,7 @@ type request struct {
 	unlock   func()
 	locked   uuid.UUID
 	decision auth.Decision // the last one, about the key once that is known
+	grants   []uuid.UUID   // by which items were allowed
 	approved uuid.UUID     // the approval that serves, which the record uses up
 	again    bool          // what was done is shown again: to do it took the approvals
 	regrant  string        // the principal whose grants the changes alter
@@ -192,7 +193,7 @@ func pipeline[R any](ctx context.Context, s *Service, c Caller, v verb, work fun
 	for try := 1; ; try++ {
 		q.entry = audit.Entry{Tenant: c.Principal.Tenant, Principal: c.Principal.ID, Action: a.name, RequestID: c.RequestID, Outcome: okOutcome}
 		q.changes, q.touched, q.defaults, q.uses, q.daily = q.changes[:0], q.touched[:0], false, order{}, order{}
-		q.approved, q.regrant, q.again = uuid.Nil, "", false
+		q.approved, q.regrant, q.grants, q.again = uuid.Nil, "", q.grants[:0], false
 		if err := q.enter(); err != nil {
 			return none, q.refuse(ctx, err)
 		}

@@ -34,6 +34,7 @@ import (
 type cosigner struct {
 	name    string
 	private ed25519.PrivateKey
+	late    int64 // seconds by which its clock goes wrong
 }
 
 func (c cosigner) material() []byte {
@@ -46,7 +47,7 @@ func (c cosigner) KeyHash() uint32 {
 }
 
 func (c cosigner) Sign(text []byte) ([]byte, error) {
-	now := time.Now().Unix()
+	now := time.Now().Unix() + c.late
 	msg := fmt.Sprintf("cosignature/v1\ntime %d\n%s", now, text)
 	return append(binary.BigEndian.AppendUint64(nil, uint64(now)), ed25519.Sign(c.private, []byte(msg))...), nil
 }
@@ -70,7 +71,7 @@ func newPeer(t *testing.T, name, logKey string) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{signer: cosigner{name, private}}
+	p := &peer{signer: cosigner{name: name, private: private}}
 	p.key = fmt.Sprintf("%s+%08x+%s", name, p.signer.KeyHash(), base64.StdEncoding.EncodeToString(p.signer.material()))
 	if p.logKey, err = note.NewVerifier(logKey); err != nil {
 		t.Fatal(err)
@@ -423,6 +424,22 @@ func TestContradictionIsSaid(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNoTime: a witness that states a time that cannot be does not spoil the cosignatures of the others.
+func TestNoTime(t *testing.T) {
+	r := newRig(t, "w1.example", "w2.example")
+	second := r.peers[1]
+	second.mu.Lock()
+	second.signer.late = 1 << 50
+	second.mu.Unlock()
+	r.record(t, 3)
+	r.await(t, 3, 1)
+	second.mu.Lock()
+	second.signer.late = 0
+	second.mu.Unlock()
+	r.record(t, 3)
+	r.await(t, 6, 2)
 }
 
 // TestAnswers: what a witness may answer, and what becomes of it.

@@ -27,7 +27,7 @@ type apiKeysCreateCmd struct {
 	CIDR      []string          `name:"allow" placeholder:"CIDR" help:"Only from these addresses. Repeatable."`
 	RateLimit int               `placeholder:"N" help:"At most so many requests a minute."`
 	ExpiresIn time.Duration     `placeholder:"DURATION" help:"When it ends, from now, as in 720h."`
-	ExpiresAt time.Time         `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"When it ends (RFC 3339)."`
+	ExpiresAt time.Time         `placeholder:"TIME" help:"When it ends (RFC 3339)."`
 	Brand     string            `placeholder:"NAME" help:"How it begins, for clients that insist: kw, qph, qapi or qh."`
 	sink
 }
@@ -64,7 +64,9 @@ func (a *app) newAPIKey(out sink, run func() (*wire.APIKey, error)) error {
 			return "", err
 		}
 		return v.Key, nil
-	}, func() string { return "the API key " + v.ID + " has a new secret that was not saved; rotate or revoke it" })
+	}, func() string {
+		return "the API key " + v.ID + " has a new secret that was not saved; rotate or revoke it"
+	})
 	if err != nil {
 		return err
 	}
@@ -125,13 +127,30 @@ func (apiKeysListCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	return list(a, c.APIKeys(ctx), []string{"ID", "NAME", "PREFIX", "RIGHTS", "CREATED", "EXPIRES", "REVOKED"}, func(k wire.APIKey) []string {
+	return list(a, c.APIKeys(ctx), []string{"ID", "NAME", "PREFIX", "RIGHTS", "LIMITS", "CREATED", "EXPIRES", "REVOKED"}, func(k wire.APIKey) []string {
 		rights := strings.Join(k.Scopes, ",")
 		if k.Role != "" {
 			rights = "role " + k.Role
 		}
-		return []string{k.ID, printable(k.Name), k.Prefix, rights, when(k.CreatedAt), whenSet(k.ExpiresAt), whenSet(k.RevokedAt)}
+		return []string{k.ID, printable(k.Name), k.Prefix, rights, limitsOf(&k), when(k.CreatedAt), whenSet(k.ExpiresAt), whenSet(k.RevokedAt)}
 	})
+}
+
+// limitsOf says in a few words what narrows an API key; "api-keys show" says it whole.
+func limitsOf(k *wire.APIKey) string {
+	var by []string
+	for _, limit := range []struct {
+		n    int
+		what string
+	}{{len(k.Keys), "keys"}, {len(k.Labels), "labels"}, {len(k.Operations), "operations"}, {len(k.AllowedCIDRs), "addresses"}} {
+		if limit.n > 0 {
+			by = append(by, limit.what)
+		}
+	}
+	if k.RateLimit > 0 {
+		by = append(by, strconv.Itoa(k.RateLimit)+"/min")
+	}
+	return strings.Join(by, ",")
 }
 
 type apiKeysRevokeCmd struct {

@@ -172,7 +172,11 @@ func (a *app) explain(err error) (int, string) {
 		return exitFailure, "interrupted"
 	case errors.Is(err, client.ErrConnection):
 		cause := strings.TrimPrefix(err.Error(), client.ErrConnection.Error()+": ")
-		return exitUnavailable, "cannot reach the service at " + a.Address + ": " + cause + " (is it running? --address or $KEYWRIGHT_ADDR names another)"
+		hint := "is it running?"
+		if a.CertFile != "" {
+			hint += " does it take the client's certificate?"
+		}
+		return exitUnavailable, "cannot reach the service at " + a.Address + ": " + cause + " (" + hint + " --address or $KEYWRIGHT_ADDR names another)"
 	}
 	return exitFailure, err.Error()
 }
@@ -188,6 +192,9 @@ func (a *app) explainAnswer(e *client.Error) (int, string) {
 		}
 	case http.StatusForbidden:
 		code = exitDenied
+		if fault.Code(e.Code) == fault.ApprovalRequired {
+			message += "; here by `keywright approvals request`, and --approval ID"
+		}
 	case http.StatusNotFound, http.StatusGone:
 		code = exitNotFound
 	case http.StatusConflict:
@@ -197,7 +204,7 @@ func (a *app) explainAnswer(e *client.Error) (int, string) {
 		if fault.Code(e.Code) == fault.Locked {
 			message += "; `keywright unlock` opens it"
 		}
-		if e.RetryAfter > 0 {
+		if e.RetryAfter > 0 && fault.Code(e.Code) != fault.RateLimited { // which says so itself
 			message += fmt.Sprintf("; try again in %s", e.RetryAfter)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,8 +35,8 @@ type auditListCmd struct {
 	Principal string    `help:"Only by this principal, as in api-key:ID."`
 	Action    string    `help:"Only this action, as in encrypt or key.create."`
 	Outcome   string    `help:"Only with this outcome: ok, or an error code."`
-	From      time.Time `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"Not before (RFC 3339)."`
-	To        time.Time `placeholder:"TIME" format:"2006-01-02T15:04:05Z07:00" help:"Before (RFC 3339)."`
+	From      time.Time `placeholder:"TIME" help:"Not before (RFC 3339)."`
+	To        time.Time `placeholder:"TIME" help:"Before (RFC 3339)."`
 	Limit     int       `help:"At most so many; 0: all." default:"100"`
 }
 
@@ -145,6 +146,9 @@ func (w cosigners) check(checkpoint []byte) ([]audit.Cosignature, error) {
 		key, err := verifierKey{VerifierKeyFile: path}.get()
 		if err != nil {
 			return nil, err
+		}
+		if slices.Contains(keys[:i], key) {
+			return nil, usage("the witness key in %s is there twice: it counts once", path)
 		}
 		keys[i] = key
 	}

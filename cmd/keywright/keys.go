@@ -126,10 +126,22 @@ func showKey(a *app) func(*wire.Key, error) error {
 				"labels", labels(k.Labels), "operations", strings.Join(p.Operations, ", "), "exportable", yes(p.Exportable),
 				"rotation period", p.RotationPeriod, "deletion protection", yes(p.DeletionProtection), "required context", strings.Join(p.RequiredContext, ", "),
 				"rotate after messages", number(p.RotateAfterMessages), "rotate after bytes", number(p.RotateAfterBytes),
-				"usage limit", number(p.UsageLimit), "attestation required", yes(p.RequireAttestation), "created", when(k.CreatedAt), "rotated", whenSet(k.RotatedAt), "next rotation", whenSet(k.NextRotationAt),
+				"usage limit", number(p.UsageLimit), "attestation required", yes(p.RequireAttestation), "grants only", yes(p.GrantsOnly), "quorum", quorum(p.Quorum), "created", when(k.CreatedAt), "rotated", whenSet(k.RotatedAt), "next rotation", whenSet(k.NextRotationAt),
 				"activation", whenSet(k.ActivatesAt), "expiry", whenSet(k.ExpiresAt), "deletion", whenSet(k.DeletionAt))
 		})
 	}
+}
+
+// quorum says which operations take whose approval.
+func quorum(q *wire.Quorum) string {
+	if q == nil {
+		return ""
+	}
+	of := strings.Join(q.Approvers, ", ")
+	if len(q.Approvers) == 0 {
+		of = "role " + q.Role
+	}
+	return fmt.Sprintf("%s by %d of %s", strings.Join(q.Operations, ", "), q.Approvals, of)
 }
 
 // custody marks one that a caveat weakens; `keys show` has the caveat.

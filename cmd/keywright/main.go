@@ -11,7 +11,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -144,7 +146,22 @@ func newParser(c *commands, stdout, stderr io.Writer, exit func(int)) (*kong.Kon
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
 		kong.Writers(stdout, stderr),
 		kong.Exit(exit),
+		kong.TypeMapper(reflect.TypeFor[time.Time](), kong.MapperFunc(parseTime)),
 	)
+}
+
+// parseTime reads a time and says what one looks like where it is none.
+func parseTime(c *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := c.Scan.PopValueInto("time", &text); err != nil {
+		return err
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return errors.New("a time is as in 2026-01-31T15:04:05Z (RFC 3339)")
+	}
+	target.Set(reflect.ValueOf(t))
+	return nil
 }
 
 // usageError is a command line that cannot be understood.

@@ -201,7 +201,7 @@ func TestTokens(t *testing.T) {
 		"audience": {"aud": "other"}, "audiences": {"aud": []string{"a", "b"}}, "no audience": {"aud": nil}, "audience as number": {"aud": 1},
 		"expired": {"exp": now - 60}, "no expiry": {"exp": nil}, "expiry as text": {"exp": "9999999999"}, "expiry of ever": {"exp": 1e300},
 		"not yet": {"nbf": now + 61}, "from the future": {"iat": now + 61}, "nbf as text": {"nbf": "0"},
-		"no subject": {"sub": nil}, "empty subject": {"sub": ""}, "subject with a zero byte": {"sub": "alice\x00"}, "subject of two lines": {"sub": "alice\nbob"}, "long subject": {"sub": strings.Repeat("x", maxSubject+1)},
+		"no subject": {"sub": nil, "groups": "owners"}, "empty subject": {"sub": "", "groups": "owners"}, "subject with a zero byte": {"sub": "alice\x00", "groups": "owners"}, "subject of two lines": {"sub": "alice\nbob", "groups": "owners"}, "long subject": {"sub": strings.Repeat("x", maxSubject+1), "groups": "owners"},
 		"no mapping": {"groups": []string{"admin"}}, "half a mapping": {"sub": "bob"}, "a group within a text": {"groups": "admins,owners"},
 		"another type": {"groups": nil, "email_verified": "true", "https://x.example/a": []any{map[string]any{"b": 1}}},
 		"size":         {"x": strings.Repeat("x", MaxToken)},

@@ -344,8 +344,11 @@ func TestQuorum(t *testing.T) {
 	}
 	for name, bad := range map[string]*auth.Quorum{
 		"none": {Operations: []string{"sign"}, Role: auth.RoleAdmin}, "nobody": {Operations: []string{"sign"}, Approvals: 1},
-		"too few": {Operations: []string{"sign"}, Approvals: 2, Approvers: []string{"x"}}, "both": {Operations: []string{"sign"}, Approvals: 1, Approvers: []string{"x"}, Role: auth.RoleAdmin},
-		"reading": {Operations: []string{"key.get"}, Approvals: 1, Role: auth.RoleAdmin}, "role": {Operations: []string{"sign"}, Approvals: 1, Role: "king"},
+		"too few": {Operations: []string{"sign"}, Approvals: 2, Approvers: []string{"peer:1"}}, "both": {Operations: []string{"sign"}, Approvals: 1, Approvers: []string{"peer:1"}, Role: auth.RoleAdmin},
+		"a name alone": {Operations: []string{"sign"}, Approvals: 1, Approvers: []string{"ann"}},
+		"an id alone":  {Operations: []string{"sign"}, Approvals: 1, Approvers: []string{uuid.NewString()}},
+		"one twice":    {Operations: []string{"sign"}, Approvals: 2, Approvers: []string{"peer:1", "peer:1"}},
+		"reading":      {Operations: []string{"key.get"}, Approvals: 1, Role: auth.RoleAdmin}, "role": {Operations: []string{"sign"}, Approvals: 1, Role: "king"},
 	} {
 		_, err := e.Update(ctx, e.c, "by-role", keys.UpdateRequest{Policy: &keys.Policy{Quorum: bad}})
 		if !fault.Has(err, fault.BadField) && !fault.Has(err, fault.ApprovalRequired) {

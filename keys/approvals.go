@@ -78,15 +78,15 @@ func checkQuorum(r *auth.Quorum) error {
 		return fault.New(fault.BadField, "a quorum has as many approvers as it asks for, and at most 32")
 	}
 	for i, p := range r.Approvers {
-		if p == "" || len(p) > auth.MaxPrincipalName || !printableText(p, auth.MaxPrincipalName) || slices.Contains(r.Approvers[:i], p) {
-			return fault.New(fault.BadField, "an approver is malformed or named twice")
+		// Of a name that nobody can have nobody approves, and the quorum could not be taken away any more.
+		id, err := auth.PrincipalID(p)
+		if err != nil {
+			return err
 		}
-		if id, err := auth.PrincipalID(p); err == nil && id != p {
-			if slices.Contains(r.Approvers, id) {
-				return fault.New(fault.BadField, "an approver is malformed or named twice")
-			}
-			r.Approvers[i] = id // by this name it will come
+		if slices.Contains(r.Approvers[:i], id) {
+			return fault.New(fault.BadField, "an approver is named twice")
 		}
+		r.Approvers[i] = id // by this name it will come
 	}
 	return nil
 }
@@ -114,7 +114,7 @@ func (s *Service) RequestApproval(ctx context.Context, c Caller, r ApprovalReque
 			return nil, fault.New(fault.BadField, "an approval expires after a minute to 30 days")
 		}
 		if !printableText(r.Reason, auth.MaxReason) || !printableText(r.Target, uuidForm) {
-			return nil, fault.New(fault.BadField, "the reason is at most 256 bytes of printable text")
+			return nil, fault.New(fault.BadField, "the reason is at most 256 bytes of printable text, the target at most 36")
 		}
 		// What the caller may not do with approvals either, nobody needs to look at; and it is told of a key what the act itself would tell.
 		if err := q.enterFor(v); err != nil {

@@ -101,8 +101,34 @@ func (d *document) root() object {
 		"security":   []any{object{"bearer": []any{}}, object{"apiKey": []any{}}, object{"mutualTLS": []any{}}, object{"session": []any{}}},
 		"tags":       tagList(),
 		"paths":      d.paths,
-		"components": object{"schemas": d.schemas, "responses": object{"Error": errorResponse("ErrorResponse"), "QpherError": errorResponse("QpherErrorResponse")}, "securitySchemes": securitySchemes()},
+		"components": object{"schemas": d.schemas, "responses": object{"Error": errorResponse("ErrorResponse"), "QpherError": errorResponse("QpherErrorResponse")}, "headers": answerHeaders(), "securitySchemes": securitySchemes()},
 	}
+}
+
+// answerHeaders are the headers of answers that tell a caller something, by name.
+func answerHeaders() object {
+	header := func(kind, meaning string) object {
+		return object{"schema": object{"type": kind}, "description": meaning}
+	}
+	return object{
+		"X-Request-ID":          header("string", "The request id."),
+		"X-Audit-Index":         header("integer", "The number of the entry of the audit log that tells of this, where there is one."),
+		"X-RateLimit-Limit":     header("integer", "Requests a minute, of the stricter of the tenant's rate and the credential's. Absent without a rate, as are the next two."),
+		"X-RateLimit-Remaining": header("integer", "How many requests would pass at once."),
+		"X-RateLimit-Reset":     header("integer", "When the whole burst is there again, in seconds since 1970-01-01 UTC."),
+		"Retry-After":           header("integer", "Seconds after which to try again, where that helps."),
+	}
+}
+
+// headersOf refers to headers of an answer: all, or those of one that succeeded, or of one that nobody has to be known for.
+func headersOf(failed, open bool) object {
+	out := object{}
+	for name := range answerHeaders() {
+		if name == "X-Request-ID" || (failed || !open) && (failed || name != "Retry-After") {
+			out[name] = object{"$ref": "#/components/headers/" + name}
+		}
+	}
+	return out
 }
 
 func tagList() []any {
@@ -147,12 +173,8 @@ func securitySchemes() object {
 func errorResponse(schema string) object {
 	return object{
 		"description": "The request failed: error_code says why, in a form that never changes.",
-		"headers": object{
-			"X-Request-ID":  object{"schema": object{"type": "string"}, "description": "The request id."},
-			"X-Audit-Index": object{"schema": object{"type": "integer"}, "description": "The number of the entry of the audit log that tells of this, where there is one."},
-			"Retry-After":   object{"schema": object{"type": "integer"}, "description": "Seconds after which to try again, where that helps."},
-		},
-		"content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + schema}}},
+		"headers":     headersOf(true, false),
+		"content":     object{"application/json": object{"schema": object{"$ref": "#/components/schemas/" + schema}}},
 	}
 }
 
@@ -246,7 +268,7 @@ func operationID(r *route, path string) string {
 
 // success describes the answer: the envelope around its data, or another medium.
 func (d *document) success(r *route) object {
-	out := object{"description": http.StatusText(r.Status)}
+	out := object{"description": http.StatusText(r.Status), "headers": headersOf(false, r.Open)}
 	if r.Do.Media != "" {
 		out["content"] = object{strings.SplitN(r.Do.Media, ";", 2)[0]: object{"schema": object{"type": "string"}}}
 		if r.Do.Media == "application/json" {

@@ -13,6 +13,7 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 
 	"github.com/keywright/keywright/fault"
+	"github.com/keywright/keywright/ratelimit"
 )
 
 func TestOpenAPI(t *testing.T) {
@@ -91,7 +92,7 @@ func TestOpenAPI(t *testing.T) {
 
 // TestAnswersFitTheDocument holds real answers against the schemas.
 func TestAnswersFitTheDocument(t *testing.T) {
-	r := newRig(t, Limits{})
+	r, _ := limitedRig(t, ratelimit.Plan{Tenant: ratelimit.Rate{PerMinute: 1000}})
 	doc, err := openapi3.NewLoader().LoadFromData(r.do("GET", "/openapi.json", "").Body.Bytes())
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +125,11 @@ func wantDocumented(t *testing.T, doc *openapi3.T, method, route string, w *http
 	response := op.Responses.Value(strconv.Itoa(w.Code))
 	if w.Code >= 400 {
 		response = op.Responses.Default()
+	}
+	for _, name := range []string{"X-Request-ID", "X-Audit-Index", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After"} {
+		if len(w.Header().Values(name)) > 0 && response.Value.Headers[name] == nil {
+			t.Errorf("%s %s: the header %s is not in the document", method, route, name)
+		}
 	}
 	var v any
 	if err := json.Unmarshal(w.Body.Bytes(), &v); err != nil {

@@ -117,8 +117,8 @@ func (s *Service) check(creator *Principal, r CreateRequest) (*APIKey, error) {
 	}
 	k.Restrictions = *limits
 	now := s.now().UTC().Truncate(time.Microsecond) // what every store keeps
-	if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
-		return nil, fault.New(fault.BadField, "the expiry of an API key lies in the future")
+	if !r.ExpiresAt.IsZero() && (!r.ExpiresAt.After(now) || r.ExpiresAt.After(LatestDate())) {
+		return nil, fault.New(fault.BadField, "the expiry of an API key lies in the future, before the year 10000")
 	}
 	k.CreatedAt = now
 	if !r.ExpiresAt.IsZero() {

@@ -133,8 +133,8 @@ func (r *GrantRequest) check(now time.Time) error {
 			return err
 		}
 	}
-	if !r.ExpiresAt.IsZero() && !r.ExpiresAt.After(now) {
-		return fault.New(fault.BadField, "the expiry of a grant lies in the future")
+	if !r.ExpiresAt.IsZero() && (!r.ExpiresAt.After(now) || r.ExpiresAt.After(auth.LatestDate())) {
+		return fault.New(fault.BadField, "the expiry of a grant lies in the future, before the year 10000")
 	}
 	return nil
 }

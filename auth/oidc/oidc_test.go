@@ -174,6 +174,11 @@ func TestTokens(t *testing.T) {
 			t.Errorf("%s: %+v, %v", id, got, err)
 		}
 	}
+	for _, exp := range []int64{253402300799, 1 << 39} { // the end of the year 9999, and far beyond
+		if got, err := v.Verify(t.Context(), p.sign("ec", nil, p.claims(map[string]any{"exp": exp}))); err != nil || got.ExpiresAt.UTC().Year() != 9999 {
+			t.Errorf("%d: %+v, %v", exp, got, err)
+		}
+	}
 	now := p.clock.Load()
 	for name, c := range map[string]struct {
 		more map[string]any
@@ -196,7 +201,7 @@ func TestTokens(t *testing.T) {
 		"audience": {"aud": "other"}, "audiences": {"aud": []string{"a", "b"}}, "no audience": {"aud": nil}, "audience as number": {"aud": 1},
 		"expired": {"exp": now - 60}, "no expiry": {"exp": nil}, "expiry as text": {"exp": "9999999999"}, "expiry of ever": {"exp": 1e300},
 		"not yet": {"nbf": now + 61}, "from the future": {"iat": now + 61}, "nbf as text": {"nbf": "0"},
-		"no subject": {"sub": nil}, "empty subject": {"sub": ""}, "long subject": {"sub": strings.Repeat("x", maxSubject+1)},
+		"no subject": {"sub": nil, "groups": "owners"}, "empty subject": {"sub": "", "groups": "owners"}, "subject with a zero byte": {"sub": "alice\x00", "groups": "owners"}, "subject of two lines": {"sub": "alice\nbob", "groups": "owners"}, "long subject": {"sub": strings.Repeat("x", maxSubject+1), "groups": "owners"},
 		"no mapping": {"groups": []string{"admin"}}, "half a mapping": {"sub": "bob"}, "a group within a text": {"groups": "admins,owners"},
 		"another type": {"groups": nil, "email_verified": "true", "https://x.example/a": []any{map[string]any{"b": 1}}},
 		"size":         {"x": strings.Repeat("x", MaxToken)},

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-json-experiment/json"
@@ -69,7 +70,7 @@ func parse(text string) (*token, error) {
 	if t.issuer, ok = t.text("iss"); !ok {
 		return nil, refusal("claims")
 	}
-	if t.subject, ok = t.text("sub"); !ok || t.subject == "" || len(t.subject) > maxSubject {
+	if t.subject, ok = t.text("sub"); !ok || t.subject == "" || len(t.subject) > maxSubject || strings.ContainsFunc(t.subject, unicode.IsControl) {
 		return nil, refusal("subject")
 	}
 	if t.audience, ok = texts(t.claims["aud"]); !ok {

@@ -224,3 +224,38 @@ func TestFileOfAnotherLog(t *testing.T) {
 		})
 	}
 }
+
+// TestForeignFileIsLeftAlone: what is no file of lines is not emptied because it has no whole line; what is the beginning of one is.
+func TestForeignFileIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"x", "\x00\x01key of 32 bytes, without an end", audit.LinesHeader + " 0x", audit.LinesHeader[:9] + "x"} {
+		t.Run(text, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			e.add(t, 3)
+			path := filepath.Join(e.dir, "other")
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			stop := run(t, sink.NewFile("file", path, e.options(t)))
+			time.Sleep(300 * time.Millisecond)
+			stop()
+			if b, err := os.ReadFile(path); string(b) != text {
+				t.Errorf("%q, %v", b, err)
+			}
+		})
+	}
+	for _, text := range []string{"", audit.LinesHeader[:9], audit.LinesHeader + " ", audit.LinesHeader + " 12"} {
+		t.Run("cut "+text, func(t *testing.T) {
+			t.Parallel()
+			e := newEnv(t)
+			e.add(t, 3)
+			path := filepath.Join(e.dir, "cut")
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			run(t, sink.NewFile("file", path, e.options(t)))
+			wait(t, "the file", func() bool { return len(read(t, path)) == 4 })
+		})
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/keywright/keywright/audit"
 )
@@ -118,6 +119,9 @@ func count(r io.Reader) (first, lines uint64, whole, last int64, err error) {
 		case errors.Is(err, bufio.ErrBufferFull):
 			return 0, 0, 0, 0, errHeader // longer than any entry
 		case errors.Is(err, io.EOF):
+			if whole == 0 && !cutHeader(string(part)) {
+				return 0, 0, 0, 0, errHeader // of another kind, though it has no whole line
+			}
 			return first, lines, whole, last, nil // part: a line that was cut
 		case err != nil:
 			return 0, 0, 0, 0, err
@@ -136,6 +140,13 @@ func count(r io.Reader) (first, lines uint64, whole, last int64, err error) {
 		}
 		whole += int64(len(part))
 	}
+}
+
+// cutHeader reports whether a first line may come of these bytes.
+func cutHeader(part string) bool {
+	const start = audit.LinesHeader + " "
+	digits, whole := strings.CutPrefix(part, start)
+	return strings.HasPrefix(start, part) || whole && strings.Trim(digits, "0123456789") == ""
 }
 
 func (p *file) write(ctx context.Context, entries []audit.Stored) error {

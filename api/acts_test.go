@@ -130,7 +130,7 @@ func TestAuthorizeAboutOne(t *testing.T) {
 		{admin.Key, "api-key.revoke", "api-key:" + x.ownKey.ID, "", true, auth.RuleScope},
 		{admin.Key, "api-key.rotate", "api-key:" + limited.ID, "", true, auth.RuleScope},
 		{limited.Key, "api-key.rotate", "api-key:" + limited.ID, "", true, auth.RuleAny},
-		{admin.Key, "tenant.get", "tenant:" + x.ownKey.ID, "", false, auth.RuleNoScope},
+		{admin.Key, "tenant.get", "tenant:" + x.ownKey.ID, "", false, auth.RuleTenant},
 		{admin.Key, "tenant.suspend", "", "", false, auth.RuleNoScope},
 	} {
 		if got := about(c.credential, c.operation, c.resource, c.as); got.Allowed != c.allowed || got.Rule != string(c.rule) {

@@ -80,8 +80,12 @@ func TestTenantsAreApart(t *testing.T) {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
-	for _, path := range []string{"/tenants", "/tenants/" + call1[wire.Me](s, "GET", "/me", "").Tenant, "/root/slots", "/audit/export"} {
+	for _, path := range []string{"/tenants", "/root/slots", "/audit/export"} {
 		refused(t, s.do("GET", path, "", theirs), 403, fault.InsufficientScope)
+	}
+	for _, other := range []string{call1[wire.Me](s, "GET", "/me", "").Tenant, id()} {
+		refused(t, s.do("GET", "/tenants/"+other, "", theirs), 404, fault.TenantNotFound)
+		refused(t, s.do("GET", "/tenants/"+other+"/usage", "", theirs), 404, fault.TenantNotFound)
 	}
 	call1[wire.Tenant](s, "POST", "/tenants/"+shop.ID+"/suspend", "")
 	refused(t, s.do("GET", "/me", "", theirs), 403, fault.TenantSuspended)

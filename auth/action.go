@@ -63,7 +63,7 @@ func Acts() []Act {
 
 		{Name: ActionTenantCreate, Any: tenants, Over: tenants},
 		{Name: "tenant.list", Any: sees, Over: sees},
-		{Name: "tenant.get", Any: sees, Over: sees, Free: true},
+		{Name: "tenant.get", Any: sees, Over: sees, Free: true, Hidden: fault.TenantNotFound},
 		{Name: ActionTenantUpdate, Any: tenants, Over: tenants},
 		{Name: ActionTenantSuspend, Any: tenants, Over: tenants},
 		{Name: ActionTenantResume, Any: tenants, Over: tenants},

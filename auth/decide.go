@@ -331,6 +331,8 @@ func (d *Decision) Err() error {
 			return fault.New(d.Code, "no such job")
 		case fault.APIKeyNotFound:
 			return fault.New(d.Code, "no such API key")
+		case fault.TenantNotFound:
+			return fault.New(d.Code, "no such tenant")
 		}
 		return fault.New(fault.KeyNotFound, "no such key in this tenant")
 	case RuleUnfiltered:

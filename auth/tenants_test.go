@@ -98,7 +98,7 @@ func TestTenants(t *testing.T) {
 	}
 	r.memory.log()
 	_, err = r.Tenant(ctx, theirs, tenant)
-	want(t, err, fault.InsufficientScope)
+	want(t, err, fault.TenantNotFound)
 	_, _, err = r.Tenants(ctx, theirs, "", 0)
 	want(t, err, fault.InsufficientScope)
 	_, err = r.ResumeTenant(ctx, theirs, made.ID, "r")

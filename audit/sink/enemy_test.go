@@ -2,6 +2,7 @@ package sink_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -257,5 +259,27 @@ func TestForeignFileIsLeftAlone(t *testing.T) {
 			run(t, sink.NewFile("file", path, e.options(t)))
 			wait(t, "the file", func() bool { return len(read(t, path)) == 4 })
 		})
+	}
+}
+
+// TestNoRegularFile: a path that is a pipe is refused, and does not hold up the end of the service.
+func TestNoRegularFile(t *testing.T) {
+	t.Parallel()
+	e := newEnv(t)
+	e.add(t, 3)
+	path := filepath.Join(e.dir, "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	s := sink.NewFile("file", path, e.options(t))
+	go func() { defer close(ended); s.Run(ctx) }()
+	time.Sleep(100 * time.Millisecond)
+	cancel()
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Error("the sink does not end")
 	}
 }

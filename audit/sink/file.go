@@ -40,6 +40,9 @@ func (p *file) begin(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	p.f = f
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return 0, errors.Join(fmt.Errorf("reading %s: %w", p.path, errHeader), err) // of a pipe nothing would ever come
+	}
 	first, lines, whole, last, err := count(f)
 	if err == nil {
 		err = p.check(ctx, first+lines, last, whole)

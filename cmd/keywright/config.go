@@ -165,7 +165,7 @@ func misread(err error) error {
 		if !errors.As(e.Unwrap(), &inside) {
 			var other *mapstructure.UnconvertibleTypeError
 			if errors.As(e, &other) && other.Expected.IsValid() {
-				return at(e.Name(), fmt.Errorf("a %s is expected here (a text may need quotes)", other.Expected.Kind()))
+				return at(e.Name(), fmt.Errorf("something of type %s is expected here (a text may need quotes)", other.Expected.Kind()))
 			}
 			return at(e.Name(), errors.New("what stands here is not of the form that this setting takes"))
 		}
@@ -213,6 +213,7 @@ func (c *config) complete(dev bool) error {
 		at("node", c.Node.complete()),
 		c.Audit.completeSinks(),
 		c.Audit.completeRetention(),
+		c.Audit.completeWitnesses(),
 		at("root", c.completeRoot()),
 		at("reseal", c.Reseal.complete()),
 		at("trusted_proxies", c.completeProxies()),

@@ -182,6 +182,8 @@ func TestFindings(t *testing.T) {
 		"root key":        {"data: " + dir + "\nroot: {key_file: " + pin + "}", []string{"error root.key_file: not of the form"}},
 		"root key mode":   {"data: " + dir + "\nroot: {key_file: " + open + "}", []string{"error root.key_file: readable by its owner alone"}},
 		"passphrase":      {"data: " + dir + "\nroot: {passphrase_file: " + file("empty", "\n") + "}", []string{"error root.passphrase_file: empty"}},
+		"witness key":     {good + "audit: {witnesses: [{key: x, url: \"https://w.example\"}]}", []string{"error audit.witnesses: malformed"}},
+		"witness address": {good + "audit: {witnesses: [{key: x, url: w.example}]}", []string{"error audit.witnesses[0]: not an http"}},
 		"two roots":       {good + "x: 1", []string{"error x: no such"}},
 		"no credentials":  {good + "tls: {cert_file: credential:a, key_file: credential:b}", []string{"error tls.cert_file: passed none", "error tls.key_file: passed none"}},
 		"plain HTTP":      {good + "listen: 0.0.0.0:8200", []string{"error listen[0]: refusing plain HTTP"}},

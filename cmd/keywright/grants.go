@@ -262,7 +262,7 @@ type accessFlags struct {
 	GrantsOnly      *bool    `negatable:"" help:"Who uses the key needs a grant on it: scopes alone do not suffice."`
 	QuorumFor       []string `placeholder:"NAME" help:"An operation that takes approvals, as the audit log names it. Repeatable."`
 	QuorumApprovals int      `placeholder:"N" help:"How many approvals it takes."`
-	Approver        []string `placeholder:"ID" help:"An API key that may approve, by its id. Repeatable."`
+	Approver        []string `placeholder:"WHO" help:"Who may approve: the id of an API key, or as in grants give --to. Repeatable."`
 	ApproverRole    string   `placeholder:"ROLE" help:"All of this role may approve, when none are named."`
 	NoQuorum        bool     `help:"Nothing takes approvals any more."`
 }

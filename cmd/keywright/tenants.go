@@ -23,7 +23,7 @@ type tenantsCreateCmd struct {
 	Name       string `arg:"" help:"Its name."`
 	MaxKeys    int64  `placeholder:"N" help:"How many keys it can have; 0: as many as it likes."`
 	MaxAPIKeys int64  `name:"max-api-keys" placeholder:"N" help:"How many API keys it can have; 0: as many as it likes."`
-	Plan       string `help:"The plan of its rate limits, as the configuration names it."`
+	Plan       string `help:"The plan of its rates and operations a day, as the configuration names it."`
 	sink
 }
 
@@ -141,10 +141,13 @@ type tenantsUpdateCmd struct {
 	Name       *string `placeholder:"NAME" help:"Its new name."`
 	MaxKeys    *int64  `placeholder:"N" help:"How many keys it can have; 0: as many as it likes."`
 	MaxAPIKeys *int64  `name:"max-api-keys" placeholder:"N" help:"How many API keys it can have; 0: as many as it likes."`
-	Plan       *string `placeholder:"NAME" help:"The plan of its rate limits, as the configuration names it; empty: the default one."`
+	Plan       *string `placeholder:"NAME" help:"The plan of its rates and operations a day, as the configuration names it; empty: the default one."`
 }
 
 func (k tenantsUpdateCmd) Run(ctx context.Context, a *app) error {
+	if k.Name == nil && k.MaxKeys == nil && k.MaxAPIKeys == nil && k.Plan == nil {
+		return usage("nothing to change is given")
+	}
 	r := wire.UpdateTenant{Name: k.Name, Plan: k.Plan}
 	if k.MaxKeys != nil || k.MaxAPIKeys != nil {
 		r.Quotas = &wire.UpdateQuotas{Keys: k.MaxKeys, APIKeys: k.MaxAPIKeys}

@@ -26,6 +26,7 @@ func (s *Server) accessRows() []route {
 	take.BodyLimit = 0
 	request := write(http.MethodPost, "/approvals", "", tag, "Ask for the approval of one request by others", handle(s.requestApproval))
 	request.Status = http.StatusCreated
+	request.BodyLimit = 2*bodyOperation + bodySmall // any request as a string, in which at most every character is escaped by one more
 	return []route{
 		read("/keys/{key}/grants", pr, tag, "List the grants on a key", handle(s.listGrants), page()...),
 		read("/keys/{key}/grants/{id}", pr, tag, "Show a grant", handle(s.showGrant)),

@@ -134,6 +134,17 @@ func TestApprovalOverHTTP(t *testing.T) {
 	}
 	refused(t, send("POST", "/keys/release/sign", body, a.ID), 403, fault.ApprovalRequired)
 
+	// Whatever can be sent can be approved: quotes are escaped in the string that the request is.
+	large := `{"items":[` + strings.Repeat(`{"message":""},`, 999) + `{"message":"` + strings.Repeat("AAEC", 1<<18) + `"}]}`
+	l := call1[wire.Approval](s, "POST", "/approvals", wire.RequestApproval{Key: "release", Operation: "sign", Body: large})
+	if w := s.do("POST", "/approvals/"+l.ID+"/approve", "", own.Key); w.Code != 200 {
+		t.Fatal(w.Code, w.Body)
+	}
+	refused(t, send("POST", "/keys/release/sign", strings.Replace(large, "AAEC", "AAED", 1), l.ID), 403, fault.ApprovalRequired)
+	if w := send("POST", "/keys/release/sign", large, l.ID); w.Code != 200 {
+		t.Errorf("%d %.200s", w.Code, w.Body)
+	}
+
 	// What stands in the path is bound too.
 	call1[wire.Key](s, "POST", "/keys/release/rotate", "")
 	v := call1[wire.Approval](s, "POST", "/approvals", wire.RequestApproval{Key: "release", Operation: "key.state", Target: "1", Body: `{"state":"compromised"}`})

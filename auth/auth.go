@@ -62,7 +62,9 @@ func (p *Principal) rightSet() ScopeSet {
 }
 
 // LatestDate is the last moment that can be kept and shown: years have four digits (RFC 3339 section 5.6), in UTC.
-func LatestDate() time.Time { return time.Date(9999, time.December, 31, 23, 59, 59, 999_999_000, time.UTC) }
+func LatestDate() time.Time {
+	return time.Date(9999, time.December, 31, 23, 59, 59, 999_999_000, time.UTC)
+}
 
 // APIKey is the record of an API key. MAC is HMAC-SHA-256 of the whole presented key under the pepper. While a rotation overlaps,
 // the secret before is good as well: then Previous says until when.

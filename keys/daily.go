@@ -88,5 +88,5 @@ func (q *request) fewerToday() error {
 
 func (s *Service) dayIsOver() error {
 	now := s.now()
-	return fault.New(fault.DailyLimit, "the tenant has carried out as many operations today as its plan allows").RetryAfter(auth.DayEnd(now).Sub(now))
+	return fault.New(fault.DailyLimit, "the tenant's plan does not allow so many more operations today").RetryAfter(auth.DayEnd(now).Sub(now))
 }

@@ -15,6 +15,7 @@ import (
 type grantsCmd struct {
 	Give grantsGiveCmd `cmd:"" help:"Give an API key, or another principal, named operations on a key."`
 	List grantsListCmd `cmd:"" help:"List the grants on a key."`
+	Show grantsShowCmd `cmd:"" help:"Show a grant on a key."`
 	Take grantsTakeCmd `cmd:"" help:"Take a grant back at once."`
 }
 
@@ -84,6 +85,19 @@ func (k grantsListCmd) Run(ctx context.Context, a *app) error {
 		}
 		return []string{g.ID, who, strings.Join(g.Operations, ","), printable(labels(g.Context)), whenSet(g.ExpiresAt)}
 	})
+}
+
+type grantsShowCmd struct {
+	Key string `arg:"" help:"Id or name of the key."`
+	ID  string `arg:"" help:"Id of the grant."`
+}
+
+func (k grantsShowCmd) Run(ctx context.Context, a *app) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	return a.showGrant(c.Grant(ctx, k.Key, k.ID))
 }
 
 type grantsTakeCmd struct {

@@ -13,7 +13,7 @@ type tenantsCmd struct {
 	List    tenantsListCmd    `cmd:"" help:"List tenants."`
 	Show    tenantsShowCmd    `cmd:"" help:"Show a tenant."`
 	Usage   tenantsUsageCmd   `cmd:"" help:"Show what a tenant has of its quotas, and has done today of what its plan allows."`
-	Update  tenantsUpdateCmd  `cmd:"" help:"Rename a tenant, or change its quotas."`
+	Update  tenantsUpdateCmd  `cmd:"" help:"Rename a tenant, or change its quotas or its plan."`
 	Suspend tenantsSuspendCmd `cmd:"" help:"Refuse every credential of a tenant; nothing of it is lost."`
 	Resume  tenantsResumeCmd  `cmd:"" help:"End a suspension."`
 	Recover tenantsRecoverCmd `cmd:"" help:"Give a tenant that has lost its owner's API key another one; the tenant sees it in its log."`

@@ -48,6 +48,16 @@ func testRates(t *testing.T, e *env) {
 	}
 	_, ahead := take(b, 2*interval, 1)
 	near(ahead, 2*interval)
+	const most = ratelimit.MaxBurst
+	long := ratelimit.Bucket{Kind: ratelimit.KindTenant, ID: uuid.New()}
+	for range 2 {
+		if got, ahead, err := e.TakeCells(t.Context(), long, time.Minute, time.Minute*most, most/2); got != most/2 || ahead <= 0 || err != nil {
+			t.Errorf("the longest burst of the slowest rate: %d, %v ahead, %v", got, ahead, err)
+		}
+	}
+	if got, _, err := e.TakeCells(t.Context(), long, time.Minute, time.Minute*most, 1); got != 0 || err != nil {
+		t.Errorf("and one more: %d, %v", got, err)
+	}
 	other := ratelimit.Bucket{Kind: ratelimit.KindTenant, ID: b.ID}
 	if got, _ := take(other, 10*interval, 20); got != 10 {
 		t.Errorf("another kind of bucket gave %d, want 10", got)

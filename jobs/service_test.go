@@ -1,6 +1,7 @@
 package jobs_test
 
 import (
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -111,6 +112,10 @@ func TestLimited(t *testing.T) {
 		}
 		if cursor = next; next == "" {
 			break
+		}
+		// Where a page ends says nothing of the jobs of others.
+		if at, err := base64.RawURLEncoding.DecodeString(next); err != nil || len(page) != 2 || uuid.UUID(at) != page[1].ID {
+			t.Errorf("a page of %d ends at %x, %v", len(page), at, err)
 		}
 	}
 	slices.Reverse(mine)

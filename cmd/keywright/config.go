@@ -212,6 +212,7 @@ func (c *config) complete(dev bool) error {
 		at("backends", c.completeBackends()),
 		at("node", c.Node.complete()),
 		c.Audit.completeSinks(),
+		c.Audit.completeWitnesses(),
 		c.Audit.completeRetention(),
 		c.Audit.completeWitnesses(),
 		at("root", c.completeRoot()),

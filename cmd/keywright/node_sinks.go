@@ -52,12 +52,26 @@ func (c *sinkConfig) kind() (kind string, err error) {
 // completeSinks refuses what cannot be right.
 func (c *auditConfig) completeSinks() error {
 	var errs []error
+	names := map[string]bool{}
 	for i := range c.Sinks {
 		_, err := c.Sinks[i].kind()
+		if err == nil {
+			bare := c.Sinks[i]
+			bare.CAFile = "" // is read at the start
+			var s *auditsink.Sink
+			if s, err = bare.open(auditsink.Options{}); err == nil {
+				if names[s.Name()] {
+					err = errSameName
+				}
+				names[s.Name()] = true
+			}
+		}
 		errs = append(errs, at(fmt.Sprintf("audit.sinks[%d]", i), err))
 	}
 	return errors.Join(errs...)
 }
+
+var errSameName = errors.New("another sink has this name")
 
 func (c *sinkConfig) open(o auditsink.Options) (*auditsink.Sink, error) {
 	kind, err := c.kind()
@@ -100,7 +114,7 @@ func (n *node) openSinks(registry prometheus.Registerer) error {
 	for i := range n.config.Audit.Sinks {
 		s, err := n.config.Audit.Sinks[i].open(auditsink.Options{Entries: n.store, Cursors: n.store, Leases: n.leases, Node: n.self.Name, Logger: n.log, Metrics: m})
 		if err == nil && names[s.Name()] {
-			err = errors.New("another sink has this name")
+			err = errSameName
 		}
 		if err != nil {
 			return at(fmt.Sprintf("audit.sinks[%d]", i), err)

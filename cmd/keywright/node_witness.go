@@ -23,6 +23,12 @@ type witnessConfig struct {
 	URL string `koanf:"url"` // its submission prefix
 }
 
+// completeWitnesses refuses what cannot be right.
+func (c *auditConfig) completeWitnesses() error {
+	_, err := c.witnesses()
+	return err
+}
+
 // witnesses makes the clients of the configured witnesses.
 func (c *auditConfig) witnesses() ([]audit.Witness, error) {
 	var all []audit.Witness

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -101,6 +103,28 @@ func TestTaken(t *testing.T) {
 	for _, keep := range []time.Duration{0, audit.MinRetention} {
 		if err := (&auditConfig{Retention: keep}).completeRetention(); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestAuditConfigChecked: what a start would refuse of sinks and witnesses, config check refuses.
+func TestAuditConfigChecked(t *testing.T) {
+	for name, c := range map[string]struct {
+		audit auditConfig
+		where string // "": it is right
+	}{
+		"right":         {auditConfig{Sinks: []sinkConfig{{File: "a"}, {File: "b", Name: "c"}, {HTTP: "https://x/", CAFile: "/nowhere"}}}, ""},
+		"plain":         {auditConfig{Sinks: []sinkConfig{{HTTP: "http://siem.example.org/"}}}, "audit.sinks[0]"},
+		"no port":       {auditConfig{Sinks: []sinkConfig{{File: "a"}, {Syslog: "tcp://x"}}}, "audit.sinks[1]"},
+		"same name":     {auditConfig{Sinks: []sinkConfig{{File: "a"}, {File: "b"}}}, "audit.sinks[1]"},
+		"not its file":  {auditConfig{Sinks: []sinkConfig{{File: "a", CAFile: "b"}}}, "audit.sinks[0]"},
+		"witness's key": {auditConfig{Witnesses: []witnessConfig{{Key: "x", URL: "https://w.example"}}}, "audit.witnesses"},
+		"witness's URL": {auditConfig{Witnesses: []witnessConfig{{Key: "x", URL: "w.example"}}}, "audit.witnesses[0]"},
+	} {
+		cfg := config{Data: t.TempDir(), Audit: c.audit}
+		said := fmt.Sprint(cfg.complete(true))
+		if c.where == "" && strings.Contains(said, "audit.") || !strings.Contains(said, c.where) {
+			t.Errorf("%s: %s", name, said)
 		}
 	}
 }

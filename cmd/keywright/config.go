@@ -214,7 +214,6 @@ func (c *config) complete(dev bool) error {
 		c.Audit.completeSinks(),
 		c.Audit.completeWitnesses(),
 		c.Audit.completeRetention(),
-		c.Audit.completeWitnesses(),
 		at("root", c.completeRoot()),
 		at("reseal", c.Reseal.complete()),
 		at("trusted_proxies", c.completeProxies()),

@@ -45,12 +45,6 @@ func (c *auditConfig) witnesses() ([]audit.Witness, error) {
 	return all, nil
 }
 
-// completeWitnesses refuses what cannot be right.
-func (c *auditConfig) completeWitnesses() error {
-	_, err := c.witnesses()
-	return err
-}
-
 // postQuantumSigner is asked beside checkpointSigner.
 func (n *node) postQuantumSigner(ctx context.Context) (audit.PostQuantumSigner, error) {
 	service, err := n.signing()

@@ -40,11 +40,16 @@ type Vote struct {
 
 // Bounds of approvals.
 const (
-	MaxReason       = 256 // bytes
-	DefaultApproval = 24 * time.Hour
-	MaxApproval     = 30 * 24 * time.Hour
-	MaxApprovals    = 16 // that a quorum can ask for
+	MaxReason        = 256 // bytes
+	DefaultApproval  = 24 * time.Hour
+	MaxApproval      = 30 * 24 * time.Hour
+	MaxApprovals     = 16                  // that a quorum can ask for
+	MaxOpenApprovals = 100                 // that one principal has asked for and that are neither used, rejected nor expired
+	ApprovalsKept    = 90 * 24 * time.Hour // behind their expiry, at least; the audit log has what they were
 )
+
+// TooManyOpenApprovals is what a store says when a principal has MaxOpenApprovals.
+const TooManyOpenApprovals = "as many approvals are open as one principal can ask for: let some be settled, or take them back"
 
 // ApprovalDigest is SHA-256 of a label and, each behind its length in 8 bytes, big-endian: method, key id, operation, target and body, the body
 // in the canonical form of RFC 8785 but for integers, which stand as they were sent.

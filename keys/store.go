@@ -88,7 +88,8 @@ type Store interface {
 	PutGrant(g *auth.Grant) audit.Change
 	// DeleteGrant removes a grant. fault.GrantNotFound.
 	DeleteGrant(g *auth.Grant) audit.Change
-	// InsertApproval adds an approval without votes. fault.Conflict when the id exists.
+	// InsertApproval adds an approval without votes, and takes away some of the tenant's that have been over for auth.ApprovalsKept. fault.Conflict when
+	// the id exists, fault.QuotaExceeded when its requester has auth.MaxOpenApprovals that are neither used, rejected nor expired when it was made.
 	InsertApproval(a *auth.Approval) audit.Change
 	// APIKey finds the record of an API key of the tenant, or fault.APIKeyNotFound: of whom it comes.
 	APIKey(ctx context.Context, tenant, id uuid.UUID) (*auth.APIKey, error)

@@ -136,6 +136,9 @@ func openNode(ctx context.Context, c config, dev bool, log *slog.Logger) (n *nod
 	n.onClose(func() error { return within(denials.Close) })
 	limited := audit.NewLimited(n.audit, log)
 	n.onClose(func() error { return within(limited.Close) })
+	if err := n.missedPlans(ctx); err != nil {
+		return n, err
+	}
 	limiter, err := n.openLimiter(registry)
 	if err != nil {
 		return n, err

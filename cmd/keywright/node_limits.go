@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keywright/keywright/ratelimit"
@@ -60,6 +62,30 @@ func (c *config) completePlans() error {
 // hasPlan reports whether a tenant can be given the plan.
 func (n *node) hasPlan(name string) bool {
 	return name == ratelimit.DefaultPlan || n.config.plans.Has(name)
+}
+
+// missedPlans says in the log which plans tenants have that the configuration has no more.
+func (n *node) missedPlans(ctx context.Context) error {
+	tenants := map[string]int{}
+	for after := uuid.Nil; ; {
+		const page = 1000
+		list, err := n.store.Tenants(ctx, after, page)
+		if err != nil {
+			return err
+		}
+		for _, t := range list {
+			if after = t.ID; t.Plan != "" && !n.hasPlan(t.Plan) {
+				tenants[t.Plan]++
+			}
+		}
+		if len(list) < page {
+			break
+		}
+	}
+	for name, count := range tenants {
+		n.log.Warn("tenants have a plan that the configuration does not name: the default one is theirs until it does", "plan", name, "tenants", count)
+	}
+	return nil
 }
 
 // openLimiter makes the limiter: of this node alone, or shared with the others on the store.

@@ -81,12 +81,23 @@ type insertApproval struct {
 	a auth.Approval
 }
 
-// InsertApproval adds an approval; see keys.Store.
+// InsertApproval adds an approval; see keys.Store. Two of those that are long over go with it, so that there are never many.
 func (s *Store) InsertApproval(a *auth.Approval) audit.Change { return &insertApproval{a: *a} }
 
 func (c *insertApproval) statements() ([]statement, error) {
 	a := &c.a
+	over := a.CreatedAt.Add(-auth.ApprovalsKept).UnixMicro()
 	return []statement{{
+		query:   sqlApprovalsLeft,
+		args:    []any{a.Tenant[:], a.RequestedBy, a.CreatedAt.UnixMicro(), auth.MaxOpenApprovals},
+		nothing: fails(fault.QuotaExceeded, auth.TooManyOpenApprovals),
+	}, {
+		query: sqlForgetVotes,
+		args:  []any{a.Tenant[:], over},
+	}, {
+		query: sqlForgetApprovals,
+		args:  []any{a.Tenant[:], over},
+	}, {
 		query: sqlInsertApproval,
 		args: []any{a.ID[:], a.Tenant[:], a.Key[:], a.Operation, a.Target, a.Digest[:], a.Reason, a.RequestedBy,
 			a.CreatedAt.UnixMicro(), a.ExpiresAt.UnixMicro()},
@@ -150,7 +161,12 @@ const (
 		WHERE a.tenant = $1 AND a.id = $2 ORDER BY v.principal`
 	sqlApprovals = "SELECT " + approvalColumns + ", " + voteColumns + ` FROM (SELECT * FROM approvals WHERE tenant = $1 AND id < $2 ORDER BY id DESC LIMIT $3) a
 		LEFT JOIN approval_votes v ON v.approval_id = a.id ORDER BY a.id DESC, v.principal`
-	sqlInsertApproval = `INSERT INTO approvals (id, tenant, key_id, operation, target, digest, reason, requested_by, created_at, expires_at)
+	sqlApprovalsLeft = `SELECT 1 WHERE (SELECT COUNT(*) FROM approvals WHERE tenant = $1 AND requested_by = $2 AND expires_at > $3
+		AND used_at IS NULL AND rejected_at IS NULL) < $4`
+	sqlLongOver        = "(SELECT id FROM (SELECT id, expires_at FROM approvals WHERE tenant = $1 ORDER BY id LIMIT 2) o WHERE expires_at < $2)"
+	sqlForgetVotes     = "DELETE FROM approval_votes WHERE approval_id IN " + sqlLongOver
+	sqlForgetApprovals = "DELETE FROM approvals WHERE id IN " + sqlLongOver
+	sqlInsertApproval  = `INSERT INTO approvals (id, tenant, key_id, operation, target, digest, reason, requested_by, created_at, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 	sqlRejectApproval = "UPDATE approvals SET rejected_at = $1 WHERE id = $2 AND used_at IS NULL AND rejected_at IS NULL"
 	sqlInsertVote     = "INSERT INTO approval_votes (approval_id, principal, role, maker, approves, at, kin, since) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"bytes"
 	"context"
+	"database/sql/driver"
 	"errors"
 	"strings"
 	"time"
@@ -82,12 +83,25 @@ type insertApproval struct {
 	a auth.Approval
 }
 
-// InsertApproval adds an approval; see keys.Store.
+// InsertApproval adds an approval; see keys.Store. Two of those that are long over go with it, so that there are never many.
 func (s *Store) InsertApproval(a *auth.Approval) audit.Change { return &insertApproval{a: *a} }
 
 func (c *insertApproval) apply(w *writer) error {
 	a := &c.a
-	_, err := w.exec(sqlInsertApproval, a.ID[:], a.Tenant[:], a.Key[:], a.Operation, a.Target, a.Digest[:], a.Reason, a.RequestedBy,
+	full, err := w.row(sqlApprovalsFull, make([]driver.Value, 1), a.Tenant[:], a.RequestedBy, a.CreatedAt.UnixMicro(), int64(auth.MaxOpenApprovals))
+	if err != nil {
+		return err
+	}
+	if full {
+		return fault.New(fault.QuotaExceeded, auth.TooManyOpenApprovals)
+	}
+	over := a.CreatedAt.Add(-auth.ApprovalsKept).UnixMicro()
+	for _, forget := range []string{sqlForgetVotes, sqlForgetApprovals} {
+		if _, err := w.exec(forget, a.Tenant[:], over); err != nil {
+			return err
+		}
+	}
+	_, err = w.exec(sqlInsertApproval, a.ID[:], a.Tenant[:], a.Key[:], a.Operation, a.Target, a.Digest[:], a.Reason, a.RequestedBy,
 		a.CreatedAt.UnixMicro(), a.ExpiresAt.UnixMicro())
 	return conflictIfTaken(err, "an approval with this id exists already")
 }
@@ -151,7 +165,12 @@ const (
 		WHERE a.tenant = ? AND a.id = ? ORDER BY v.principal`
 	sqlApprovals = "SELECT " + approvalColumns + ", " + voteColumns + ` FROM (SELECT * FROM approvals WHERE tenant = ? AND id < ? ORDER BY id DESC LIMIT ?) a
 		LEFT JOIN approval_votes v ON v.approval_id = a.id ORDER BY a.id DESC, v.principal`
-	sqlInsertApproval = `INSERT INTO approvals (id, tenant, key_id, operation, target, digest, reason, requested_by, created_at, expires_at)
+	sqlApprovalsFull = `SELECT 1 WHERE (SELECT COUNT(*) FROM approvals WHERE tenant = ?1 AND requested_by = ?2 AND expires_at > ?3
+		AND used_at IS NULL AND rejected_at IS NULL) >= ?4`
+	sqlLongOver        = "(SELECT id FROM (SELECT id, expires_at FROM approvals WHERE tenant = ?1 ORDER BY id LIMIT 2) WHERE expires_at < ?2)"
+	sqlForgetVotes     = "DELETE FROM approval_votes WHERE approval_id IN " + sqlLongOver
+	sqlForgetApprovals = "DELETE FROM approvals WHERE id IN " + sqlLongOver
+	sqlInsertApproval  = `INSERT INTO approvals (id, tenant, key_id, operation, target, digest, reason, requested_by, created_at, expires_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 	sqlRejectApproval = "UPDATE approvals SET rejected_at = ? WHERE id = ? AND used_at IS NULL AND rejected_at IS NULL"
 	sqlInsertVote     = "INSERT INTO approval_votes (approval_id, principal, role, maker, approves, at, kin, since) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

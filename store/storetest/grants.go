@@ -174,6 +174,51 @@ func testApprovals(t *testing.T, e *env) {
 	wantFault(t, "another tenant's", err, fault.ApprovalNotFound)
 }
 
+// testApprovalBounds: what one has asked for and nobody has settled is bounded, and what is long over is forgotten.
+func testApprovalBounds(t *testing.T, e *env) {
+	tenant, start := uuid.New(), now()
+	open := func(by string, at time.Time) *auth.Approval {
+		return &auth.Approval{ID: uuid.Must(uuid.NewV7()), Tenant: tenant, Key: uuid.New(), Operation: "sign", RequestedBy: by, CreatedAt: at, ExpiresAt: at.Add(time.Hour)}
+	}
+	var made []*auth.Approval
+	var all []audit.Change
+	for range auth.MaxOpenApprovals {
+		a := open("a", start)
+		made, all = append(made, a), append(all, e.InsertApproval(a))
+	}
+	e.must(t, all...)
+	wantFault(t, "one more", e.do(t, e.InsertApproval(open("a", start))), fault.QuotaExceeded)
+	wantFault(t, "another's", e.do(t, e.InsertApproval(open("b", start))), "")
+	e.must(t, e.VoteApproval(made[0].ID, auth.Vote{Principal: "c", Role: auth.RoleAdmin, Maker: "m", At: start}))
+	wantFault(t, "in place of one that was rejected", e.do(t, e.InsertApproval(open("a", start))), "")
+	wantFault(t, "one more", e.do(t, e.InsertApproval(open("a", start))), fault.QuotaExceeded)
+	e.must(t, e.UseApproval(made[1].ID, start))
+	wantFault(t, "in place of one that was used", e.do(t, e.InsertApproval(open("a", start))), "")
+	wantFault(t, "when they have expired", e.do(t, e.InsertApproval(open("a", start.Add(time.Hour)))), "")
+
+	count := func() int {
+		t.Helper()
+		list, err := e.Approvals(t.Context(), tenant, uuid.Nil, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	before := count()
+	e.must(t, e.InsertApproval(open("c", start.Add(auth.ApprovalsKept))))
+	if n := count(); n != before+1 {
+		t.Errorf("%d approvals after one more, want %d: the others are to be kept for longer", n, before+1)
+	}
+	e.must(t, e.InsertApproval(open("c", start.Add(auth.ApprovalsKept+2*time.Hour))))
+	if n := count(); n != before {
+		t.Errorf("%d approvals after one more, want %d: two of the others are long over", n, before)
+	}
+	for i, code := range []fault.Code{fault.ApprovalNotFound, fault.ApprovalNotFound, ""} {
+		_, err := e.Approval(t.Context(), tenant, made[i].ID)
+		wantFault(t, "the oldest", err, code)
+	}
+}
+
 func accessCalls(e *env) map[string]func(ctx context.Context) error {
 	id := uuid.New()
 	return map[string]func(ctx context.Context) error{

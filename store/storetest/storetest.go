@@ -106,6 +106,7 @@ func Run(t *testing.T, fresh Fresh) {
 		{"Grants", testGrants},
 		{"Grants/Full", testGrantsFull},
 		{"Approvals", testApprovals},
+		{"Approvals/Bounds", testApprovalBounds},
 		{"Tenants/KeyQuota", testKeyQuota},
 		{"Slots", testSlots},
 		{"Webhooks", testWebhooks},

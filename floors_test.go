@@ -17,7 +17,7 @@ var floors = map[string]int{
 	"fault": 0, "secret": 0, "envelope": 0, "keyenc": 0, "pqc": 0,
 	"backend": 1, "attest": 1, "tpm/device": 1, "audit": 1, "audit/witness": 2, "idempotency": 1, "verify": 1, "api/wire": 1, "cluster": 1, "transport": 1,
 	"backend/sealed": 2, "backend/software": 2, "backend/backendtest": 2, "auth": 2, "auth/oidc": 2, "root": 2, "filecrypt": 2,
-	"jobs": 2, "backup": 2, "ratelimit": 2,
+	"jobs": 2, "backup": 2, "ratelimit": 2, "cursor": 1,
 	"hsm": 2, "hsm/token": 2, "hsm/remote": 2, "hsm/uri": 2, "tpm": 2,
 	"events":       2,
 	"audit/sink":   2,

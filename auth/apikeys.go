@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cursor"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 )
@@ -257,11 +257,11 @@ func (s *Service) APIKey(ctx context.Context, caller *Principal, id uuid.UUID) (
 
 // APIKeys lists the records of the caller's tenant by id, which is the order of their creation, 1 to 1000 a page (0: 100).
 // next is "" on the last page. It needs scope settings:read or settings:write. fault.BadCursor, fault.BadQuery.
-func (s *Service) APIKeys(ctx context.Context, caller *Principal, cursor string, limit int) (page []*APIKey, next string, err error) {
+func (s *Service) APIKeys(ctx context.Context, caller *Principal, from string, limit int) (page []*APIKey, next string, err error) {
 	if err := s.reads(caller, "api-key.list"); err != nil {
 		return nil, "", err
 	}
-	after, limit, err := pageOf(cursor, limit)
+	after, limit, err := pageOf(from, limit)
 	if err != nil {
 		return nil, "", err
 	}
@@ -271,7 +271,7 @@ func (s *Service) APIKeys(ctx context.Context, caller *Principal, cursor string,
 	}
 	if len(page) > limit {
 		page = page[:limit]
-		next = cursorOf(page[limit-1].ID)
+		next = cursor.Behind(page[limit-1].ID)
 	}
 	return page, next, nil
 }
@@ -282,21 +282,13 @@ func (s *Service) reads(caller *Principal, action string) error {
 }
 
 // pageOf reads the cursor and the limit of a list by id.
-func pageOf(cursor string, limit int) (after uuid.UUID, n int, err error) {
+func pageOf(from string, limit int) (after uuid.UUID, n int, err error) {
 	if limit == 0 {
 		limit = 100
 	}
 	if limit < 1 || limit > 1000 {
 		return after, 0, fault.New(fault.BadQuery, "the limit is 1 to 1000")
 	}
-	if cursor != "" {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-		if err != nil || len(b) != len(after) || base64.RawURLEncoding.EncodeToString(b) != cursor {
-			return after, 0, fault.New(fault.BadCursor, "the cursor was not made by this list")
-		}
-		after = uuid.UUID(b)
-	}
-	return after, limit, nil
+	after, err = cursor.Parse(from)
+	return after, limit, err
 }
-
-func cursorOf(id uuid.UUID) string { return base64.RawURLEncoding.EncodeToString(id[:]) }

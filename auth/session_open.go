@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cursor"
 )
 
 // Actions on sessions in the audit log.
@@ -124,11 +125,11 @@ func (s *Service) OwnSession(ctx context.Context, caller *Principal) (*Session, 
 
 // Sessions lists the living sessions of the caller's tenant by id, which is the order in which they were made, 1 to 1000 a page (0: 100). It needs
 // scope settings:write. fault.BadCursor, fault.BadQuery.
-func (s *Service) Sessions(ctx context.Context, caller *Principal, cursor string, limit int) (page []*Session, next string, err error) {
+func (s *Service) Sessions(ctx context.Context, caller *Principal, from string, limit int) (page []*Session, next string, err error) {
 	if err := s.decide(caller, "session.list", nil); err != nil {
 		return nil, "", unwrapped(err)
 	}
-	after, limit, err := pageOf(cursor, limit)
+	after, limit, err := pageOf(from, limit)
 	if err != nil {
 		return nil, "", err
 	}
@@ -137,7 +138,7 @@ func (s *Service) Sessions(ctx context.Context, caller *Principal, cursor string
 	}
 	if len(page) > limit {
 		page = page[:limit]
-		next = cursorOf(page[limit-1].ID)
+		next = cursor.Behind(page[limit-1].ID)
 	}
 	return page, next, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cursor"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 )
@@ -167,11 +168,11 @@ func (s *Service) Usage(ctx context.Context, caller *Principal, id uuid.UUID) (*
 
 // Tenants lists the tenants by id, which is the order of their creation but for the first, 1 to 1000 a page (0: 100). It needs scope
 // tenants:read. fault.BadCursor, fault.BadQuery.
-func (s *Service) Tenants(ctx context.Context, caller *Principal, cursor string, limit int) (page []*Tenant, next string, err error) {
+func (s *Service) Tenants(ctx context.Context, caller *Principal, from string, limit int) (page []*Tenant, next string, err error) {
 	if err := s.decide(caller, "tenant.list", nil); err != nil {
 		return nil, "", unwrapped(err)
 	}
-	after, limit, err := pageOf(cursor, limit)
+	after, limit, err := pageOf(from, limit)
 	if err != nil {
 		return nil, "", err
 	}
@@ -180,7 +181,7 @@ func (s *Service) Tenants(ctx context.Context, caller *Principal, cursor string,
 	}
 	if len(page) > limit {
 		page = page[:limit]
-		next = cursorOf(page[limit-1].ID)
+		next = cursor.Behind(page[limit-1].ID)
 	}
 	return page, next, nil
 }

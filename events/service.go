@@ -2,7 +2,6 @@ package events
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/keywright/keywright/api/wire"
 	"github.com/keywright/keywright/audit"
+	"github.com/keywright/keywright/cursor"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/secret"
 )
@@ -223,17 +223,13 @@ func (s *Webhooks) Get(ctx context.Context, c Caller, id uuid.UUID) (*Hook, erro
 }
 
 // List lists those of the caller's tenant by id, which is the order of their creation; 1 to 1000 a page. next is "" on the last page.
-func (s *Webhooks) List(ctx context.Context, c Caller, cursor string, limit int) (page []*Hook, next string, err error) {
+func (s *Webhooks) List(ctx context.Context, c Caller, from string, limit int) (page []*Hook, next string, err error) {
 	if err := c.may("webhook.list"); err != nil {
 		return nil, "", err
 	}
-	var after uuid.UUID
-	if cursor != "" {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-		if err != nil || len(b) != len(after) {
-			return nil, "", fault.New(fault.BadCursor, "the cursor was not made by this list")
-		}
-		after = uuid.UUID(b)
+	after, err := cursor.Parse(from)
+	if err != nil {
+		return nil, "", err
 	}
 	limit = min(max(limit, 1), 1000)
 	if page, err = s.o.Store.Webhooks(ctx, c.Tenant, after, limit+1); err != nil {
@@ -241,7 +237,7 @@ func (s *Webhooks) List(ctx context.Context, c Caller, cursor string, limit int)
 	}
 	if len(page) > limit {
 		page = page[:limit]
-		next = base64.RawURLEncoding.EncodeToString(page[limit-1].ID[:])
+		next = cursor.Behind(page[limit-1].ID)
 	}
 	return page, next, nil
 }

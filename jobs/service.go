@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/keywright/keywright/audit"
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cursor"
 	"github.com/keywright/keywright/fault"
 	"github.com/keywright/keywright/idempotency"
 )
@@ -234,13 +234,9 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Jo
 	if r.Filter.State != "" && !slices.Contains(States(), r.Filter.State) {
 		return nil, "", fault.New(fault.BadQuery, "there is no such state of a job")
 	}
-	var before uuid.UUID
-	if r.Cursor != "" {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(r.Cursor)
-		if err != nil || len(b) != len(before) || uuid.UUID(b) == uuid.Nil || base64.RawURLEncoding.EncodeToString(b) != r.Cursor {
-			return nil, "", fault.New(fault.BadCursor, "the cursor was not made by this list")
-		}
-		before = uuid.UUID(b)
+	before, err := cursor.Parse(r.Cursor)
+	if err != nil {
+		return nil, "", err
 	}
 	for _, tenant := range []uuid.UUID{c.Principal.Tenant, uuid.Nil} {
 		own := Job{Tenant: tenant, CreatedBy: c.Principal.ID} // if not even that, then none of them
@@ -267,7 +263,7 @@ func (s *Service) List(ctx context.Context, c Caller, r ListRequest) (page []*Jo
 	slices.SortFunc(page, func(a, b *Job) int { return slices.Compare(b.ID[:], a.ID[:]) })
 	if len(page) > r.Limit {
 		page = page[:r.Limit]
-		next = base64.RawURLEncoding.EncodeToString(page[r.Limit-1].ID[:])
+		next = cursor.Behind(page[r.Limit-1].ID)
 	}
 	return page, next, nil
 }

@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"encoding/base64"
 	"math/big"
+	"strings"
 
 	"github.com/cloudflare/circl/dh/x448"
 	"github.com/cloudflare/circl/sign/ed448"
@@ -53,6 +54,14 @@ type secretMembers struct {
 
 // b64 is strict: no padding (RFC 7515 section 2), no loose bits at the end.
 var b64 = base64.RawURLEncoding.Strict()
+
+// unb64 reads it. No line ends either, which Go's decoder passes over.
+func unb64(s string) ([]byte, error) {
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, ErrMalformed
+	}
+	return b64.DecodeString(s)
+}
 
 // PublicJWK gives the JWK of a public key.
 func PublicJWK(pub crypto.PublicKey) (JWK, error) {
@@ -149,7 +158,7 @@ func (j JWK) PublicKey() (crypto.PublicKey, error) {
 	case "EC":
 		return j.ecPublic()
 	case "OKP":
-		x, err := b64.DecodeString(j.X)
+		x, err := unb64(j.X)
 		if err != nil {
 			return nil, ErrMalformed
 		}
@@ -159,7 +168,7 @@ func (j JWK) PublicKey() (crypto.PublicKey, error) {
 		if !ok || !akp(j.Algorithm) {
 			return nil, ErrUnsupported
 		}
-		raw, err := b64.DecodeString(j.Pub)
+		raw, err := unb64(j.Pub)
 		if err != nil {
 			return nil, ErrMalformed
 		}
@@ -198,8 +207,8 @@ func (j JWK) ecPublic() (crypto.PublicKey, error) {
 	default:
 		return nil, ErrUnsupported
 	}
-	x, err1 := b64.DecodeString(j.X)
-	y, err2 := b64.DecodeString(j.Y)
+	x, err1 := unb64(j.X)
+	y, err2 := unb64(j.Y)
 	if err1 != nil || err2 != nil || len(x) != fieldSize(c) || len(y) != fieldSize(c) {
 		return nil, ErrMalformed
 	}
@@ -212,7 +221,7 @@ func (j JWK) ecPublic() (crypto.PublicKey, error) {
 
 // decodeUint reads a Base64urlUInt (RFC 7518 section 2): the minimum number of octets, at least one.
 func decodeUint(s string) (*big.Int, error) {
-	b, err := b64.DecodeString(s)
+	b, err := unb64(s)
 	if err != nil || len(b) == 0 || b[0] == 0 {
 		return nil, ErrMalformed
 	}

@@ -87,6 +87,7 @@ func TestJWKIsStrict(t *testing.T) {
 		"an OKP of another size":  strings.Replace(rfcEd25519, `Ed25519`, `Ed448`, 1),
 		"an OKP without a curve":  strings.Replace(rfcEd25519, `"crv":"Ed25519",`, ``, 1),
 		"a number for a string":   strings.Replace(rfcEd25519, `"OKP"`, `1`, 1),
+		"a line end inside":       strings.Replace(rfcEd25519, `11qYAYKx`, `11qYAYKx\n`, 1),
 	} {
 		if pub, err := keyenc.ParseJWK([]byte(text)); err == nil {
 			t.Errorf("%s is taken as %T", what, pub)

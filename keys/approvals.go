@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cursor"
 	"github.com/keywright/keywright/fault"
 )
 
@@ -211,13 +212,13 @@ func (q *request) approval(ctx context.Context, id uuid.UUID) (*auth.Approval, e
 
 // Approvals lists the approvals that the caller may look at, newest first, 1 to 1000 a page (0: 100), and the cursor of the next page: "" after
 // the last. A page may hold fewer than there is room for.
-func (s *Service) Approvals(ctx context.Context, c Caller, cursor string, limit int) ([]*ApprovalInfo, string, error) {
+func (s *Service) Approvals(ctx context.Context, c Caller, from string, limit int) ([]*ApprovalInfo, string, error) {
 	type page struct {
 		list []*ApprovalInfo
 		next string
 	}
 	p, err := pipeline(ctx, s, c, verbApprovals, func(ctx context.Context, q *request) (page, error) {
-		before, limit, err := idPage(cursor, limit)
+		before, limit, err := idPage(from, limit)
 		if err != nil {
 			return page{}, err
 		}
@@ -228,7 +229,7 @@ func (s *Service) Approvals(ctx context.Context, c Caller, cursor string, limit 
 		var out page
 		if len(found) > limit {
 			found = found[:limit]
-			out.next = idCursor(found[limit-1].ID)
+			out.next = cursor.Behind(found[limit-1].ID)
 		}
 		for _, a := range found {
 			if q.seesApproval(ctx, a) {

@@ -2,7 +2,6 @@ package keys
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keywright/keywright/auth"
+	"github.com/keywright/keywright/cursor"
 	"github.com/keywright/keywright/fault"
 )
 
@@ -29,13 +29,13 @@ type GrantRequest struct {
 const maxGrantOperations = 32
 
 // Grants lists the grants on a key by id, 1 to 1000 a page (0: 100), and gives the cursor of the next page: "" after the last.
-func (s *Service) Grants(ctx context.Context, c Caller, key, cursor string, limit int) ([]*auth.Grant, string, error) {
+func (s *Service) Grants(ctx context.Context, c Caller, key, from string, limit int) ([]*auth.Grant, string, error) {
 	type page struct {
 		grants []*auth.Grant
 		next   string
 	}
 	p, err := pipeline(ctx, s, c, verbGrants, func(ctx context.Context, q *request) (page, error) {
-		after, limit, err := idPage(cursor, limit)
+		after, limit, err := idPage(from, limit)
 		if err != nil {
 			return page{}, err
 		}
@@ -50,7 +50,7 @@ func (s *Service) Grants(ctx context.Context, c Caller, key, cursor string, limi
 		if len(found) <= limit {
 			return page{found, ""}, nil
 		}
-		return page{found[:limit], idCursor(found[limit-1].ID)}, nil
+		return page{found[:limit], cursor.Behind(found[limit-1].ID)}, nil
 	}, nil)
 	return p.grants, p.next, err
 }
@@ -181,24 +181,16 @@ func namesOf(of func(verb) bool) (names []string) {
 }
 
 // idPage reads cursor and limit of a list by id.
-func idPage(cursor string, limit int) (after uuid.UUID, n int, err error) {
+func idPage(from string, limit int) (after uuid.UUID, n int, err error) {
 	if limit == 0 {
 		limit = defaultPage
 	}
 	if limit < 1 || limit > maxPage {
 		return after, 0, fault.New(fault.BadField, "the limit is 1 to 1000")
 	}
-	if cursor == "" {
-		return after, limit, nil
-	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if err != nil || len(b) != len(after) || base64.RawURLEncoding.EncodeToString(b) != cursor {
-		return after, 0, fault.New(fault.BadCursor, "the cursor was not made by this list")
-	}
-	return uuid.UUID(b), limit, nil
+	after, err = cursor.Parse(from)
+	return after, limit, err
 }
-
-func idCursor(id uuid.UUID) string { return base64.RawURLEncoding.EncodeToString(id[:]) }
 
 // printableText reports whether a text for people has at most so many bytes of printable UTF-8.
 func printableText(s string, limit int) bool {

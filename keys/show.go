@@ -177,7 +177,7 @@ func parseCursor(c string) (after string, err error) {
 	if err != nil || len(b) < 18 || b[len(b)-17] != 0 {
 		return "", bad
 	}
-	if name := string(b[:len(b)-17]); !utf8.ValidString(name) || CheckName(name) != nil {
+	if name := string(b[:len(b)-17]); !utf8.ValidString(name) || CheckName(name) != nil || makeCursor(string(b)) != c { // the decoder passes over line ends
 		return "", bad
 	}
 	return string(b), nil

@@ -93,7 +93,7 @@ func acts() map[string]string {
 		"POST /tenants":              "tenant.create",
 		"GET /tenants":               "tenant.list",
 		"GET /tenants/{id}":          "tenant.get",
-		"GET /tenants/{id}/usage":    "tenant.get",
+		"GET /tenants/{id}/usage":    "tenant.usage",
 		"PATCH /tenants/{id}":        "tenant.update",
 		"POST /tenants/{id}/suspend": "tenant.suspend",
 		"POST /tenants/{id}/resume":  "tenant.resume",

@@ -64,6 +64,7 @@ func Acts() []Act {
 		{Name: ActionTenantCreate, Any: tenants, Over: tenants},
 		{Name: "tenant.list", Any: sees, Over: sees},
 		{Name: "tenant.get", Any: sees, Over: sees, Free: true, Hidden: fault.TenantNotFound},
+		{Name: "tenant.usage", Any: sees, Over: sees, Free: true, Whole: true, Hidden: fault.TenantNotFound},
 		{Name: ActionTenantUpdate, Any: tenants, Over: tenants},
 		{Name: ActionTenantSuspend, Any: tenants, Over: tenants},
 		{Name: ActionTenantResume, Any: tenants, Over: tenants},

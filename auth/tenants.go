@@ -148,15 +148,20 @@ func (s *Service) replayTenant(ctx context.Context, caller *Principal, t idempot
 
 // Tenant shows a tenant. Whoever belongs to it may look; another takes scope tenants:read. fault.TenantNotFound.
 func (s *Service) Tenant(ctx context.Context, caller *Principal, id uuid.UUID) (*Tenant, error) {
-	if err := s.decide(caller, "tenant.get", &Resource{Tenant: id, Deployment: true}); err != nil {
+	return s.tenant(ctx, caller, "tenant.get", id)
+}
+
+func (s *Service) tenant(ctx context.Context, caller *Principal, act string, id uuid.UUID) (*Tenant, error) {
+	if err := s.decide(caller, act, &Resource{Tenant: id, Deployment: true}); err != nil {
 		return nil, unwrapped(err)
 	}
 	return s.store.Tenant(ctx, id)
 }
 
-// Usage shows a tenant, and what it has of its quotas and has done today, to whom Tenant shows it. fault.TenantNotFound.
+// Usage shows a tenant, and what it has of its quotas and has done today, to whom Tenant shows it but for credentials that are limited to some
+// keys or operations. fault.TenantNotFound, Forbidden.
 func (s *Service) Usage(ctx context.Context, caller *Principal, id uuid.UUID) (*Tenant, Usage, error) {
-	t, err := s.Tenant(ctx, caller, id)
+	t, err := s.tenant(ctx, caller, "tenant.usage", id)
 	if err != nil {
 		return nil, Usage{}, err
 	}

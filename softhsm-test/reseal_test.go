@@ -67,7 +67,7 @@ func TestKilledWhileResealing(t *testing.T) {
 	const keys = 200
 	dir := t.TempDir()
 	config := filepath.Join(t.TempDir(), "keywright.yaml")
-	if err := os.WriteFile(config, []byte("reseal: {share: 0.03, batch: 4, settle: 500ms}\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("reseal: {share: 0.01, batch: 4, settle: 500ms}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := start(t, dir, "--config", config)
